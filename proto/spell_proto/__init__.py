@@ -1,0 +1,1 @@
+"""The vocabulary every part of spellrun speaks: states, specs, facts, commands, subjects, codecs."""

@@ -1,0 +1,215 @@
+"""Everything that is said on the bus or between services about runs: facts, reports and heartbeats.
+
+Facts are past tense and public (`spell.events.run.<id>.<kind>`, described by `docs/asyncapi.json`). Reports are
+what a machine says about its attempts; the scheduler decides what they mean. Requests stand in `commands.py`.
+
+Every message carries `v` (the major version of its shape), `cause` (the id of what made it happen) and
+`traceparent` where a trace is known. A receiver ignores members it does not know.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from spell_proto.state import Intent, Reason, RunState
+
+
+class Message(BaseModel):
+    """Base of every message: frozen and strict. Unknown members are ignored, so that newer senders may add some."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    v: Literal[1] = 1
+    cause: str = ""
+    traceparent: str | None = None
+
+
+# ---- facts ---------------------------------------------------------------------------------------------------
+
+
+class RunMoved(Message):
+    """A run has entered a state. `before` is null for the first one."""
+
+    kind: Literal["moved"] = "moved"
+    run_id: int
+    owner_id: int
+    version: int
+    before: RunState | None
+    after: RunState
+    intent: Intent
+    attempt: int
+    reason: Reason | None = None
+    exit_code: int | None = None
+    at: datetime
+
+
+class RunIntentChanged(Message):
+    """Somebody, or something, wants a run to stop or to be killed. The run is still in `state`."""
+
+    kind: Literal["intent"] = "intent"
+    run_id: int
+    owner_id: int
+    version: int
+    state: RunState
+    intent: Intent
+    reason: Reason
+    at: datetime
+
+
+Fact = Annotated[RunMoved | RunIntentChanged, Field(discriminator="kind")]
+
+
+# ---- reports of a machine about an attempt -------------------------------------------------------------------
+
+
+class Step(BaseModel):
+    """Base of one step of an attempt, by the clock of its machine."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    at: datetime
+
+
+class LogTotals(BaseModel):
+    """What the sealed journal of an attempt holds: its length, and the end marker's counts and hash."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    journal_bytes: int
+    stdout_bytes: int
+    stderr_bytes: int
+    dropped_bytes: int
+    sha256: str
+
+
+class MountingStarted(Step):
+    """The resources of the run are being mounted. Left out when there are none."""
+
+    kind: Literal["mounting_started"] = "mounting_started"
+
+
+class CommandStarted(Step):
+    """The user's command runs."""
+
+    kind: Literal["command_started"] = "command_started"
+
+
+ExitCause = Literal["exit", "stop", "kill"]
+
+
+class CommandExited(Step):
+    """The user's command has ended. `cause` is `exit` when it ended before TERM or KILL was delivered.
+
+    `exit_code` is what a shell would show: 0 to 255, 128 + S for signal S. Files are being saved from here on.
+    """
+
+    kind: Literal["command_exited"] = "command_exited"
+    exit_code: int
+    exit_cause: ExitCause
+
+
+class OutputsSaved(Step):
+    """New and modified files are in the store; `manifest` is the digest of their manifest, null when there are none."""
+
+    kind: Literal["outputs_saved"] = "outputs_saved"
+    manifest: str | None
+    files: int
+    bytes: int
+
+
+class AttemptFinished(Step):
+    """Everything is done: files saved, environment pushed, journal sealed."""
+
+    kind: Literal["attempt_finished"] = "attempt_finished"
+    log: LogTotals
+
+
+class AttemptFailed(Step):
+    """The attempt is over, and not by its command."""
+
+    kind: Literal["attempt_failed"] = "attempt_failed"
+    reason: Reason
+    message: str
+    log: LogTotals | None
+
+
+class AttemptKilled(Step):
+    """Nothing of the attempt runs any more, and nothing of it was saved: a kill, or a stop before it ran."""
+
+    kind: Literal["attempt_killed"] = "attempt_killed"
+    log: LogTotals | None
+
+
+AnyStep = Annotated[
+    MountingStarted
+    | CommandStarted
+    | CommandExited
+    | OutputsSaved
+    | AttemptFinished
+    | AttemptFailed
+    | AttemptKilled,
+    Field(discriminator="kind"),
+]
+
+
+class AttemptReport(Message):
+    """Steps `first_step`, `first_step + 1`, … of an attempt (the first step of all is number 1).
+
+    Steps already known are skipped; a report that would leave a gap is ignored, and the next heartbeat's answer
+    tells the machine where to resume.
+    """
+
+    kind: Literal["attempt"] = "attempt"
+    machine_id: str
+    run_id: int
+    attempt: int
+    fence: int
+    first_step: int
+    steps: tuple[AnyStep, ...]
+
+
+# ---- heartbeats: a request of a machine, and what it is answered ---------------------------------------------
+
+
+class AttemptHeld(BaseModel):
+    """An attempt that lives on a machine, and how many of its steps the machine has noted."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    run_id: int
+    attempt: int
+    fence: int
+    steps: int
+
+
+class Heartbeat(Message):
+    """What a machine is and has. `boot_id` changes with every boot of its operating system."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    machine_id: str
+    boot_id: str
+    machine_type: str
+    slots: int
+    isolation: str
+    spot: bool = False
+    attempts: tuple[AttemptHeld, ...]
+
+
+class AttemptWanted(BaseModel):
+    """An attempt that should live on a machine, what is wanted of it, and how many of its steps are known here."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    run_id: int
+    attempt: int
+    fence: int
+    intent: Intent
+    steps: int
+
+
+class HeartbeatAnswer(Message):
+    """Everything the machine should have. What it has beyond this is over or fenced off, and is to be removed."""
+
+    kind: Literal["heartbeat_answer"] = "heartbeat_answer"
+    attempts: tuple[AttemptWanted, ...]

@@ -1,0 +1,42 @@
+"""structlog set-up: one JSON line per event on stderr; names that smell of secrets are never printed."""
+
+import logging
+import sys
+from typing import Any
+
+import orjson
+import structlog
+from structlog.typing import EventDict
+
+_SECRET = ("password", "secret", "token", "authorization", "env", "url")
+
+
+def _redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    for name in event:
+        if any(part in name.lower() for part in _SECRET):
+            event[name] = "[redacted]"
+    return event
+
+
+def configure(service: str, level: str = "info") -> None:
+    """Set structlog up for a service. Call once, in `__main__`."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact,
+            structlog.processors.JSONRenderer(serializer=orjson.dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.INFO)),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+def get() -> Any:
+    """The logger. Bind `run_id` and `cause` once per handler, then `log.info("run moved", before=…)`."""
+    return structlog.get_logger()

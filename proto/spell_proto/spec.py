@@ -1,0 +1,155 @@
+"""What a run is asked to be: the validated request, and the attempt a machine is handed.
+
+Shapes are frozen pydantic models: parsed once at a border, trusted inside. The rules about single fields stand
+in `spell_proto.checks`.
+"""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from spell_proto import checks
+from spell_proto.errors import InvalidError, shown
+from spell_proto.state import Intent
+
+
+class Shape(BaseModel):
+    """Base of everything that crosses a border: frozen, strict, and no unknown members."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+def pip_requirement(value: str) -> str:
+    """One package as `--pip` takes it: a PEP 508 name with extras, versions and markers; no URL, no option."""
+    if len(value) > checks.PIP_SPEC_CHARS_MAX:
+        raise InvalidError(
+            "pip_spec_too_long", f"--pip: {shown(value, 40)} is above 1,000 characters", field="pip"
+        )
+    if "://" in value or " @ " in value or value.startswith((".", "/", "git+")):
+        raise InvalidError(
+            "pip_url_not_allowed",
+            f"--pip: {shown(value)}: a package name is allowed, no URL and no path",
+            field="pip",
+        )
+    try:
+        requirement = Requirement(value)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidError(
+            "pip_spec_invalid",
+            f"--pip: {shown(value)} is not a package with versions, as in 'numpy>=1.26': {reason}",
+            field="pip",
+        ) from None
+    if requirement.url is not None:
+        raise InvalidError(
+            "pip_url_not_allowed",
+            f"--pip: {shown(value)}: a package name is allowed, no URL and no path",
+            field="pip",
+        )
+    return str(requirement)
+
+
+def pip_requirements(values: tuple[str, ...]) -> tuple[str, ...]:
+    """All packages of a run."""
+    if len(values) > checks.PIP_COUNT_MAX:
+        raise InvalidError(
+            "too_many_packages", f"--pip: {len(values)} packages, at most 500 are allowed", field="pip"
+        )
+    return tuple(pip_requirement(value) for value in values)
+
+
+class EnvironmentRequest(Shape):
+    """What the environment of a run should hold, as asked; the builder resolves it to exact content."""
+
+    pip: Annotated[tuple[str, ...], AfterValidator(pip_requirements)] = ()
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the normalised request: equal requests, in whatever order, have equal digests."""
+        text = json.dumps({"pip": sorted(set(self.pip))}, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class CodeRef(Shape):
+    """The code of a run: one commit, the name of its directory below /spell, and where the command starts."""
+
+    commit: Annotated[str, AfterValidator(checks.commit)]
+    root_directory: Annotated[str, AfterValidator(checks.root_directory)]
+    cwd: Annotated[str, AfterValidator(checks.cwd)] = "."
+
+
+def _env(value: dict[str, str]) -> dict[str, str]:
+    return checks.env(value)
+
+
+def _timeout(value: int | None) -> int | None:
+    return None if value is None else checks.timeout_range(value, value)
+
+
+class RunRequest(Shape):
+    """The body of `POST /api/runs`."""
+
+    command: Annotated[str, AfterValidator(checks.command)]
+    machine_type: str | None = None
+    environment: EnvironmentRequest = EnvironmentRequest()
+    env: Annotated[dict[str, str], AfterValidator(_env)] = {}
+    code: CodeRef | None = None
+    description: Annotated[str, AfterValidator(checks.description)] = ""
+    labels: Annotated[tuple[str, ...], AfterValidator(checks.labels)] = ()
+    timeout_seconds: Annotated[int | None, AfterValidator(_timeout)] = None
+
+
+class CodeLocation(Shape):
+    """Where storage keeps the commit of a run."""
+
+    repository_id: int
+    repository: str
+    commit: str
+    tree: str
+    root_directory: str
+    cwd: str
+
+
+class RunSpec(Shape):
+    """A run as it was accepted: the request with everything resolved that can be resolved at creation."""
+
+    command: str
+    machine_type: str
+    environment: EnvironmentRequest
+    env: dict[str, str]
+    code: CodeLocation | None
+    description: str
+    timeout_seconds: int | None
+
+
+class AttemptSpec(Shape):
+    """Everything a machine needs to run one attempt. Fetched with the attempt's fence, never put on the bus:
+    it holds the values of environment variables.
+    """
+
+    run_id: int
+    attempt: int
+    fence: int
+    owner_id: int
+    intent: Intent
+    spec: RunSpec
+
+
+class Page(Shape):
+    """Limits of a listing."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON form of a value: sorted keys, no spaces. Digests are taken over it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_iso).encode()
+
+
+def _iso(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"no JSON form for {type(value).__name__}")

@@ -1,0 +1,205 @@
+"""What services tell each other, and the public API tells everybody, about runs, machines and files."""
+
+from datetime import datetime
+from typing import Literal
+
+from spell_proto.spec import RunSpec, Shape
+from spell_proto.state import Intent, Reason, RunState
+
+
+class LogView(Shape):
+    """Size and hash of a sealed log: bytes of stdout and stderr kept, bytes dropped above the cap."""
+
+    journal_bytes: int
+    stdout_bytes: int
+    stderr_bytes: int
+    dropped_bytes: int
+    sha256: str
+
+
+class RunView(Shape):
+    """A run as its owner sees it. `spec.env` holds names with empty values: values are never shown.
+
+    `waiting` says, in a sentence, why a requested run has not started. `queue_reason` is for machines:
+    `owner_limit`, `no_machine` (none of the type is registered) or `no_slot`.
+    """
+
+    id: int
+    owner_id: int
+    creator: str
+    state: RunState
+    intent: Intent
+    reason: Reason | None
+    message: str | None
+    version: int
+    attempt: int
+    machine_id: str | None
+    machine_reachable: bool
+    spec: RunSpec
+    labels: tuple[str, ...]
+    exit_code: int | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    run_seconds: float | None
+    manifest: str | None
+    saved_files: int | None
+    saved_bytes: int | None
+    log: LogView | None
+    queue_reason: Literal["owner_limit", "no_machine", "no_slot"] | None = None
+
+
+class RunList(Shape):
+    """Runs, newest first. `more` is true when older ones match too."""
+
+    runs: tuple[RunView, ...]
+    more: bool
+
+
+class TransitionView(Shape):
+    """One row of a run's log: a move (`before` and `after` differ) or a change of intent (they are equal)."""
+
+    run_id: int
+    owner_id: int
+    version: int
+    kind: Literal["moved", "intent"]
+    before: RunState | None
+    after: RunState
+    intent: Intent
+    attempt: int
+    actor: str
+    reason: Reason | None
+    exit_code: int | None
+    at: datetime
+
+
+class TransitionList(Shape):
+    """Rows of the log in commit order, and the cursor to read on from."""
+
+    transitions: tuple[TransitionView, ...]
+    cursor: str
+
+
+class EndOutcome(Shape):
+    """What a stop or kill did: `outcome` is `ending` (the machine has been told), `ended` (at once) or
+    `already_final` (nothing to do).
+    """
+
+    outcome: Literal["ending", "ended", "already_final"]
+    run: RunView
+
+
+class OwnerSummary(Shape):
+    """Limits and counts of one owner."""
+
+    runs_max: int
+    active: int
+    queued: int
+    total: int
+
+
+class MachineTypeView(Shape):
+    """A type of machine: how many machines of it answer, and how many slots they have and use."""
+
+    name: str
+    machines: int
+    slots: int
+    slots_used: int
+
+
+class MachineTypeList(Shape):
+    machine_types: tuple[MachineTypeView, ...]
+    default: str
+
+
+class Check(Shape):
+    """The verdict on one invariant. `detail` names the first offenders when it does not hold."""
+
+    id: str
+    title: str
+    ok: bool
+    checked: int
+    detail: str = ""
+
+
+class Verdict(Shape):
+    checks: tuple[Check, ...]
+
+
+class ManifestEntry(Shape):
+    """A saved file. `path` is relative to the resource, `/` between parts; `mode` is the permission bits."""
+
+    path: str
+    size: int
+    sha256: str
+    mode: int
+    modified_at: datetime
+    link: str | None = None
+
+
+class Manifest(Shape):
+    """What a resource holds, sorted by path; `deleted` are paths of the code that the run removed."""
+
+    entries: tuple[ManifestEntry, ...]
+    deleted: tuple[str, ...] = ()
+
+
+class ManifestStored(Shape):
+    digest: str
+    files: int
+    bytes: int
+
+
+class JournalPart(Shape):
+    """Header of one piece of a journal on its way to storage; `length` bytes follow it."""
+
+    run_id: int
+    attempt: int
+    fence: int
+    offset: int
+    length: int
+
+
+class JournalEnd(Shape):
+    """Where storage's copy of a journal ends. `sealed` once its end marker is stored."""
+
+    run_id: int
+    attempt: int
+    end: int
+    sealed: bool
+
+
+class JournalEnds(Shape):
+    ends: tuple[JournalEnd, ...]
+
+
+class Repository(Shape):
+    """A repository storage knows: all commits that grow from one root commit, per owner."""
+
+    id: int
+    owner_id: int
+    name: str
+    root_commit: str
+    remote_url: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class RepositoryList(Shape):
+    repositories: tuple[Repository, ...]
+
+
+class Commit(Shape):
+    """A commit that storage has, whole."""
+
+    repository_id: int
+    repository: str
+    commit: str
+    tree: str
+
+
+class Health(Shape):
+    service: str
+    version: str
+    ok: bool
+    detail: str = ""
