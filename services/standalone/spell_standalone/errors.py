@@ -1,0 +1,20 @@
+"""What can go wrong with a stack on one machine.
+
+StandaloneError
+├── MissingError       something this machine must have is not there; the message says what to install
+└── NotReadyError      a part did not start; the message says which one, and quotes its log
+"""
+
+from spell_proto.errors import SpellError
+
+
+class StandaloneError(SpellError):
+    """Base of everything that keeps a stack from starting or stopping."""
+
+
+class MissingError(StandaloneError):
+    """A program that the stack needs is not on this machine."""
+
+
+class NotReadyError(StandaloneError):
+    """A part of the stack was started and did not become ready."""

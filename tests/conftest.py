@@ -1,0 +1,36 @@
+"""Fixtures for every test: one Postgres cluster and one NATS server per session, started when first asked for.
+
+A test that kills or wipes a server opens its own one with `support.stack.postgres()` or `support.stack.nats()`.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+import pytest
+from support import stack
+
+T = TypeVar("T")
+
+
+def _held_open(context: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    # The servers outlive the event loop of any one test, so they are started and stopped by a loop of their own.
+    with asyncio.Runner() as runner:
+        value = runner.run(context.__aenter__())
+        try:
+            yield value
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[stack.Postgres]:
+    """The session's cluster: `postgres.url("scheduler")` and so on. Leave no tables behind that others see."""
+    yield from _held_open(stack.postgres())
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[stack.Nats]:
+    """The session's NATS server: `nats.service_url`, `nats.runner_url("m1")`, `nats.subscriber_url`."""
+    yield from _held_open(stack.nats())
