@@ -8,7 +8,7 @@ server has lost them.
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,6 +59,31 @@ class Bus:
             stream=stream.name,
             headers={"Nats-Msg-Id": message_id},
         )
+
+    async def store_many(self, stream: Stream, messages: Sequence[tuple[str, bytes, str]]) -> list[bool]:
+        """Publish (subject, data, message id) triples to a stream at once; for each, whether it is stored for sure.
+
+        A message that is not is sent again under the same id. A stream that is missing is made.
+        """
+        if not self.client.is_connected:
+            raise ConnectionError("the message bus is not connected")
+        waiting: list[asyncio.Future[Any]] = []
+        for subject, data, message_id in messages:
+            headers = {"Nats-Msg-Id": message_id}
+            waiting.append(
+                await self._jetstream.publish_async(
+                    subject, data, wait_stall=PUBLISH_SECONDS, stream=stream.name, headers=headers
+                )
+            )
+        await asyncio.wait(waiting, timeout=PUBLISH_SECONDS)
+        for future in waiting:
+            future.cancel()  # those that are done do not mind; the others give their permit back
+        stored = [
+            future.done() and not future.cancelled() and future.exception() is None for future in waiting
+        ]
+        if not all(stored):
+            await self.ensure_streams()
+        return stored
 
     async def request(self, subject: str, data: bytes, *, timeout: float) -> bytes:
         """Ask whoever answers on `subject`."""

@@ -1,0 +1,1 @@
+"""The scheduler decides: the only writer of run state."""

@@ -1,0 +1,254 @@
+"""The scheduler's internal HTTP: questions and creations of the other services, answered after commit."""
+
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from spell_proto import http, service
+from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, shown
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import FINAL, Intent, Reason, RunState
+from spell_proto.views import (
+    EndOutcome,
+    Health,
+    MachineTypeList,
+    MachineTypeView,
+    OwnerSummary,
+    RunList,
+    RunView,
+    TransitionList,
+)
+
+from spell_scheduler import runs, verify
+from spell_scheduler.creation import Creation, NewRun
+from spell_scheduler.lifecycle import EndAsked
+from spell_scheduler.runs import SQL
+from spell_scheduler.store import Store
+
+NEW_RUN = TypeAdapter(NewRun)
+FIRST_CURSOR = "0-0-0"
+PAGE_MAX = 1000
+
+QueueReason = Literal["owner_limit", "no_machine", "no_slot"]
+
+
+class Api:
+    """The routes. Every answer about runs is limited to one owner."""
+
+    def __init__(self, store: Store, creation: Creation) -> None:
+        self._store = store
+        self._creation = creation
+        names = [name.strip() for name in store.settings.machine_types.split(",") if name.strip()]
+        self._machine_types = names or ["CPU"]
+
+    def routes(self) -> list[web.RouteDef]:
+        run = "/runs/{run_id:[0-9]+}"
+        return [
+            web.get("/health", self.health),
+            web.post("/runs", self.create),
+            web.get("/runs", self.list_runs),
+            web.get(run, self.get_run),
+            web.get(run + "/transitions", self.run_log),
+            web.post(run + "/{verb:stop|kill}", self.end_run),
+            web.put(run + "/labels/{label}", self.add_label),
+            web.delete(run + "/labels/{label}", self.remove_label),
+            web.get("/transitions", self.log_after),
+            web.get("/owners/{owner_id:[0-9]+}", self.owner),
+            web.get("/machine-types", self.machine_types),
+            web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
+            web.get("/verify", self.verify),
+        ]
+
+    async def health(self, _request: web.Request) -> web.Response:
+        await self._store.pool.fetchval("SELECT 1")
+        return http.json_response(Health(service="scheduler", version=service.version(), ok=True))
+
+    async def create(self, request: web.Request) -> web.Response:
+        new = await http.read_json(request, NEW_RUN)
+        run_id, existed = await self._creation.create(new)
+        view = await self._view(run_id, new.owner_id)
+        return http.json_response(view, 200 if existed else 201)
+
+    async def list_runs(self, request: web.Request) -> web.Response:
+        limit = min(_number(request, "limit", 50) or 1, PAGE_MAX)
+        before = request.query.get("before")
+        rows = await self._store.pool.fetch(
+            SQL["list_runs"],
+            _owner(request),
+            request.query.getall("label", None),
+            request.query.get("repository"),
+            None if before is None else _number(request, "before"),
+            limit + 1,
+            self._store.settings.reachable_seconds,
+        )
+        reasons = await self._queue_reasons(rows[:limit])
+        views = tuple(runs.view_of(row, queue_reason=reasons.get(row["id"])) for row in rows[:limit])
+        return http.json_response(RunList(runs=views, more=len(rows) > limit))
+
+    async def get_run(self, request: web.Request) -> web.Response:
+        return http.json_response(await self._view(_run_id(request), _owner(request)))
+
+    async def run_log(self, request: web.Request) -> web.Response:
+        rows = await self._store.pool.fetch(SQL["run_log"], _run_id(request), _owner(request))
+        if not rows:
+            raise _not_found(_run_id(request))
+        shown_rows = tuple(runs.transition_of(row) for row in rows)
+        return http.json_response(TransitionList(transitions=shown_rows, cursor=str(rows[-1]["version"])))
+
+    async def end_run(self, request: web.Request) -> web.Response:
+        before = await self._row(_run_id(request), _owner(request))
+        if request.match_info["verb"] == "stop":
+            asked = EndAsked(Intent.STOP, Reason.STOPPED_BY_USER, f"user {before['creator']}")
+        else:
+            asked = EndAsked(Intent.KILL, Reason.KILLED_BY_USER, f"user {before['creator']}")
+        outcome: Literal["ending", "ended", "already_final"] = "ending"
+        if RunState(before["state"]) in FINAL:
+            outcome = "already_final"
+        else:
+            after = await self._store.apply([(before["id"], asked)], f"{request.match_info['verb']} request")
+            if after[before["id"]].state in FINAL:
+                outcome = "ended" if after[before["id"]].state is RunState.KILLED else "already_final"
+        view = await self._view(before["id"], before["owner_id"])
+        return http.json_response(EndOutcome(outcome=outcome, run=view))
+
+    async def add_label(self, request: web.Request) -> web.Response:
+        row = await self._row(_run_id(request), _owner(request))
+        return await self._set_labels(row, [*dict.fromkeys([*row["labels"], request.match_info["label"]])])
+
+    async def remove_label(self, request: web.Request) -> web.Response:
+        row = await self._row(_run_id(request), _owner(request))
+        label = request.match_info["label"]
+        if label not in row["labels"]:
+            raise NotFoundError(
+                "label_not_found", f"run {row['id']} has no label {shown(label)}", field="label"
+            )
+        return await self._set_labels(row, [name for name in row["labels"] if name != label])
+
+    async def log_after(self, request: web.Request) -> web.Response:
+        cursor = request.query.get("after") or FIRST_CURSOR
+        try:
+            xid, run_id, version = runs.parse_cursor(cursor)
+        except ValueError:
+            raise RefusedError(
+                "cursor_invalid", f"after: {shown(cursor)} is no cursor", field="after"
+            ) from None
+        limit = min(_number(request, "limit", 500) or 1, PAGE_MAX)
+        rows = await self._store.pool.fetch(SQL["log_after"], _owner(request), xid, run_id, version, limit)
+        if rows:
+            last = rows[-1]
+            cursor = f"{last['xid_text']}-{last['run_id']}-{last['version']}"
+        views = tuple(runs.transition_of(row) for row in rows)
+        return http.json_response(TransitionList(transitions=views, cursor=cursor))
+
+    async def owner(self, request: web.Request) -> web.Response:
+        return http.json_response(await self._summary(int(request.match_info["owner_id"])))
+
+    async def machine_types(self, _request: web.Request) -> web.Response:
+        rows = await self._store.pool.fetch(SQL["machine_types"], self._store.settings.reachable_seconds)
+        known = await self._store.pool.fetch(SQL["known_machine_types"])
+        answering = {row["machine_type"]: row for row in rows}
+        names = [*dict.fromkeys([*self._machine_types, *sorted(row["machine_type"] for row in known)])]
+        views = []
+        for name in names:
+            row = answering.get(name)
+            views.append(
+                MachineTypeView(
+                    name=name,
+                    machines=row["machines"] if row else 0,
+                    slots=row["slots"] if row else 0,
+                    slots_used=row["slots_used"] if row else 0,
+                )
+            )
+        return http.json_response(MachineTypeList(machine_types=tuple(views), default=self._machine_types[0]))
+
+    async def attempt(self, request: web.Request) -> web.Response:
+        run_id, number = _run_id(request), int(request.match_info["attempt"])
+        row = await self._store.pool.fetchrow(
+            SQL["attempt_of_run"], run_id, number, _number(request, "fence")
+        )
+        if row is None:
+            raise GoneError("attempt_over", f"attempt {number} of run {run_id} is over, or is not yours")
+        run = runs.run_of(row)
+        answer = AttemptSpec(
+            run_id=run.id,
+            attempt=run.attempt,
+            fence=run.fence,
+            owner_id=run.owner_id,
+            intent=run.intent,
+            spec=runs.spec_of(row),
+        )
+        return http.json_response(answer)
+
+    async def verify(self, request: web.Request) -> web.Response:
+        run_id = request.query.get("run_id")
+        wanted = None if run_id is None else _number(request, "run_id")
+        return http.json_response(await verify.verdict(self._store.pool, _owner(request), wanted))
+
+    async def _summary(self, owner_id: int) -> OwnerSummary:
+        row = await self._store.pool.fetchrow(SQL["owner_summary"], owner_id, self._store.settings.runs_max)
+        assert row is not None, "an aggregate always has a row"
+        return OwnerSummary(**dict(row))
+
+    async def _row(self, run_id: int, owner_id: int) -> Any:
+        row = await self._store.pool.fetchrow(
+            SQL["get_run"], run_id, owner_id, self._store.settings.reachable_seconds
+        )
+        if row is None:
+            raise _not_found(run_id)
+        return row
+
+    async def _view(self, run_id: int, owner_id: int) -> RunView:
+        row = await self._row(run_id, owner_id)
+        reasons = await self._queue_reasons([row])
+        return runs.view_of(row, queue_reason=reasons.get(run_id))
+
+    async def _set_labels(self, row: Any, labels: list[str]) -> web.Response:
+        await self._store.pool.execute(SQL["set_labels"], row["id"], row["owner_id"], labels)
+        return http.json_response(await self._view(row["id"], row["owner_id"]))
+
+    async def _queue_reasons(self, rows: Any) -> dict[int, QueueReason]:
+        """Why requested runs wait, for those among `rows` that do."""
+        queued = [row for row in rows if row["state"] == RunState.REQUESTED]
+        if not queued:
+            return {}
+        pool = self._store.pool
+        summary = await self._summary(queued[0]["owner_id"])
+        answering = await pool.fetch(SQL["machine_types"], self._store.settings.reachable_seconds)
+        with_machines = {row["machine_type"] for row in answering}
+        reasons: dict[int, QueueReason] = {}
+        for row in queued:
+            if row["machine_type"] not in with_machines:
+                reasons[row["id"]] = "no_machine"
+            elif summary.active >= summary.runs_max:
+                reasons[row["id"]] = "owner_limit"
+            else:
+                reasons[row["id"]] = "no_slot"
+        return reasons
+
+
+def application(store: Store, creation: Creation) -> web.Application:
+    """The scheduler's HTTP application."""
+    app = web.Application(middlewares=[http.errors_to_answers], client_max_size=http.BODY_BYTES_MAX)
+    app.add_routes(Api(store, creation).routes())
+    return app
+
+
+def _run_id(request: web.Request) -> int:
+    return min(int(request.match_info["run_id"][:20]), 2**62)
+
+
+def _owner(request: web.Request) -> int:
+    return _number(request, "owner_id")
+
+
+def _number(request: web.Request, name: str, default: int | None = None) -> int:
+    text = request.query.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise InvalidError("number_invalid", f"{name}: {shown(text)} is not a whole number", field=name)
+    return int(text)
+
+
+def _not_found(run_id: int) -> NotFoundError:
+    return NotFoundError("run_not_found", f"Run {run_id} does not exist", field="run_id")

@@ -1,0 +1,105 @@
+"""What reaches the scheduler from the bus: reports of machines and their heartbeats."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from spell_proto import codec, logs
+from spell_proto.errors import CodecError
+from spell_proto.events import AttemptHeld, AttemptReport, AttemptWanted, Heartbeat, HeartbeatAnswer
+from spell_proto.state import Reason
+
+from spell_scheduler.lifecycle import MachineGone
+from spell_scheduler.runs import SQL, run_of
+from spell_scheduler.store import Store
+
+log = logs.get()
+
+DEAD_LETTER_BYTES_MAX = 65_536
+
+
+class Handlers:
+    """Turns messages into facts. Idempotent: what is known already changes nothing."""
+
+    def __init__(self, store: Store, admission_wanted: asyncio.Event) -> None:
+        self._store = store
+        self._admission_wanted = admission_wanted
+
+    async def reports(self, batch: Sequence[Any]) -> None:
+        """A batch from the REPORTS stream, in one transaction. Raises while the database is away: it comes again."""
+        facts: list[tuple[int, AttemptReport]] = []
+        for message in batch:
+            try:
+                report = codec.decode(codec.REPORT, message.data)
+            except CodecError as error:
+                await self._bury(message.subject, str(error), message.data)
+                continue
+            if message.subject.split(".")[3] != report.machine_id:
+                await self._bury(message.subject, "a machine may only report in its own name", message.data)
+                continue
+            facts.append((report.run_id, report))
+        if facts:
+            await self._store.apply(facts, f"report {batch[0].subject}")
+
+    async def heartbeat(self, message: Any) -> bytes:
+        """Note that a machine lives, and tell it what it should have."""
+        try:
+            beat = codec.decode(codec.HEARTBEAT, message.data)
+        except CodecError as error:
+            await self._bury(message.subject, str(error), message.data)
+            raise
+        pool = self._store.pool
+        look_again = await pool.fetchval(
+            SQL["seen_machine"],
+            beat.machine_id,
+            beat.boot_id,
+            beat.machine_type,
+            beat.slots,
+            beat.spot,
+            beat.isolation,
+            self._store.settings.reachable_seconds,
+        )
+        if look_again:
+            log.info(
+                "machine answers", machine_id=beat.machine_id, slots=beat.slots, isolation=beat.isolation
+            )
+            self._admission_wanted.set()
+        rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)
+        vanished = _vanished(beat, rows)
+        if vanished:
+            await self._fail_vanished(vanished)
+            rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)
+        wanted = tuple(
+            AttemptWanted(
+                run_id=run.id, attempt=run.attempt, fence=run.fence, intent=run.intent, steps=run.steps
+            )
+            for run in map(run_of, rows)
+        )
+        return codec.encode(HeartbeatAnswer(attempts=wanted, cause=f"heartbeat {beat.machine_id}"))
+
+    async def _fail_vanished(self, run_ids: Sequence[int]) -> None:
+        """The machine has restarted and does not know these any more: whatever ran is gone with that boot."""
+        fences = await self._store.pool.fetch(SQL["next_fences"], len(run_ids))
+        facts = [
+            (run_id, MachineGone(Reason.HOST_REBOOTED, row["fence"]))
+            for run_id, row in zip(run_ids, fences, strict=True)
+        ]
+        await self._store.apply(facts, "heartbeat after a restart")
+
+    async def _bury(self, subject: str, problem: str, data: bytes) -> None:
+        log.warning("a message could not be understood", subject=subject, problem=problem)
+        await self._store.pool.execute(SQL["bury"], subject, problem, data[:DEAD_LETTER_BYTES_MAX])
+
+
+def _vanished(beat: Heartbeat, rows: Sequence[Any]) -> list[int]:
+    """Runs given to an earlier boot of this machine that the machine does not hold any more."""
+    held = {_identity(attempt) for attempt in beat.attempts}
+    return [
+        row["id"]
+        for row in rows
+        if row["boot_id"] != beat.boot_id and (row["id"], row["attempt"], row["fence"]) not in held
+    ]
+
+
+def _identity(attempt: AttemptHeld) -> tuple[int, int, int]:
+    return attempt.run_id, attempt.attempt, attempt.fence

@@ -1,0 +1,97 @@
+"""The relay: committed messages reach their stream, at least once each, right after commit.
+
+A commit hands its messages over in memory (`offer`); what a dead relay left behind is found in the table by a slow
+sweep. A message is marked only when the stream has stored it; a timeout means unknown, and it is sent again under
+the same id.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import asyncpg
+from spell_proto import logs, subjects
+from spell_proto.bus import Bus
+from spell_proto.service import ticker
+
+from spell_scheduler import runs
+from spell_scheduler.runs import Post
+
+log = logs.get()
+
+BATCH = 500
+SWEEP_SECONDS = 5.0
+#: A row younger than this may still be on its way through memory.
+LEFT_BEHIND_SECONDS = 3.0
+QUEUE_MAX = 20_000
+STREAMS = {stream.name: stream for stream in subjects.STREAMS}
+
+
+class Relay:
+    """Publishes the outbox. One per scheduler process; several share the sweep."""
+
+    def __init__(self, pool: asyncpg.Pool, bus: Bus) -> None:
+        self._pool = pool
+        self._bus = bus
+        self._queue: asyncio.Queue[Post] = asyncio.Queue(QUEUE_MAX)
+
+    def offer(self, posts: Sequence[Post]) -> None:
+        """Messages of a transaction that has just been committed. What finds no room is found by the sweep."""
+        for post in posts:
+            if self._queue.full():
+                return
+            self._queue.put_nowait(post)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Publish what is offered, until `stop` and then what is left."""
+        while not (stop.is_set() and self._queue.empty()):
+            try:
+                async with asyncio.timeout(0.5):
+                    batch = [await self._queue.get()]
+            except TimeoutError:
+                continue
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._publish_and_mark(batch)
+
+    async def _publish_and_mark(self, batch: Sequence[Post]) -> None:
+        try:
+            stored = await self._publish(batch)
+            if stored:
+                async with self._pool.acquire() as connection:
+                    await runs.mark_published(connection, stored)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.info("messages wait for the sweep", count=len(batch), problem=repr(error))
+
+    async def _publish(self, batch: Sequence[Post]) -> list[Post]:
+        stored: list[Post] = []
+        for name, stream in STREAMS.items():
+            posts = [post for post in batch if post.stream == name]
+            if posts:
+                messages = [(post.subject, post.payload, post.message_id) for post in posts]
+                done = await self._bus.store_many(stream, messages)
+                stored.extend(post for post, ok in zip(posts, done, strict=True) if ok)
+        return stored
+
+    async def sweep_once(self) -> int:
+        """Publish what was left behind; how many that were."""
+        if not self._bus.connected:
+            return 0
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(runs.SQL["unpublished"], LEFT_BEHIND_SECONDS, BATCH)
+            if not rows:
+                return 0
+            batch = [Post(**dict(row)) for row in rows]
+            stored = await self._publish(batch)
+            if stored:
+                await runs.mark_published(connection, stored)
+        log.info("messages left behind were published", count=len(stored), found=len(batch))
+        return len(stored)
+
+    async def sweep(self, stop: asyncio.Event) -> None:
+        """The backstop."""
+        while await ticker(stop, SWEEP_SECONDS):
+            try:
+                while await self.sweep_once() == BATCH:
+                    pass
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("the outbox sweep waits", problem=repr(error))

@@ -1,0 +1,194 @@
+-- name: take_admission_lock
+-- Admission is decided by one transaction at a time, whichever copy of the scheduler runs it.
+SELECT pg_advisory_xact_lock(7733001);
+
+-- name: begin_create
+-- Under the admission lock: the runs that the given idempotency keys already made, and fresh ids for the rest.
+SELECT clock_timestamp() AS now,
+  (SELECT coalesce(jsonb_agg(jsonb_build_object('owner_id', r.owner_id, 'key', r.idempotency_key,
+            'id', r.id, 'request_sha256', r.request_sha256)), '[]')
+     FROM runs r JOIN jsonb_to_recordset($1) AS k(owner_id bigint, key text)
+       ON r.owner_id = k.owner_id AND r.idempotency_key = k.key) AS known;
+
+-- name: fresh_ids
+SELECT nextval('run_ids') AS id FROM generate_series(1, $1::int);
+
+-- name: insert_created
+-- New runs, the first row of their log and its message, in one statement.
+WITH made AS (
+  INSERT INTO runs (id, owner_id, creator, idempotency_key, request_sha256, spec, machine_type, repository, labels,
+    created_at, state, intent, version, attempt, fence, spot, steps, timeout_seconds)
+  SELECT n.id, n.owner_id, n.creator, n.idempotency_key, n.request_sha256, n.spec, n.machine_type, n.repository,
+    n.labels, n.created_at, 'requested', 'run', 1, 1, 0, false, 0, n.timeout_seconds
+  FROM jsonb_to_recordset($1) AS n(id bigint, owner_id bigint, creator text, idempotency_key text,
+    request_sha256 text, spec jsonb, machine_type text, repository text, labels text[], created_at timestamptz,
+    timeout_seconds int)
+), logged AS (
+  INSERT INTO transitions (run_id, version, owner_id, kind, before, after, intent, attempt, fence, actor, reason,
+    exit_code, at)
+  SELECT run_id, version, owner_id, kind, before, after, intent, attempt, fence, actor, reason, exit_code, at
+  FROM jsonb_populate_recordset(NULL::transitions, $2)
+)
+INSERT INTO outbox (run_id, version, stream, subject, payload)
+SELECT run_id, version, stream, subject, convert_to(payload, 'UTF8')
+FROM jsonb_to_recordset($3) AS o(run_id bigint, version int, stream text, subject text, payload text);
+
+-- name: write_decided
+-- Compare-and-set of decided runs on (version, fence), with the rows of their log and their messages. Returns the
+-- ids that were as expected; nothing is written for the others.
+WITH changed AS (
+  UPDATE runs SET state = u.state, intent = u.intent, intent_reason = u.intent_reason, reason = u.reason,
+    message = u.message, version = u.version, attempt = u.attempt, fence = u.fence, machine_id = u.machine_id,
+    boot_id = u.boot_id, spot = u.spot, steps = u.steps, exit_code = u.exit_code, exit_cause = u.exit_cause,
+    deadline = u.deadline, started_at = u.started_at, ended_at = u.ended_at, manifest = u.manifest,
+    saved_files = u.saved_files, saved_bytes = u.saved_bytes, log = nullif(u.log, 'null'::jsonb)
+  FROM jsonb_to_recordset($1) AS u(id bigint, seen_version int, seen_fence bigint, state text, intent text,
+    intent_reason text, reason text, message text, version int, attempt int, fence bigint, machine_id text,
+    boot_id text, spot boolean, steps int, exit_code int, exit_cause text, deadline timestamptz,
+    started_at timestamptz, ended_at timestamptz, manifest text, saved_files bigint, saved_bytes bigint, log jsonb)
+  WHERE runs.id = u.id AND runs.version = u.seen_version AND runs.fence = u.seen_fence
+  RETURNING runs.id
+), logged AS (
+  INSERT INTO transitions (run_id, version, owner_id, kind, before, after, intent, attempt, fence, actor, reason,
+    exit_code, at)
+  SELECT t.run_id, t.version, t.owner_id, t.kind, t.before, t.after, t.intent, t.attempt, t.fence, t.actor,
+    t.reason, t.exit_code, t.at
+  FROM jsonb_populate_recordset(NULL::transitions, $2) AS t JOIN changed ON changed.id = t.run_id
+), posted AS (
+  INSERT INTO outbox (run_id, version, stream, subject, payload)
+  SELECT o.run_id, o.version, o.stream, o.subject, convert_to(o.payload, 'UTF8')
+  FROM jsonb_to_recordset($3) AS o(run_id bigint, version int, stream text, subject text, payload text)
+    JOIN changed ON changed.id = o.run_id
+)
+SELECT id FROM changed;
+
+-- name: lock_runs
+-- The rows a decision is about, in one order for everybody, so that two handlers never wait for each other.
+SELECT *, clock_timestamp() AS now FROM runs WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE;
+
+-- name: free_machines
+-- Machines that answered lately, with the slots that no run holds.
+SELECT m.id, m.boot_id, m.spot, m.machine_type,
+  m.slots - (SELECT count(*) FROM runs r WHERE r.machine_id = m.id
+    AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS free,
+  clock_timestamp() AS now
+FROM machines m WHERE m.last_seen > clock_timestamp() - make_interval(secs => $1);
+
+-- name: queue_heads
+-- The oldest queued runs of each owner that has any and is below its limit, at most $2 per owner and type.
+-- The recursive part jumps from owner to owner along the index, so a queue of 100,000 costs what one of 100 does.
+WITH RECURSIVE queue_owner AS (
+  SELECT t.machine_type, (SELECT min(r.owner_id) FROM runs r
+      WHERE r.state = 'requested' AND r.machine_type = t.machine_type) AS owner_id
+  FROM unnest($1::text[]) AS t(machine_type)
+  UNION ALL
+  SELECT q.machine_type, (SELECT min(r.owner_id) FROM runs r
+      WHERE r.state = 'requested' AND r.machine_type = q.machine_type AND r.owner_id > q.owner_id)
+  FROM queue_owner q WHERE q.owner_id IS NOT NULL
+), able AS (
+  SELECT q.machine_type, q.owner_id, $3::int - (SELECT count(*) FROM runs r
+      WHERE r.owner_id = q.owner_id
+        AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS owner_free
+  FROM queue_owner q WHERE q.owner_id IS NOT NULL
+)
+SELECT head.*, able.owner_free, clock_timestamp() AS now FROM able, LATERAL (
+  SELECT * FROM runs r WHERE r.state = 'requested' AND r.machine_type = able.machine_type
+    AND r.owner_id = able.owner_id ORDER BY r.id LIMIT least(able.owner_free, $2::int)
+) AS head WHERE able.owner_free > 0;
+
+-- name: next_fences
+SELECT nextval('fences') AS fence FROM generate_series(1, $1::int);
+
+-- name: get_run
+SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $3), false) AS machine_reachable
+FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = $1 AND r.owner_id = $2;
+
+-- name: list_runs
+SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $6), false) AS machine_reachable
+FROM runs r LEFT JOIN machines m ON m.id = r.machine_id
+WHERE r.owner_id = $1 AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text IS NULL OR r.repository = $3)
+  AND ($4::bigint IS NULL OR r.id < $4)
+ORDER BY r.id DESC LIMIT $5;
+
+-- name: set_labels
+UPDATE runs SET labels = $3 WHERE id = $1 AND owner_id = $2;
+
+-- name: run_log
+SELECT * FROM transitions WHERE run_id = $1 AND owner_id = $2 ORDER BY version;
+
+-- name: log_after
+-- Rows in commit order after a cursor; only of transactions below the oldest one still open, so none is skipped.
+SELECT *, xid::text AS xid_text FROM transitions
+WHERE owner_id = $1 AND (xid, run_id, version) > ($2::text::xid8, $3::bigint, $4::int)
+  AND xid < pg_snapshot_xmin(pg_current_snapshot())
+ORDER BY xid, run_id, version LIMIT $5;
+
+-- name: attempt_of_run
+SELECT * FROM runs WHERE id = $1 AND attempt = $2 AND fence = $3
+  AND state IN ('building', 'mounting', 'running', 'saving', 'pushing');
+
+-- name: owner_summary
+SELECT $2::int AS runs_max, count(*) FILTER (WHERE state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS active,
+  count(*) FILTER (WHERE state = 'requested')::int AS queued, count(*)::int AS total
+FROM runs WHERE owner_id = $1;
+
+-- name: machine_types
+SELECT m.machine_type, count(*)::int AS machines, sum(m.slots)::int AS slots,
+  (SELECT count(*) FROM runs r JOIN machines o ON o.id = r.machine_id WHERE o.machine_type = m.machine_type
+    AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS slots_used
+FROM machines m WHERE m.last_seen > clock_timestamp() - make_interval(secs => $1) GROUP BY m.machine_type;
+
+-- name: known_machine_types
+SELECT DISTINCT machine_type FROM machines;
+
+-- name: seen_machine
+-- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
+WITH old AS (SELECT * FROM machines WHERE id = $1)
+INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp())
+ON CONFLICT (id) DO UPDATE SET boot_id = $2, machine_type = $3, slots = $4, spot = $5, isolation = $6,
+  last_seen = clock_timestamp()
+RETURNING NOT EXISTS (SELECT 1 FROM old WHERE old.slots = $4 AND old.machine_type = $3 AND old.boot_id = $2
+  AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
+
+-- name: attempts_on_machine
+SELECT * FROM runs WHERE machine_id = $1 AND state IN ('building', 'mounting', 'running', 'saving', 'pushing')
+ORDER BY id;
+
+-- name: runs_on_lost_machines
+SELECT r.id FROM runs r JOIN machines m ON m.id = r.machine_id
+WHERE r.state IN ('building', 'mounting', 'running', 'saving', 'pushing')
+  AND m.last_seen < clock_timestamp() - make_interval(secs => $1) ORDER BY r.id LIMIT 500;
+
+-- name: expired_runs
+SELECT id FROM runs WHERE state = 'running' AND deadline IS NOT NULL AND deadline <= clock_timestamp()
+  AND intent = 'run' ORDER BY id LIMIT 500;
+
+-- name: next_deadline
+SELECT extract(epoch FROM min(deadline) - clock_timestamp())::float8 AS seconds FROM runs
+WHERE state = 'running' AND deadline IS NOT NULL AND intent = 'run';
+
+-- name: unpublished
+-- Left behind by a relay that died, or waiting for the bus. Claimed row by row, so several relays share them.
+SELECT run_id, version, stream, subject, payload, resend FROM outbox
+WHERE published_at IS NULL AND created_at < clock_timestamp() - make_interval(secs => $1)
+ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED;
+
+-- name: mark_published
+UPDATE outbox SET published_at = clock_timestamp()
+FROM jsonb_to_recordset($1) AS d(run_id bigint, version int, stream text)
+WHERE outbox.run_id = d.run_id AND outbox.version = d.version AND outbox.stream = d.stream;
+
+-- name: forget_published
+DELETE FROM outbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM outbox
+  WHERE published_at < clock_timestamp() - make_interval(days => $1) LIMIT 5000));
+
+-- name: bury
+INSERT INTO dead_letters (subject, problem, data) VALUES ($1, $2, $3);
+
+-- name: note_limit
+INSERT INTO limits (runs_max) SELECT $1::int
+WHERE $1::int IS DISTINCT FROM (SELECT runs_max FROM limits ORDER BY since DESC LIMIT 1);
+
+-- name: write_legal_moves
+INSERT INTO legal_moves (before, after) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING;

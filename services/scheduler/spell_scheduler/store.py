@@ -1,0 +1,181 @@
+"""Load → decide → commit: the one way in which a fact changes runs, and the hand-over of what follows from it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+from spell_proto import logs
+
+from spell_scheduler import runs
+from spell_scheduler.admission import Machine, Queued, admit
+from spell_scheduler.lifecycle import Admitted, Decision, Fact, Logged, Order, Run, decide
+from spell_scheduler.runs import SQL, Connection, Post, fact_post, run_of
+from spell_scheduler.settings import Settings
+
+log = logs.get()
+
+ADMIT_PER_OWNER_MAX = 64
+
+#: After commit: messages for the relay, hints for machines.
+Outgoing = Callable[[Sequence[Post], Sequence[tuple[str, Order]]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one transaction has decided so far; handed over once it is committed."""
+
+    posts: list[Post] = field(default_factory=list)
+    orders: list[tuple[str, Order]] = field(default_factory=list)
+    freed: bool = False
+
+    def add(self, decision: Decision, cause: str) -> list[Post]:
+        """Note the messages and orders of a decision; returns its messages."""
+        posts = [fact_post(row, cause) for row in decision.logged]
+        self.posts.extend(posts)
+        if decision.run.machine_id is not None:
+            self.orders.extend((decision.run.machine_id, order) for order in decision.orders)
+        return posts
+
+
+class Store:
+    """The scheduler's transactions on runs."""
+
+    def __init__(self, pool: asyncpg.Pool, settings: Settings, outgoing: Outgoing) -> None:
+        self.pool = pool
+        self.settings = settings
+        self._outgoing = outgoing
+
+    async def hand_over(self, changes: Changes) -> None:
+        """Call right after commit."""
+        if changes.posts or changes.orders:
+            await self._outgoing(changes.posts, changes.orders)
+
+    async def apply(self, facts: Sequence[tuple[int, Fact]], cause: str) -> dict[int, Run]:
+        """Apply facts, in order, to the runs they are about; admit others to the slots that this frees.
+
+        Returns the runs as they are afterwards, without those that do not exist.
+        """
+        changes = Changes()
+        async with self.pool.acquire() as connection, connection.transaction():
+            after = await self._apply(connection, facts, cause, changes)
+            if changes.freed:
+                await self.admit(connection, changes)
+        await self.hand_over(changes)
+        return after
+
+    async def _apply(
+        self, connection: Connection, facts: Sequence[tuple[int, Fact]], cause: str, changes: Changes
+    ) -> dict[int, Run]:
+        ids = sorted({run_id for run_id, _ in facts})
+        rows = await connection.fetch(SQL["lock_runs"], ids)
+        if not rows:
+            return {}
+        now = runs.now_of(rows)
+        before = {row["id"]: run_of(row) for row in rows}
+        after = dict(before)
+        logged: list[Logged] = []
+        posts: list[Post] = []
+        for run_id, fact in facts:
+            if run_id not in after:
+                continue
+            decision = decide(after[run_id], fact, now)
+            if decision.note:
+                log.debug(
+                    "a fact changed nothing", run_id=run_id, fact=type(fact).__name__, why=decision.note
+                )
+            posts.extend(changes.add(decision, cause))
+            logged.extend(decision.logged)
+            after[run_id] = decision.run
+        changed = [
+            (before[run_id], after[run_id]) for run_id in before if after[run_id] is not before[run_id]
+        ]
+        changed = [(old, new) for old, new in changed if old != new]
+        if changed:
+            # The rows are locked, so nobody can have been faster.
+            written = await runs.write_decided(connection, changed, logged, posts)
+            assert len(written) == len(changed), "a locked run changed under its lock"
+            changes.freed = changes.freed or any(_released(old, new) for old, new in changed)
+            for row in logged:
+                log.info(
+                    "run moved" if row.kind == "moved" else "run intent",
+                    run_id=row.run_id,
+                    before=row.before,
+                    after=row.after,
+                    intent=row.intent,
+                    reason=row.reason,
+                    cause=cause,
+                )
+        return after
+
+    async def admit(self, connection: Connection, changes: Changes) -> int:
+        """Give free slots to the oldest runs that may start. Inside the caller's transaction; how many it gave."""
+        await connection.execute(SQL["take_admission_lock"])
+        machines = await connection.fetch(SQL["free_machines"], self.settings.reachable_seconds)
+        free = [_machine(row) for row in machines if row["free"] > 0]
+        if not free:
+            return 0
+        most = min(sum(machine.free for machine in free), ADMIT_PER_OWNER_MAX)
+        types = sorted({machine.machine_type for machine in free})
+        heads = await connection.fetch(SQL["queue_heads"], types, most, self.settings.runs_max)
+        if not heads:
+            return 0
+        before = {row["id"]: run_of(row) for row in heads}
+        queued = [Queued(row["id"], row["owner_id"], row["owner_free"], row["machine_type"]) for row in heads]
+        pairs = admit(queued, free)
+        if not pairs:
+            return 0
+        fences = [row["fence"] for row in await connection.fetch(SQL["next_fences"], len(pairs))]
+        await self._write_admitted(connection, before, pairs, fences, runs.now_of(heads), changes)
+        return len(pairs)
+
+    async def _write_admitted(
+        self,
+        connection: Connection,
+        before: dict[int, Run],
+        pairs: Sequence[tuple[int, Machine]],
+        fences: Sequence[int],
+        now: datetime,
+        changes: Changes,
+    ) -> None:
+        decided: list[Decision] = []
+        for (run_id, machine), fence in zip(pairs, fences, strict=True):
+            given = Admitted(machine.id, machine.boot_id, machine.spot, fence)
+            decided.append(decide(before[run_id], given, now))
+        logged = [row for decision in decided for row in decision.logged]
+        posts = {
+            decision.run.id: [fact_post(row, "admission") for row in decision.logged] for decision in decided
+        }
+        written = await runs.write_decided(
+            connection,
+            [(before[decision.run.id], decision.run) for decision in decided],
+            logged,
+            [post for made in posts.values() for post in made],
+        )
+        # A stop or kill may have been faster than us; such a run is final and nothing was written for it.
+        for decision in decided:
+            if decision.run.id in written:
+                changes.add(decision, "admission")
+                log.info(
+                    "run moved",
+                    run_id=decision.run.id,
+                    before="requested",
+                    after="building",
+                    cause="admission",
+                )
+
+    async def admit_now(self) -> int:
+        """One round of admission in its own transaction."""
+        changes = Changes()
+        async with self.pool.acquire() as connection, connection.transaction():
+            admitted = await self.admit(connection, changes)
+        await self.hand_over(changes)
+        return admitted
+
+
+def _released(before: Run, after: Run) -> bool:
+    return before.machine_id is not None and after.ended_at is not None and before.ended_at is None
+
+
+def _machine(row: runs.Row) -> Machine:
+    return Machine(row["id"], row["boot_id"], row["spot"], row["machine_type"], row["free"])
