@@ -63,7 +63,7 @@ async def watch_deadlines_once(store: Store) -> float:
 async def watchdog(stop: asyncio.Event, store: Store) -> None:
     """Lost machines and deadlines."""
     seconds = 0.0
-    while await ticker(stop, seconds):
+    while await ticker(stop, seconds, wake=store.deadline_set):
         await _guarded("machines", lambda: watch_machines_once(store))
         seconds = await _guarded("deadlines", lambda: watch_deadlines_once(store)) or WATCH_SECONDS
 

@@ -1,5 +1,6 @@
 """Load → decide → commit: the one way in which a fact changes runs, and the hand-over of what follows from it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,6 +46,8 @@ class Store:
         self.pool = pool
         self.settings = settings
         self._outgoing = outgoing
+        #: Set when a run with a time limit has started, so that the watchdog looks at the clock anew.
+        self.deadline_set = asyncio.Event()
 
     async def hand_over(self, changes: Changes) -> None:
         """Call right after commit."""
@@ -95,6 +98,8 @@ class Store:
             # The rows are locked, so nobody can have been faster.
             written = await runs.write_decided(connection, changed, logged, posts)
             assert len(written) == len(changed), "a locked run changed under its lock"
+            if any(new.deadline is not None and old.deadline is None for old, new in changed):
+                self.deadline_set.set()
             changes.freed = changes.freed or any(_released(old, new) for old, new in changed)
             for row in logged:
                 log.info(

@@ -1,0 +1,274 @@
+"""The scheduler against real Postgres and NATS, with a machine that speaks its wire."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from spell_proto.errors import ConflictError, GoneError, NotFoundError, UnavailableError
+from spell_proto.events import AttemptKilled, CommandExited, CommandStarted
+from spell_proto.state import FINAL
+from support import stack
+from support.scheduler import (
+    TOTALS,
+    Client,
+    SchedulerProcess,
+    machine,
+    now,
+    scheduler,
+    until,
+    whole_life,
+)
+
+pytestmark = pytest.mark.integration
+OWNERS = itertools.count(100)
+
+
+@pytest.fixture(name="place")
+async def _place(postgres, nats) -> AsyncIterator[tuple[SchedulerProcess, Client, str]]:
+    """A scheduler with a limit of 3 runs, a client of a fresh owner, and a machine type nobody else uses."""
+    with stack.short_directory() as directory:
+        async with scheduler(postgres, nats, Path(directory), SPELL_RUNS_MAX="3") as (process, caller):
+            owner = next(OWNERS)
+            yield process, Client(caller, owner), f"T{owner}"
+
+
+async def test_a_run_goes_through_its_states_in_order(place, nats):
+    """Requested, Building, Running, Saving, Pushing, Complete; each once, with exit code and times."""
+    _, client, kind = place
+    async with machine(nats, "m-life", kind) as box:
+        run = await client.create(machine_type=kind)
+        assert run.state == "building", "the transaction that creates a run admits it when a slot is free"
+
+        await box.beat()
+        await box.report(run.id, *whole_life(exit_code=66))
+        done = await client.until_state(run.id, "complete")
+
+    assert done.exit_code == 66
+    assert done.run_seconds is not None
+    assert await client.states(run.id) == [
+        "requested",
+        "building",
+        "running",
+        "saving",
+        "pushing",
+        "complete",
+    ]
+    assert all(check.ok for check in (await client.verify()).checks)
+
+
+async def test_reports_may_arrive_twice_in_pieces_and_out_of_order(place, nats):
+    """A later piece first is ignored until the heartbeat's answer has asked for what is missing."""
+    _, client, kind = place
+    async with machine(nats, "m-order", kind) as box:
+        run = await client.create(machine_type=kind)
+        await box.beat()
+        key, steps = box.key(run.id), whole_life()
+        box.steps[key].extend(steps)
+
+        await box.send(key, 3, steps[2:], times=2)
+        await box.send(key, 1, steps[:2], times=3)
+        await client.until_state(run.id, "saving")
+        answer = await box.beat()
+        known = next(wanted.steps for wanted in answer.attempts if wanted.run_id == run.id)
+        await box.send(key, known + 1, steps[known:], times=2)
+        await client.until_state(run.id, "complete")
+
+    assert (await client.states(run.id)).count("complete") == 1
+
+
+async def test_limits_hold_and_the_oldest_waiting_run_starts_by_itself(place, nats):
+    """Three at once by the owner's limit although five slots are free; a finished one lets the oldest in."""
+    _, client, kind = place
+    async with machine(nats, "m-limit", kind, slots=5) as box:
+        created = [await client.create(machine_type=kind) for _ in range(5)]
+        assert [run.state for run in created] == ["building"] * 3 + ["requested"] * 2
+        assert created[3].queue_reason == "owner_limit"
+
+        await box.beat()
+        await box.report(created[1].id, *whole_life())
+        await client.until_state(created[3].id, "building")
+
+        assert (await client.get(created[4].id)).state == "requested"
+
+
+async def test_a_run_waits_for_a_machine_of_its_type_and_starts_when_one_appears(place, nats):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+    assert (run.state, run.queue_reason) == ("requested", "no_machine")
+
+    async with machine(nats, "m-late", kind):
+        await client.until_state(run.id, "building")
+
+
+async def test_the_machine_is_told_at_once_to_start_and_to_end(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-told", kind) as box:
+        run = await client.create(machine_type=kind)
+
+        async def told(name: str) -> bool:
+            return any(command.kind == name and command.run_id == run.id for command in box.commands)
+
+        await until(lambda: told("start_attempt"))
+        outcome = await client.end(run.id, "kill")
+        await until(lambda: told("end_attempt"))
+
+    assert outcome.outcome == "ending"
+
+
+async def test_a_stop_before_the_machine_was_found_kills_at_once(place):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+
+    outcome = await client.end(run.id, "stop")
+
+    assert outcome.outcome == "ended"
+    assert (outcome.run.state, outcome.run.reason) == ("killed", "stopped_before_running")
+    assert (await client.end(run.id, "kill")).outcome == "already_final"
+
+
+async def test_a_stopped_command_ends_as_stopped_and_a_killed_one_as_killed(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-end", kind, slots=2) as box:
+        stopped, killed = await client.create(machine_type=kind), await client.create(machine_type=kind)
+        await box.beat()
+        for run in (stopped, killed):
+            await box.report(run.id, CommandStarted(at=now()))
+        await client.until_state(killed.id, "running")
+        await client.end(stopped.id, "stop")
+        await client.end(killed.id, "stop")
+        await client.end(killed.id, "kill")
+        _, _, saved, finished = whole_life()
+        await box.report(
+            stopped.id, CommandExited(at=now(), exit_code=143, exit_cause="stop"), saved, finished
+        )
+        await box.report(killed.id, AttemptKilled(at=now(), log=TOTALS))
+
+        assert (await client.until_state(stopped.id, "stopped")).reason == "stopped_by_user"
+        assert (await client.until_state(killed.id, "killed")).reason == "killed_by_user"
+
+
+async def test_a_time_limit_stops_the_run_with_its_own_reason(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-time", kind) as box:
+        run = await client.create(machine_type=kind, timeout_seconds=1)
+        await box.beat()
+        await box.report(run.id, CommandStarted(at=now()))
+
+        async def stop_wanted() -> bool:
+            return (await client.get(run.id)).intent == "stop"
+
+        await until(stop_wanted)
+        _, _, saved, finished = whole_life()
+        await box.report(run.id, CommandExited(at=now(), exit_code=143, exit_cause="stop"), saved, finished)
+        assert (await client.until_state(run.id, "stopped")).reason == "timeout"
+
+
+async def test_the_same_idempotency_key_makes_one_run(place):
+    """Ten equal requests at once are one run; the same key for another request is refused."""
+    _, client, kind = place
+    made = await asyncio.gather(*[client.create("key-1", machine_type=kind) for _ in range(10)])
+    assert len({run.id for run in made}) == 1
+
+    with pytest.raises(ConflictError) as refused:
+        await client.create("key-1", "b" * 64, machine_type=kind)
+    assert refused.value.code == "idempotency_conflict"
+
+
+async def test_an_attempt_is_handed_out_only_with_its_fence_and_only_while_it_lives(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-fence", kind) as box:
+        run = await client.create(machine_type=kind, env={"SECRET_WORD": "xyzzy"})
+        await box.beat()
+        fence = box.key(run.id)[2]
+        async with client.caller.open("GET", f"/attempts/{run.id}/1", params={"fence": fence}) as response:
+            handed = await response.json()
+        assert handed["spec"]["env"] == {"SECRET_WORD": "xyzzy"}
+        assert run.spec.env == {"SECRET_WORD": ""}, "a view never shows values"
+
+        with pytest.raises(GoneError):
+            async with client.caller.open("GET", f"/attempts/{run.id}/1", params={"fence": fence + 1}):
+                pass
+
+
+async def test_a_restarted_machine_that_forgot_a_run_fails_it(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-boot", kind) as box:
+        run = await client.create(machine_type=kind)
+        box.boot_id = "boot-2"
+        await box.beat()
+
+        assert (await client.until_state(run.id, "failed")).reason == "host_rebooted"
+
+
+async def test_a_silent_machine_is_given_up_and_its_later_words_are_void(postgres, nats):
+    with stack.short_directory() as directory:
+        settings = {"SPELL_LOST_AFTER_SECONDS": "1", "SPELL_REACHABLE_SECONDS": "1"}
+        async with scheduler(postgres, nats, Path(directory), **settings) as (_, caller):
+            client, kind = Client(caller, next(OWNERS)), "Tlost"
+            async with machine(nats, "m-lost", kind) as box:
+                run = await client.create(machine_type=kind)
+                await box.beat()
+                lost = await client.until_state(run.id, "failed")
+                await box.report(run.id, *whole_life())
+                answer = await box.beat()
+
+                assert lost.reason == "machine_lost"
+                assert answer.attempts == ()
+                assert (await client.get(run.id)).version == lost.version
+
+
+async def test_runs_of_other_owners_do_not_exist(place):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+    stranger = Client(client.caller, 999_999)
+
+    for attempt in (stranger.get(run.id), stranger.end(run.id, "kill"), stranger.states(run.id)):
+        with pytest.raises(NotFoundError):
+            await attempt
+
+
+async def test_kill_9_at_any_moment_loses_nothing(place, nats):
+    """The scheduler dies twelve times while runs are made and reported; every run ends once, in order."""
+    process, client, kind = place
+
+    async def safely(call):
+        async def answered():
+            try:
+                return await call()
+            except (UnavailableError, OSError):
+                return None
+
+        return await until(answered)
+
+    async with machine(nats, "m-kill", kind, slots=3) as box:
+        finished: set[int] = set()
+        made = []
+        for number in range(12):
+            made.append((await safely(lambda: client.create(f"k{number}", machine_type=kind))).id)  # noqa: B023
+            await safely(box.beat)
+            for key, steps in list(box.steps.items()):
+                if key[0] not in finished and key[0] in made:
+                    finished.add(key[0])
+                    steps.extend(whole_life())
+                    await box.send(key, 1, steps)
+            process.kill9()
+            await process.start()
+
+        async def all_final() -> bool:
+            answer = await safely(box.beat)
+            for wanted in answer.attempts:
+                key = (wanted.run_id, wanted.attempt, wanted.fence)
+                if not box.steps[key]:
+                    box.steps[key].extend(whole_life())
+                if wanted.steps < len(box.steps[key]):
+                    await box.send(key, wanted.steps + 1, box.steps[key][wanted.steps :])
+            views = [await safely(lambda: client.get(run_id)) for run_id in made]  # noqa: B023
+            return all(view.state in FINAL for view in views)
+
+        await until(all_final, seconds=30)
+        assert made == sorted(set(made))
+        for run_id in made:
+            assert (await client.get(run_id)).state == "complete"
+        assert [check for check in (await client.verify()).checks if not check.ok] == []
