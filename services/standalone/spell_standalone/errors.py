@@ -2,8 +2,11 @@
 
 StandaloneError
 ├── MissingError       something this machine must have is not there; the message says what to install
-└── NotReadyError      a part did not start; the message says which one, and quotes its log
+├── NotReadyError      a part did not start; the message says which one and where its log is
+└── AlreadyRunningError  another supervisor serves this directory
 """
+
+from pathlib import Path
 
 from spell_proto.errors import SpellError
 
@@ -17,4 +20,12 @@ class MissingError(StandaloneError):
 
 
 class NotReadyError(StandaloneError):
-    """A part of the stack was started and did not become ready."""
+    """A part of the stack was started and did not become ready. `log` is the file with its last words."""
+
+    def __init__(self, message: str, *, log: Path | None = None) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class AlreadyRunningError(StandaloneError):
+    """Another supervisor serves this directory, and that is fine."""

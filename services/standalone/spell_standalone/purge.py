@@ -1,0 +1,86 @@
+"""What of a stack outlives its supervisor: the shims, which hold the runs. Counted here, and ended on a purge."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spell_standalone import memory
+from spell_standalone.errors import StandaloneError
+
+_END_SECONDS_MAX = 10.0
+_SHIM = b"spell_runner.shim"
+
+
+def runs_alive(data: Path) -> int:
+    """How many runs of the stack in `data` are held by a shim right now."""
+    shims = _shims(data)
+    # The fork server is a parent of shims; each other one holds a run.
+    return sum(1 for pid in shims if not shims & set(memory.children(pid)))
+
+
+def _shims(data: Path) -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _is_shim(entry, os.fsencode(data)):
+            found.add(int(entry.name))
+    return found
+
+
+def _is_shim(process: Path, data: bytes) -> bool:
+    try:
+        words = process.joinpath("cmdline").read_bytes()
+        if _SHIM not in words:
+            return False
+        return data in words or data in process.joinpath("environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _with_descendants(pid: int) -> set[int]:
+    found = {pid}
+    for child in memory.children(pid):
+        found |= _with_descendants(child)
+    return found
+
+
+async def purge(data: Path) -> None:
+    """End all runs of the stack in `data`, which is stopped and locked, and remove the directory.
+
+    Raises:
+        StandaloneError: a process does not end, or something cannot be removed.
+    """
+    deadline = time.monotonic() + _END_SECONDS_MAX
+    while shims := _shims(data):
+        if time.monotonic() > deadline:
+            raise StandaloneError(f"process {min(shims)} of a run does not end; nothing was removed")
+        for pid in {descendant for shim in shims for descendant in _with_descendants(shim)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0.05)
+    if data.is_symlink():
+        raise StandaloneError(f"{data} is a link: remove what it points to by hand")
+    problems: list[str] = []
+
+    def retry(action: Callable[[str], Any], path: str, info: Any) -> None:
+        # Environments and trees are kept read-only, directories too.
+        try:
+            parent = os.path.dirname(path)  # noqa: PTH120 -- rmtree speaks str
+            os.chmod(parent, os.stat(parent).st_mode | stat.S_IRWXU)  # noqa: PTH101, PTH116
+            if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+                os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
+                shutil.rmtree(path)
+            else:
+                action(path)
+        except OSError:
+            problems.append(f"{path}: {info[1]}")
+
+    shutil.rmtree(data, onerror=retry)
+    if data.exists():
+        raise StandaloneError(f"{data} could not be removed whole: {'; '.join(problems[:3])}")
