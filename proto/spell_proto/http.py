@@ -102,13 +102,12 @@ async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
         )
         refused.status = 415
         raise refused
-    data = await request.read()
-    _strict(data)
-    return parse_json(data, adapter)
+    return parse_json(await request.read(), adapter)
 
 
 def parse_json(data: bytes, adapter: TypeAdapter[T]) -> T:
     """JSON bytes as a shape; see `read_json` for what it raises."""
+    _strict(data)
     try:
         return adapter.validate_json(data)
     except ValidationError as error:

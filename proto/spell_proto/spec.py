@@ -29,6 +29,10 @@ def pip_requirement(value: str) -> str:
         raise InvalidError(
             "pip_spec_too_long", f"--pip: {shown(value, 40)} is above 1,000 characters", field="pip"
         )
+    if value.startswith("-"):
+        raise InvalidError(
+            "pip_spec_invalid", f"--pip: {shown(value)}: an option of pip is no package name", field="pip"
+        )
     if "://" in value or " @ " in value or value.startswith((".", "/", "git+")):
         raise InvalidError(
             "pip_url_not_allowed",
