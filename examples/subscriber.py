@@ -4,7 +4,8 @@
     python subscriber.py "$(cat ~/.spell/local/subscriber.url)" 7
 
 Prints a line per state and leaves when the run is final. What is on the bus may come twice, late or out of order:
-`version` says what is new. Events are kept for seven days, so a run that ended a while ago can be followed too.
+the versions of a run count up from 1 without gaps, so a fact is printed once all before it have been. Events are
+kept for seven days, so a run that ended a while ago can be followed too.
 """
 
 import asyncio
@@ -14,26 +15,32 @@ import sys
 import nats
 
 FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}
+GAP_SECONDS_MAX = 10.0
 
 
 async def follow(url: str, run_id: int) -> None:
     """Print the run's states in order, each once."""
     client = await nats.connect(url, inbox_prefix=b"_INBOX_subscriber")
     subscription = await client.jetstream().subscribe(
-        f"spell.events.run.{run_id}.moved", stream="EVENTS", ordered_consumer=True
+        f"spell.events.run.{run_id}.*", stream="EVENTS", ordered_consumer=True
     )
-    early: dict[int, dict[str, object]] = {}
-    seen = 0
-    async for message in subscription.messages:
-        fact = json.loads(message.data)
-        early[fact["version"]] = fact
-        # Versions that are no move (a stop that was asked for) are on the subject `.intent`, so gaps are normal;
-        # only older ones than those already printed are stale.
-        for version in sorted(early):
-            fact = early.pop(version)
-            if version <= seen:
+    waiting: dict[int, dict] = {}
+    printed = 0
+    while True:
+        try:
+            message = await subscription.next_msg(timeout=GAP_SECONDS_MAX if waiting else None)
+        except nats.errors.TimeoutError:
+            printed = min(waiting) - 1  # what is missing was lost with the stream; the run itself was not
+        else:
+            fact = json.loads(message.data)
+            waiting[fact["version"]] = fact
+        for stale in [version for version in waiting if version <= printed]:
+            del waiting[stale]
+        while (fact := waiting.pop(printed + 1, None)) is not None:
+            printed = fact["version"]
+            if fact["kind"] == "intent":
+                print(f"run {run_id}: {fact['intent']} asked for ({fact['reason']})", flush=True)
                 continue
-            seen = version
             print(f"run {run_id}: {fact['before'] or 'new'} -> {fact['after']}", flush=True)
             if fact["after"] in FINAL:
                 await client.close()
