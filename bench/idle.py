@@ -1,0 +1,89 @@
+"""What a stack costs while nothing happens: memory (PSS) and CPU, per process and together.
+
+python bench/idle.py [--seconds 20]
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from stack import running, table, verdict
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def processes(directory: Path) -> dict[int, str]:
+    """Processes of a stack: those that carry its directory in their environment or command line."""
+    found = {}
+    needle = str(directory).encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            if needle in command or needle in (entry / "environ").read_bytes():
+                words = [word.decode(errors="replace") for word in command.split(b"\0") if word]
+                if not words:
+                    continue
+                module = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
+                found[int(entry.name)] = module
+        except OSError:
+            continue
+    return found
+
+
+def pss_bytes(pid: int) -> int:
+    """Memory of a process, shared pages divided among those that share them."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    seconds = parser.parse_args().seconds
+    with running() as stack:
+        done = stack.spell("run", "-f", "true")
+        assert done.returncode == 0, done.stderr
+        time.sleep(5)  # not a wait for anything: the measurement starts on a quiet stack
+        found = processes(stack.directory)
+        before = {pid: cpu_seconds(pid) for pid in found}
+        time.sleep(seconds)
+        shares = {pid: (cpu_seconds(pid) - before[pid]) / seconds * 100 for pid in found}
+        memory = {pid: pss_bytes(pid) / 1e6 for pid in found}
+    names = sorted({*found.values()}, key=lambda name: -sum(memory[p] for p in found if found[p] == name))
+    rows = []
+    for name in names:
+        pids = [pid for pid in found if found[pid] == name]
+        used, share = sum(memory[pid] for pid in pids), sum(shares[pid] for pid in pids)
+        rows.append((f"{name} ({len(pids)})", f"{used:.0f} MB, {share:.2f} %", "", "", ""))
+    total, share = sum(memory.values()), sum(shares.values())
+    rows.append(
+        (
+            "memory (PSS)",
+            f"{total:.0f} MB",
+            "400 MB",
+            f"{total / 400:.2f}x",
+            verdict(total <= 400, "<= 400 MB"),
+        )
+    )
+    rows.append(("CPU of one core", f"{share:.2f} %", "1 %", f"{share:.2f}x", verdict(share < 1, "< 1 %")))
+    table(f"An idle stack over {seconds:.0f} s", rows)
+
+
+if __name__ == "__main__":
+    main()

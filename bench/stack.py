@@ -1,0 +1,95 @@
+"""A standalone stack of its own for a benchmark, and how figures are printed."""
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack: its user directory and the address of its API."""
+
+    directory: Path
+    url: str
+    token: str
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"SPELL_DIR": str(self.directory)}
+
+    def spell(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """The real command, as a user types it."""
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("spell")), *arguments],
+            env=self.environment(),
+            cwd=cwd or self.directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def connection(self) -> HTTPConnection:
+        address = urlsplit(self.url)
+        return HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=60)
+
+    def request(
+        self, connection: HTTPConnection, method: str, path: str, body: dict | None = None
+    ) -> HTTPResponse:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        return connection.getresponse()
+
+
+@contextlib.contextmanager
+def running(**settings: str) -> Iterator[Stack]:
+    """A stack on an empty directory, gone afterwards. Settings are SPELL_* variables of its services."""
+    directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="spb"))
+    environment = os.environ | {"SPELL_DIR": str(directory)} | settings
+    verb = [sys.executable, "-m", "spell_standalone"]
+    try:
+        subprocess.run(
+            [*verb, "up", "--dir", str(directory)], env=environment, check=True, stderr=subprocess.DEVNULL
+        )
+        client = json.loads((directory / "local" / "client.json").read_text())
+        yield Stack(directory, client["url"], client["token"])
+    finally:
+        subprocess.run(
+            [*verb, "down", "--purge", "--dir", str(directory)],
+            env=environment,
+            check=False,
+            capture_output=True,
+        )
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value that `share` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def table(title: str, rows: list[tuple[str, str, str, str, str]]) -> None:
+    """Print rows of (what, ours, compared with, ratio, budget)."""
+    head = ("what", "ours", "limit or peer", "ratio", "budget")
+    widths = [max(len(row[index]) for row in [head, *rows]) for index in range(5)]
+    print(f"\n{title}")
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def verdict(ok: bool, text: str) -> str:
+    """A budget with whether it was met."""
+    return f"{text} {'met' if ok else 'MISSED'}"
