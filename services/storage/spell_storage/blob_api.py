@@ -1,0 +1,100 @@
+"""Routes under /blobs and /manifests."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import orjson
+from aiohttp import web
+from pydantic import TypeAdapter
+from spell_proto.errors import InvalidError, shown
+from spell_proto.http import json_response, parse_json
+from spell_proto.spec import Shape
+
+from spell_storage import answers
+from spell_storage.blobs import MANIFEST, SMALL_BYTES_MAX, Blobs
+from spell_storage.objects import PIECE_BYTES
+
+#: A manifest of some 300,000 files.
+MANIFEST_BYTES_MAX = 64 << 20
+_DIGESTS_BYTES_MAX = 8 << 20
+_MANIFESTS_AT_ONCE = 2
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class _Digests(Shape):
+    digests: tuple[str, ...]
+
+
+_DIGESTS: TypeAdapter[_Digests] = TypeAdapter(_Digests)
+
+
+class BlobRoutes:
+    """Handlers of /blobs and /manifests."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._manifests = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/blobs/missing", self.missing)
+        app.router.add_put("/blobs/{sha256}", self.put)
+        app.router.add_get("/blobs/{sha256}", self.get)
+        app.router.add_put("/manifests", self.put_manifest)
+        app.router.add_get("/manifests/{digest}", self.get_manifest)
+
+    async def missing(self, request: web.Request) -> web.Response:
+        owner_id = answers.owner(request)
+        digests = parse_json(await answers.body(request, _DIGESTS_BYTES_MAX), _DIGESTS).digests
+        for digest in digests:
+            if not _SHA256.fullmatch(digest):
+                raise InvalidError(
+                    "sha256_invalid", f"digests: {shown(digest)} is not 64 hex digits", field="digests"
+                )
+        return json_response({"missing": await self._blobs.missing(owner_id, digests)})
+
+    async def put(self, request: web.Request) -> web.Response:
+        owner_id = answers.owner(request)
+        digest = answers.sha256(request.match_info["sha256"], "sha256")
+        if request.content_length is not None and request.content_length <= SMALL_BYTES_MAX:
+            await self._blobs.put(owner_id, digest, await request.read())
+        else:
+            await self._blobs.put_stream(owner_id, digest, _pieces(request))
+        return web.Response(status=201, body=b"{}", content_type="application/json")
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        digest = answers.sha256(request.match_info["sha256"], "sha256")
+        size = await self._blobs.size(answers.owner(request), digest)
+        return await answers.range_response(
+            request,
+            size,
+            lambda first, length: self._blobs.stream(digest, first, length),
+            {"ETag": f'"{digest}"'},
+        )
+
+    async def put_manifest(self, request: web.Request) -> web.Response:
+        owner_id = answers.owner(request)
+        async with self._manifests:
+            data = await answers.body(request, MANIFEST_BYTES_MAX)
+            manifest = await asyncio.to_thread(parse_json, data, MANIFEST)
+            stored = await self._blobs.put_manifest(owner_id, manifest)
+        return web.Response(body=orjson.dumps(stored.model_dump()), content_type="application/json")
+
+    async def get_manifest(self, request: web.Request) -> web.Response:
+        digest = answers.sha256(request.match_info["digest"], "digest")
+        data = await self._blobs.manifest(answers.owner(request), digest)
+        return web.Response(body=data, content_type="application/json", headers={"ETag": f'"{digest}"'})
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """The body in pieces of about `PIECE_BYTES`: crossing into the object store has a price per piece."""
+    gathered: list[bytes] = []
+    size = 0
+    while data := await request.content.readany():
+        gathered.append(data)
+        size += len(data)
+        if size >= PIECE_BYTES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)

@@ -1,0 +1,14 @@
+-- name: known_blobs
+SELECT sha256, size FROM blobs WHERE owner_id = $1 AND sha256 = ANY($2::text[]);
+
+-- name: add_blob
+INSERT INTO blobs (owner_id, sha256, size) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: blob_size
+SELECT size FROM blobs WHERE owner_id = $1 AND sha256 = $2;
+
+-- name: add_manifest
+INSERT INTO manifests (owner_id, digest, files, bytes) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
+
+-- name: has_manifest
+SELECT EXISTS (SELECT FROM manifests WHERE owner_id = $1 AND digest = $2);

@@ -1,0 +1,292 @@
+"""The SSH endpoint that `git push` talks to. It can do one thing: receive a push into a repository of the caller."""
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncssh
+from pydantic import TypeAdapter
+from spell_proto import logs
+from spell_proto.errors import NotFoundError, RefusedError
+from spell_proto.http import Caller
+from spell_proto.spec import Shape
+
+from spell_storage import git
+from spell_storage.code import Code
+
+log = logs.get()
+
+USER = "git"
+LOGIN_SECONDS_MAX = 20
+KEEPALIVE_SECONDS = 15
+PUSH_SECONDS_MAX = 1800.0
+PUSHES_AT_ONCE = 8
+CONNECTIONS_MAX = 256
+#: How long pushes in hand may go on when the service is asked to stop.
+DRAIN_SECONDS_MAX = 10.0
+_PIECE_BYTES = 128 * 1024
+#: A repository's refs are tidied every so many pushes.
+_TIDY_EVERY = 64
+
+# Exactly what git sends for a remote URL of ours; nothing of it reaches the file system but two numbers.
+_COMMAND = re.compile(
+    r"git-receive-pack '/(?P<owner>[1-9][0-9]{0,15})/(?P<repository>[1-9][0-9]{0,15})\.git'", re.ASCII
+)
+
+#: Asked for the owner of a key by its fingerprint; None when nobody has it.
+FindOwner = Callable[[str], Awaitable[int | None]]
+
+
+class _KeyOwner(Shape):
+    owner_id: int
+    user_name: str
+
+
+_KEY_OWNER: TypeAdapter[_KeyOwner] = TypeAdapter(_KeyOwner)
+
+
+def owners_from(gateway: Caller) -> FindOwner:
+    """Ask the gateway whose key it is; a gateway that does not answer lets nobody in."""
+
+    async def find(fingerprint: str) -> int | None:
+        try:
+            found = await gateway.call("GET", f"/ssh-keys/{quote(fingerprint, safe='')}", _KEY_OWNER)
+        except NotFoundError:
+            return None
+        except RefusedError as error:
+            log.warning("a key could not be looked up", problem=str(error))
+            return None
+        return found.owner_id
+
+    return find
+
+
+class GitServer:
+    """Receives pushes."""
+
+    def __init__(self, code: Code, repositories: git.Repositories, find_owner: FindOwner) -> None:
+        self._code = code
+        self._git = repositories
+        self.find_owner = find_owner
+        self._pushes = asyncio.Semaphore(PUSHES_AT_ONCE)
+        self._pushed: dict[int, int] = {}
+        self.connections: set[asyncssh.SSHServerConnection] = set()
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def handle(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Answer one request of a connection: a push, or a refusal."""
+        self._busy += 1
+        self._idle.clear()
+        try:
+            process.exit(await self._answer(process))
+        except (asyncssh.Error, OSError, EOFError) as error:
+            log.info("a push broke off", problem=repr(error))
+        except Exception:
+            log.exception("a push failed")
+            with contextlib.suppress(OSError):
+                process.exit(1)
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Let pushes in hand finish, for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS_MAX):
+                await self._idle.wait()
+
+    async def _answer(self, process: asyncssh.SSHServerProcess[bytes]) -> int:
+        owner_id: int = process.get_extra_info("owner_id")
+        wanted = None if process.subsystem else _COMMAND.fullmatch(process.command or "")
+        if wanted is None:
+            process.stderr.write(b"spell: only git push is possible here\n")
+            return 128
+        repository_id = int(wanted["repository"])
+        path = (
+            await self._code.for_push(owner_id, repository_id) if int(wanted["owner"]) == owner_id else None
+        )
+        if path is None:
+            process.stderr.write(b"spell: no such repository\n")
+            return 128
+        try:
+            async with asyncio.timeout(PUSH_SECONDS_MAX), self._pushes:
+                return await self._receive(process, path, owner_id, repository_id)
+        except TimeoutError:
+            process.stderr.write(b"spell: the push took too long\n")
+            return 1
+
+    async def _receive(
+        self, process: asyncssh.SSHServerProcess[bytes], path: Path, owner_id: int, repository_id: int
+    ) -> int:
+        with tempfile.NamedTemporaryFile(prefix="spell-pushed-") as noted:
+            returncode = await _relay(process, self._git.receive_pack(path), noted.name)
+            commits = list(dict.fromkeys(noted.read().decode("ascii", "replace").split()))
+        if commits:
+            # Before git hears the end of its push: whoever pushed can use the commit at once.
+            await self._code.pushed(owner_id, repository_id, commits)
+            await self._tidy_at_times(path, repository_id)
+        return returncode
+
+    async def _tidy_at_times(self, path: Path, repository_id: int) -> None:
+        pushed = self._pushed.get(repository_id, 0) + 1
+        self._pushed[repository_id] = pushed % _TIDY_EVERY
+        if pushed == _TIDY_EVERY:
+            try:
+                await self._git.tidy(path)
+            except git.GitError as error:
+                log.warning("refs were not tidied", repository_id=repository_id, problem=str(error))
+
+
+async def _relay(process: asyncssh.SSHServerProcess[bytes], words: list[str], noted: str) -> int:
+    """Join a git process to an SSH channel until it ends; it is killed when the channel breaks."""
+    child = await asyncio.create_subprocess_exec(
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**git.environment(), "SPELL_PUSHED": noted},
+        start_new_session=True,
+        limit=_PIECE_BYTES,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            giving = tasks.create_task(_give(process, child.stdin))
+            out = tasks.create_task(_take(child.stdout, process.stdout))
+            err = tasks.create_task(_take(child.stderr, process.stderr))
+            await asyncio.wait({out, err})
+            await child.wait()
+            giving.cancel()
+    except* (asyncssh.Error, OSError, EOFError) as errors:
+        raise ConnectionError(repr(errors.exceptions[0])) from errors
+    finally:
+        git.end(child)
+        await child.wait()
+    assert child.returncode is not None
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+async def _give(process: asyncssh.SSHServerProcess[bytes], stdin: asyncio.StreamWriter) -> None:
+    while data := await process.stdin.read(_PIECE_BYTES):
+        try:
+            stdin.write(data)
+            await stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            return  # git has said all it will say; what it printed still goes out
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stdin.close()
+
+
+async def _take(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
+    while data := await source.read(_PIECE_BYTES):
+        sink.write(data)
+        await sink.drain()
+
+
+class _Session(asyncssh.SSHServer):
+    """One connection: public keys only, and nothing but sessions."""
+
+    def __init__(self, server: GitServer) -> None:
+        self._server = server
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        if len(self._server.connections) >= CONNECTIONS_MAX:
+            conn.abort()
+            return
+        self._server.connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncssh calls it so
+        assert self._connection is not None
+        self._server.connections.discard(self._connection)
+
+    def begin_auth(self, username: str) -> bool:  # noqa: ARG002 -- asyncssh calls it so
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        if username != USER:
+            return False
+        owner_id = await self._server.find_owner(key.get_fingerprint())
+        if owner_id is None:
+            return False
+        assert self._connection is not None
+        # A client may offer several keys and sign with a later one: the last one asked about is the one that counts.
+        self._connection.set_extra_info(owner_id=owner_id)
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return False
+
+    def kbdint_auth_supported(self) -> bool:
+        return False
+
+
+def host_key(path: Path) -> asyncssh.SSHKey:
+    """The server's key, made at the first start; its public half stands beside it in `<path>.pub`."""
+    if not path.exists():
+        key = asyncssh.generate_private_key("ssh-ed25519", comment="spellrun")
+        for name, data, mode in (
+            (path.with_name(path.name + ".pub"), key.export_public_key(), 0o644),
+            (path, key.export_private_key(), 0o600),
+        ):
+            made = name.with_name(f".{name.name}.{os.getpid()}")
+            made.touch(mode=mode)
+            made.write_bytes(data)
+            made.replace(name)
+    return asyncssh.read_private_key(path)
+
+
+@asynccontextmanager
+async def serve(server: GitServer, listener: socket.socket, key: asyncssh.SSHKey) -> AsyncIterator[None]:
+    """Accept pushes on a bound socket while the context is open; those in hand are finished at its end."""
+    acceptor = await asyncssh.create_server(
+        lambda: _Session(server),
+        sock=listener,
+        server_host_keys=[key],
+        process_factory=server.handle,
+        encoding=None,
+        allow_pty=False,
+        line_editor=False,
+        agent_forwarding=False,
+        x11_forwarding=False,
+        sftp_factory=None,
+        allow_scp=False,
+        gss_host=None,
+        compression_algs=None,
+        login_timeout=LOGIN_SECONDS_MAX,
+        keepalive_interval=KEEPALIVE_SECONDS,
+    )
+    try:
+        yield
+    finally:
+        acceptor.close()
+        await server.drain()
+        for connection in list(server.connections):
+            connection.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await acceptor.wait_closed()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket bound to the address of the git server, whose port may have been free to choose."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((host, port))
+    return made

@@ -1,0 +1,136 @@
+"""The real storage service as a process of its own, and a gateway that knows the keys of two owners."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from spell_proto import http
+from spell_proto.http import Caller
+from support import stack
+
+
+@dataclass
+class Service:
+    """A storage process: where it listens, what it keeps, and how to end it."""
+
+    directory: Path
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    owners: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def address(self) -> str:
+        return self.environment["SPELL_LISTEN"]
+
+    @property
+    def ssh_port(self) -> int:
+        return int(self.environment["SPELL_SSH_PORT"])
+
+    def start(self) -> None:
+        with (self.directory / "storage.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "spell_storage"], env=self.environment, stdout=log, stderr=log
+            )
+        listening = asyncio.run(http.until_listening(self.directory / "storage.sock", 20))
+        assert listening, self.log
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "storage.log").read_text()
+
+
+@contextmanager
+def _gateway(path: Path, owners: dict[str, int]) -> Iterator[None]:
+    """Answers GET /ssh-keys/{fingerprint} as the gateway does, on a thread of its own."""
+
+    async def find(request):
+        owner_id = owners.get(request.match_info["fingerprint"])
+        if owner_id is None:
+            return web.json_response(
+                {"code": "key_unknown", "field": None, "message": "no such key", "hint": None}, status=404
+            )
+        return web.json_response({"owner_id": owner_id, "user_name": f"user{owner_id}"})
+
+    app = web.Application()
+    app.router.add_get("/ssh-keys/{fingerprint}", find)
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+    ready = threading.Event()
+
+    async def serve():
+        async with http.serve(app, f"unix://{path}"):
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def _service(database_url: str) -> Iterator[Service]:
+    with stack.short_directory() as directory:
+        service = Service(
+            directory,
+            {
+                "PATH": os.environ["PATH"],
+                "SPELL_DATA_DIR": str(directory / "data"),
+                "SPELL_LISTEN": f"unix://{directory}/storage.sock",
+                "SPELL_DATABASE_URL": database_url,
+                "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
+                "SPELL_SSH_PORT": str(stack.free_port()),
+            },
+        )
+        with _gateway(directory / "gateway.sock", service.owners):
+            service.start()
+            try:
+                yield service
+            finally:
+                if service.process is not None and service.process.poll() is None:
+                    service.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def storage(postgres) -> Iterator[Service]:
+    """A running service that many tests share: each uses runs and owners of its own."""
+    with _service(postgres.url("storage")) as service:
+        yield service
+
+
+@pytest.fixture
+def own_storage(postgres) -> Iterator[Service]:
+    """A running service that a test may kill."""
+    with _service(postgres.url("storage")) as service:
+        yield service
+
+
+@pytest.fixture
+async def api(storage):
+    """A client of the shared service."""
+    async with Caller(storage.address) as caller:
+        yield caller
