@@ -1,0 +1,173 @@
+"""The shapes of the server's answers, as far as the command line reads them.
+
+They name the members of `spell_proto.views` for the type checker and cost nothing at run time: importing the
+views themselves would add pydantic to every start. A test holds the two against each other.
+"""
+
+from typing import Any, TypedDict
+
+
+class Environment(TypedDict):
+    pip: list[str]
+
+
+class Code(TypedDict):
+    repository_id: int
+    repository: str
+    commit: str
+    tree: str
+    root_directory: str
+    cwd: str
+
+
+class Spec(TypedDict):
+    command: str
+    machine_type: str
+    environment: Environment
+    env: dict[str, str]
+    code: Code | None
+    description: str
+    timeout_seconds: int | None
+
+
+class Run(TypedDict):
+    id: int
+    owner_id: int
+    creator: str
+    state: str
+    intent: str
+    reason: str | None
+    message: str | None
+    version: int
+    attempt: int
+    machine_id: str | None
+    machine_reachable: bool
+    spec: Spec
+    labels: list[str]
+    exit_code: int | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    run_seconds: float | None
+    manifest: str | None
+    saved_files: int | None
+    saved_bytes: int | None
+    log: dict[str, Any] | None
+    queue_reason: str | None
+
+
+class Runs(TypedDict):
+    runs: list[Run]
+    more: bool
+
+
+class EndOutcome(TypedDict):
+    outcome: str
+    run: Run
+
+
+class EndOutcomes(TypedDict):
+    """The answer to stopping or killing several runs: the ids, by what became of each."""
+
+    ending: list[int]
+    ended: list[int]
+    already_final: list[int]
+    unknown: list[int]
+
+
+class Transition(TypedDict):
+    run_id: int
+    owner_id: int
+    version: int
+    kind: str
+    before: str | None
+    after: str
+    intent: str
+    attempt: int
+    actor: str
+    reason: str | None
+    exit_code: int | None
+    at: str
+
+
+class Event(Transition):
+    """A line of the event stream: a transition, and where to read on from."""
+
+    cursor: str
+
+
+class Entry(TypedDict):
+    """A file or directory of a resource; `size` is null for a directory."""
+
+    path: str
+    size: int | None
+    modified_at: str | None
+    sha256: str | None
+    mode: int | None
+    link: str | None
+
+
+class Listing(TypedDict):
+    path: str
+    entries: list[Entry]
+
+
+class Repository(TypedDict):
+    id: int
+    owner_id: int
+    name: str
+    root_commit: str
+    remote_url: str
+    created_at: str
+    updated_at: str
+
+
+class Check(TypedDict):
+    id: str
+    title: str
+    ok: bool
+    checked: int
+    detail: str
+
+
+class Verdict(TypedDict):
+    checks: list[Check]
+
+
+class Health(TypedDict):
+    service: str
+    version: str
+    ok: bool
+    detail: str
+
+
+class Status(TypedDict):
+    """Limits and counts of the caller, and the health of every service behind the server."""
+
+    user: str
+    runs_max: int
+    active: int
+    queued: int
+    total: int
+    services: list[Health]
+
+
+class MachineType(TypedDict):
+    name: str
+    machines: int
+    slots: int
+    slots_used: int
+
+
+class MachineTypes(TypedDict):
+    machine_types: list[MachineType]
+    default: str
+
+
+class Key(TypedDict):
+    """An SSH key of the caller."""
+
+    id: int
+    title: str
+    fingerprint: str
+    created_at: str

@@ -1,0 +1,112 @@
+"""What the commands share: their behaviour on the command line, parameter types, and options that recur."""
+# ruff: noqa: ARG002 -- click calls these methods, so click decides what they are given
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+from spell_proto import checks
+from spell_proto.errors import InvalidError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class SpellCommand(click.Command):
+    """A command that has examples, and refuses an option that holds one value when it is given twice."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        if examples:
+            kwargs["epilog"] = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            self._refuse_repeated(ctx, list(args))
+        with usage_errors(ctx):
+            return super().parse_args(ctx, args)
+
+    def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
+        order = self.make_parser(ctx).parse_args(args)[2]
+        for parameter in order:
+            if not isinstance(parameter, click.Option) or parameter.multiple or parameter.is_flag:
+                continue
+            if order.count(parameter) > 1:
+                name = max(parameter.opts, key=len)
+                raise click.UsageError(
+                    f"{name} is given {order.count(parameter)} times; once is allowed", ctx
+                )
+
+
+@contextlib.contextmanager
+def usage_errors(ctx: click.Context | None = None) -> Iterator[None]:
+    """A field that is wrong on the command line is a usage error."""
+    try:
+        yield
+    except InvalidError as error:
+        message = f"{error.message}\n{error.hint}" if error.hint else error.message
+        raise click.UsageError(message, ctx or click.get_current_context()) from None
+
+
+class RunId(click.ParamType[int]):
+    """The id of a run."""
+
+    name = "run_id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return value if isinstance(value, int) else checks.run_id(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _complete("run_ids", incomplete)
+
+
+class Label(click.ParamType[str]):
+    """A label of a run."""
+
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return checks.label(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _complete("labels", incomplete)
+
+
+class MachineType(click.ParamType[str]):
+    """The name of a type of machine; the server knows which exist."""
+
+    name = "type"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _complete("machine_types", incomplete)
+
+
+def _complete(what: str, incomplete: str) -> list[CompletionItem]:
+    found: list[CompletionItem] = importlib.import_module("spell_cli.suggestions").suggest(what, incomplete)
+    return found
+
+
+def run_id_argument(function: _F) -> _F:
+    """One run."""
+    return click.argument("run_id", type=RunId(), metavar="RUN_ID")(function)
+
+
+def run_ids_argument(function: _F) -> _F:
+    """One run or several."""
+    return click.argument("run_ids", type=RunId(), metavar="RUN_ID...", nargs=-1, required=True)(function)
+
+
+def json_option(function: _F) -> _F:
+    """Output for programs."""
+    return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(function)

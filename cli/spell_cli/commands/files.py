@@ -1,0 +1,136 @@
+"""`spell ls` and `spell cp`: the files that runs have made."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from spell_cli import config
+from spell_cli.answers import Entry
+from spell_cli.args import SpellCommand, json_option
+from spell_cli.client import Client
+from spell_cli.download import Fetch, blocked, clashes, fetch_all, plan
+from spell_cli.errors import CliError, ConfigError
+from spell_cli.progress import Progress
+from spell_cli.tables import safe
+from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
+from spell_cli.times import human_size, listing_date
+
+
+@click.command(
+    "ls",
+    cls=SpellCommand,
+    # -h is for sizes here, as in ls.
+    context_settings={"help_option_names": ["--help"]},
+    examples=("spell ls", "spell ls runs/7", "spell ls -h runs/7/models"),
+)
+@click.option("-h", "--human", is_flag=True, help="Sizes with units.")
+@json_option
+@click.argument("path", default="")
+def ls(human: bool, as_json: bool, path: str) -> None:
+    """List files that runs have made. Without PATH: all runs that have some."""
+    listing = Client(config.load(os.environ).connect()).resources(_resource(path), recursive=False)
+    entries = listing["entries"]
+    if as_json:
+        say(json.dumps(entries, ensure_ascii=True, indent=2))
+        return
+    if not entries:
+        note(f"No files for path {path}" if path else "No files yet.")
+        return
+    now = datetime.now(UTC)
+    lines = []
+    for entry in entries:
+        size = "-" if entry["size"] is None else human_size(entry["size"]) if human else str(entry["size"])
+        directory = entry["size"] is None and entry["link"] is None
+        name = safe(entry["path"].rstrip("/")) + ("/" if directory else "")
+        target = f" → {safe(entry['link'])}" if entry["link"] else ""
+        lines.append(f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}")
+    say("\n".join(lines))
+
+
+@click.command("cp", cls=SpellCommand, examples=("spell cp runs/7 out", "spell cp runs/7/model.joblib"))
+@click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("-i", "--ignore", is_flag=True, help="Keep files that are there.")
+@click.argument("source_path")
+@click.argument("local_dir", default=".", type=click.Path(file_okay=False))
+def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> None:
+    """Fetch files that runs have made into LOCAL_DIR: one file, or what a directory holds."""
+    if force and ignore:
+        raise ConfigError("Force and ignore cannot both be true.")
+    if source_path.startswith("/"):
+        raise ConfigError(
+            f'Invalid source specification "{safe(source_path)}". Source path must be a relative path.'
+        )
+    settings = config.load(os.environ)
+    server = settings.connect()
+    resource = _resource(source_path)
+    listing = Client(server).resources(resource, recursive=True)
+    target = Path(local_dir)
+    base, entries = _base(resource, listing["path"], listing["entries"])
+    fetches, problems = plan(base, entries, target)
+    for problem in problems:
+        warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
+    ignored = {fetch.target for fetch in blocked(fetches)}
+    for place in sorted(ignored):
+        warn(f"File '{safe_path(place.name)}' ignored: a local directory with that name already exists.")
+    kept = {fetch.target for fetch in _not_overwritten(clashes(fetches), force=force, ignore=ignore)}
+    wanted = [fetch for fetch in fetches if fetch.target not in ignored | kept]
+    target.mkdir(parents=True, exist_ok=True)
+    _copy(wanted, lambda: Client(server))
+    skipped = len(fetches) - len(wanted) + len(problems)
+    text = f"Copied {len(wanted)} files." + (f" Skipped {skipped} files." if skipped else "")
+    say(of_stdout().marked("✔", text))
+
+
+def _resource(path: str) -> str:
+    return path.removeprefix("./").strip("/")
+
+
+def _base(resource: str, listed: str, entries: list[Entry]) -> tuple[str, list[Entry]]:
+    """The directory the entries are relative to. The listing of one file is that file, below its directory."""
+    del listed
+    parent, _, name = resource.rpartition("/")
+    if (
+        len(entries) == 1
+        and entries[0]["size"] is not None
+        and entries[0]["path"] in {"", ".", name, resource}
+    ):
+        return parent, [{**entries[0], "path": name}]
+    return resource, entries
+
+
+def _not_overwritten(there: list[Fetch], *, force: bool, ignore: bool) -> list[Fetch]:
+    """Those of the files that exist which are to stay as they are."""
+    if force:
+        return []
+    if ignore:
+        return there
+    if there and not can_ask():
+        raise CliError(
+            f"File '{safe_path(there[0].target.name)}' already exists"
+            + (f", and {len(there) - 1} more" if len(there) > 1 else "")
+            + ". Use --force to overwrite or --ignore to keep what is there."
+        )
+    question = "File '{}' already exists. Are you sure you want to overwrite?"
+    return [fetch for fetch in there if not ask(question.format(safe_path(fetch.target.name)), default=False)]
+
+
+def _copy(wanted: list[Fetch], make_client: Callable[[], Client]) -> None:
+    total = sum(fetch.entry["size"] or 0 for fetch in wanted)
+    got = 0
+    lock = threading.Lock()
+    with Progress("Copying") as progress:
+
+        def on_bytes(count: int) -> None:
+            nonlocal got
+            with lock:
+                got += count
+                share = got * 20 // max(1, total)
+                bar = "#" * share + "." * (20 - share)
+                progress.update(f"[{bar}] {human_size(got)} of {human_size(total)}")
+
+        fetch_all(make_client, wanted, on_bytes)

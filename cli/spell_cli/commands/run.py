@@ -1,0 +1,101 @@
+"""`spell run`: reads the command line, sets git to work, and hands over to `spell_cli.casting`."""
+
+import gc
+import importlib
+from pathlib import Path
+
+import click
+
+from spell_cli.args import Label, MachineType, SpellCommand, usage_errors
+from spell_cli.errors import CliError
+from spell_cli.repository import Inspection
+from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed
+
+
+class RunCommand(SpellCommand):
+    """Options end at the first word; everything from there on is the command's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        rest = super().parse_args(ctx, args)
+        words = ctx.params.get("words") or ()
+        before = given[: len(given) - len(words)]
+        if words and before[-1:] != ["--"] and not ctx.resilient_parsing:
+            self._refuse_misplaced(ctx, before, words)
+        return rest
+
+    def _refuse_misplaced(self, ctx: click.Context, before: list[str], words: tuple[str, ...]) -> None:
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        names = OptionNames(
+            with_value=frozenset(name for option in options if not option.is_flag for name in option.opts),
+            flags=frozenset(name for option in options if option.is_flag for name in option.opts),
+        )
+        found = misplaced(words, names)
+        if found is None:
+            return
+        moved, rest = found
+        corrected = " ".join(["spell run", *(typed(word) for word in [*before, *moved, *rest])])
+        raise click.UsageError(
+            f"{moved[0]} stands behind the command and would be given to it. Options come first:\n\n"
+            f"  {corrected}\n\n"
+            "If it is meant for the command, write -- before the command.",
+            ctx,
+        )
+
+
+@click.command(
+    "run",
+    cls=RunCommand,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS]",
+    examples=(
+        'spell run "python train.py"',
+        "spell run --pip scikit-learn --env EPOCHS=5 python train.py",
+        "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
+        'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
+        "spell run -b -- python -m train      # do not wait for its end",
+    ),
+)
+@click.option("-t", "--machine-type", type=MachineType(), metavar="TYPE", help="Type of machine to run on.")
+@click.option("--pip", multiple=True, metavar="PACKAGE", help="Python package to install. Repeatable.")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Environment variable. Repeatable.")
+@click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
+@click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")
+@click.option("--timeout", metavar="TIME", help="Stop after this time: minutes, or as in 90s, 2h, 3d.")
+@click.option("-b", "--background", is_flag=True, help="Do not show its output.")
+@click.option("-f", "--force", is_flag=True, help="Skip interactive prompts.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
+def run(
+    machine_type: str | None,
+    pip: tuple[str, ...],
+    env: tuple[str, ...],
+    description: str | None,
+    labels: tuple[str, ...],
+    timeout: str | None,
+    background: bool,
+    force: bool,
+    verbose: bool,
+    words: tuple[str, ...],
+) -> int:
+    """Run COMMAND, with the committed code of the git repository you stand in.
+
+    Options come before the command; everything after its first word belongs to it. A command that is one quoted
+    string is a line for the shell.
+
+    Exits with the exit code of the command; 70 if the run failed, 75 if it was interrupted, 137 if it was killed.
+    """
+    with usage_errors():
+        request = check(RunArguments(words, pip, env, machine_type, description, labels, timeout))
+    try:
+        directory = str(Path.cwd())
+    except FileNotFoundError:
+        raise CliError("The directory you stand in does not exist any more.") from None
+    # git reads the work tree while Python reads the modules that talk to the server.
+    inspection = Inspection(directory)
+    casting = importlib.import_module("spell_cli.casting")
+    gc.freeze()
+    code: int = casting.cast_spell(
+        request, inspection, casting.Wishes(background=background, force=force, verbose=verbose)
+    )
+    return code

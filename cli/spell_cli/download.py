@@ -1,0 +1,213 @@
+"""Fetches files of a resource: several at once, each whole or not at all, none outside the target directory."""
+
+import contextlib
+import hashlib
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from spell_proto.errors import SpellError
+
+from spell_cli.answers import Entry
+from spell_cli.client import LOST, Client, chunks, pauses
+from spell_cli.errors import CliError, UnreachableError
+
+PARALLEL = 4
+_GIVE_UP_AFTER_SECONDS = 60.0
+
+
+class Clash(Enum):
+    """What becomes of a file that is there already."""
+
+    OVERWRITE = "overwrite"
+    KEEP = "keep"
+
+
+class Fetch(NamedTuple):
+    """One file to be fetched: where it is on the server, and where it goes."""
+
+    source: str
+    target: Path
+    entry: Entry
+
+
+class Problem(NamedTuple):
+    """An entry that is not fetched, and why."""
+
+    path: str
+    why: str
+
+
+def plan(resource: str, entries: Sequence[Entry], target: Path) -> tuple[list[Fetch], list[Problem]]:
+    """What to fetch, and what cannot be without leaving `target`. Pure but for looking at the target's links."""
+    fetches: list[Fetch] = []
+    problems: list[Problem] = []
+    root = Path(os.path.realpath(target))
+    for entry in entries:
+        if entry["size"] is None and entry["link"] is None:
+            continue
+        parts = entry["path"].split("/")
+        if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+            problems.append(Problem(entry["path"], "its name would lead out of the target directory"))
+            continue
+        place = root.joinpath(*parts)
+        # A link in the target, made by an earlier file or by anybody else, must not lead the bytes elsewhere.
+        if Path(os.path.realpath(place.parent)) != place.parent:
+            problems.append(Problem(entry["path"], "a link in the target directory leads elsewhere"))
+            continue
+        if entry["link"] is not None and _escapes(root, place, entry["link"]):
+            problems.append(
+                Problem(entry["path"], f"it is a link to {entry['link']}, outside the target directory")
+            )
+            continue
+        fetches.append(Fetch(f"{resource}/{entry['path']}", place, entry))
+    return fetches, problems
+
+
+def _escapes(root: Path, place: Path, link: str) -> bool:
+    if Path(link).is_absolute():
+        return True
+    reached = Path(os.path.normpath(place.parent / link))
+    return reached != root and root not in reached.parents
+
+
+def clashes(fetches: Sequence[Fetch]) -> list[Fetch]:
+    """Those whose target exists as a file or link."""
+    return [fetch for fetch in fetches if os.path.lexists(fetch.target) and not _is_directory(fetch.target)]
+
+
+def blocked(fetches: Sequence[Fetch]) -> list[Fetch]:
+    """Those whose target is a directory."""
+    return [fetch for fetch in fetches if _is_directory(fetch.target)]
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def fetch_all(
+    make_client: Callable[[], Client], fetches: Sequence[Fetch], on_bytes: Callable[[int], None]
+) -> None:
+    """Fetch files over a few connections; links last, so that no file is written through one.
+
+    Raises:
+        the first error of any of them; files that are whole by then stay.
+    """
+    files = [fetch for fetch in fetches if fetch.entry["link"] is None]
+    waiting: queue.SimpleQueue[Fetch] = queue.SimpleQueue()
+    for fetch in files:
+        waiting.put(fetch)
+    failed: list[Exception] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        client = make_client()
+        try:
+            while not stop.is_set():
+                _fetch(client, waiting.get_nowait(), on_bytes, stop)
+        except queue.Empty:
+            pass
+        except (SpellError, OSError) as error:
+            failed.append(error)
+            stop.set()
+        finally:
+            client.close()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(files)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        raise
+    if failed:
+        raise failed[0]
+    for fetch in fetches:
+        if fetch.entry["link"] is not None:
+            _link(fetch)
+
+
+def _link(fetch: Fetch) -> None:
+    fetch.target.parent.mkdir(parents=True, exist_ok=True)
+    assert fetch.entry["link"] is not None
+    with contextlib.suppress(FileNotFoundError):
+        fetch.target.unlink()
+    fetch.target.symlink_to(fetch.entry["link"])
+
+
+def _fetch(client: Client, fetch: Fetch, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+    """One file: into a temporary name beside its target, verified, then renamed."""
+    fetch.target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".spell-", dir=fetch.target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            arrived = _Arrived(file, on_bytes)
+            _receive(client, fetch.source, arrived, stop)
+        if stop.is_set():
+            return
+        _check(fetch, arrived)
+        temporary.chmod((fetch.entry["mode"] or 0o644) & 0o777 | 0o600)
+        temporary.replace(fetch.target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Arrived:
+    """The bytes of a file so far."""
+
+    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
+        self._file = file
+        self._on_bytes = on_bytes
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            # Told apart from a connection that is lost: asking again would not help.
+            raise CliError(f"Ran out of disk space: {error.strerror}.") from None
+        self.digest.update(data)
+        self.size += len(data)
+        self._on_bytes(len(data))
+
+
+def _receive(client: Client, source: str, arrived: _Arrived, stop: threading.Event) -> None:
+    """All bytes of a file, over as many connections as it takes."""
+    attempts, last = pauses(), time.monotonic()
+    while True:
+        before = arrived.size
+        try:
+            for data in chunks(client.file(source, arrived.size)):
+                arrived.add(data)
+                if stop.is_set():
+                    return
+        except LOST as error:
+            problem = error
+        else:
+            return
+        client.forget()
+        if arrived.size > before:
+            attempts, last = pauses(), time.monotonic()
+        if time.monotonic() - last > _GIVE_UP_AFTER_SECONDS:
+            raise UnreachableError(f"Can't reach {client.server.describe()}: {problem}.")
+        time.sleep(next(attempts))
+
+
+def _check(fetch: Fetch, arrived: _Arrived) -> None:
+    wanted = fetch.entry["sha256"]
+    if arrived.size != fetch.entry["size"] or wanted not in {None, arrived.digest.hexdigest()}:
+        raise CliError(
+            f"{fetch.source} did not arrive as it was saved ({arrived.size} bytes). Nothing was kept of it."
+        )

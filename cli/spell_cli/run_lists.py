@@ -1,0 +1,141 @@
+"""How runs are listed and described: rows of `spell ps`, lines of `spell info`. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
+
+from spell_cli.answers import Run
+from spell_cli.times import go_duration, human_size, local_time, moment, relative
+
+_COMMAND_CHARS = 25
+_DESCRIPTION_CHARS = 50
+_COMMIT_CHARS = 8
+QUEUE_REASON = {
+    "owner_limit": "your limit of concurrent runs is reached",
+    "no_machine": "no machine of this type is registered",
+    "no_slot": "all machines of this type are busy",
+}
+
+
+def status_text(run: Run) -> str:
+    """The STATUS column: `*Running`, `Complete (66)`; active states carry a star.
+
+    A run that only its owner's limit holds back is Requested; one that waits for a machine is Queued.
+    """
+    state = RunState(run["state"])
+    code = f" ({run['exit_code']})" if run["exit_code"] is not None else ""
+    if state is RunState.REQUESTED:
+        return "Requested" if run["queue_reason"] == "owner_limit" else "Queued"
+    if state not in ACTIVE:
+        return state.title() + code
+    doing = {Intent.STOP: "Stopping", Intent.KILL: "Killing"}.get(Intent(run["intent"]), state.title())
+    return f"*{doing}{code}"
+
+
+def ps_table(
+    runs: Sequence[Run], *, verbose: bool, trunc: bool, now: datetime
+) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows, in the order of `runs`."""
+    if not verbose:
+        headers = ["ID", "REPOSITORY", "COMMAND", "STATUS", "CREATOR"]
+        return headers, [
+            [str(run["id"]), _repository(run), _command(run, trunc), status_text(run), run["creator"]]
+            for run in runs
+        ]
+    labelled = any(run["labels"] for run in runs)
+    headers = ["ID", "REPOSITORY", "COMMAND", "COMMIT", "STATUS", "CREATOR"]
+    headers += ["LABELS"] * labelled + ["MACHINE", "DESCRIPTION"]
+    rows = []
+    for run in runs:
+        code = run["spec"]["code"]
+        row = [str(run["id"]), _repository(run), _command(run, trunc)]
+        row += [code["commit"][:_COMMIT_CHARS] if code else "", status_text(run) + _since(run, now)]
+        row += [run["creator"], *([", ".join(run["labels"])] if labelled else [])]
+        row += [run["spec"]["machine_type"], _description(run, trunc)]
+        rows.append(row)
+    return headers, rows
+
+
+def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
+    """Name and value, each only where there is one."""
+    spec, code = run["spec"], run["spec"]["code"]
+    state = RunState(run["state"])
+    exit_code = f" ({run['exit_code']})" if run["exit_code"] is not None else ""
+    rows = [
+        ("Repository", code["repository"] if code else ""),
+        ("Git Commit", code["commit"] if code else ""),
+        ("Status", f"{state}{exit_code}"),
+        ("Waiting For", QUEUE_REASON.get(run["queue_reason"] or "", "")),
+        ("Reason", _why(run)),
+        ("Command", spec["command"]),
+        ("Directory", f"{code['root_directory']}/{code['cwd']}" if code and code["cwd"] != "." else ""),
+        ("Description", run["spec"]["description"]),
+        ("Creator", run["creator"]),
+        ("Machine Type", spec["machine_type"]),
+        ("Machine", _machine(run)),
+        ("Request Time", local_time(run["created_at"])),
+        ("Start Time", local_time(run["started_at"]) if run["started_at"] else ""),
+        ("End Time", local_time(run["ended_at"]) if run["ended_at"] else ""),
+        ("Duration", _duration(run, now)),
+        ("Time Limit", go_duration(spec["timeout_seconds"]) if spec["timeout_seconds"] else ""),
+        ("Labels", ", ".join(run["labels"])),
+        ("Environment Vars", ", ".join(spec["env"])),
+        ("Pip Packages", ", ".join(spec["environment"]["pip"])),
+        ("Saved Files", _saved(run)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _repository(run: Run) -> str:
+    return run["spec"]["code"]["repository"] if run["spec"]["code"] else ""
+
+
+def _command(run: Run, trunc: bool) -> str:
+    return _cut(run["spec"]["command"], _COMMAND_CHARS, trunc)
+
+
+def _description(run: Run, trunc: bool) -> str:
+    first = run["spec"]["description"].partition("\n")[0]
+    return _cut(first, _DESCRIPTION_CHARS, trunc)
+
+
+def _cut(text: str, most: int, trunc: bool) -> str:
+    return text[:most] + "…" if trunc and len(text) > most else text
+
+
+def _since(run: Run, now: datetime) -> str:
+    if run["ended_at"]:
+        return f" -- {relative(run['ended_at'], now)}"
+    if run["state"] == RunState.RUNNING and run["started_at"]:
+        return f" [{go_duration(int((now - moment(run['started_at'])).total_seconds()))}]"
+    return ""
+
+
+def _why(run: Run) -> str:
+    reason = REASON_TEXT[Reason(run["reason"])] if run["reason"] else ""
+    if run["message"]:
+        return f"{reason}: {run['message']}" if reason else run["message"]
+    return reason
+
+
+def _machine(run: Run) -> str:
+    if run["machine_id"] is None:
+        return ""
+    silent = run["state"] not in FINAL and not run["machine_reachable"]
+    return run["machine_id"] + (" (does not answer right now)" if silent else "")
+
+
+def _duration(run: Run, now: datetime) -> str:
+    if run["run_seconds"] is not None:
+        return go_duration(run["run_seconds"])
+    if run["started_at"] and not run["ended_at"]:
+        return go_duration(int((now - moment(run["started_at"])).total_seconds()))
+    return ""
+
+
+def _saved(run: Run) -> str:
+    if not run["saved_files"]:
+        return ""
+    files = f"{run['saved_files']} file{'s' if run['saved_files'] != 1 else ''}"
+    return f"{files}, {human_size(run['saved_bytes'] or 0)}, as runs/{run['id']}"

@@ -1,0 +1,149 @@
+"""From what was typed and what git says to the body of `POST /api/runs`. Pure.
+
+Fields are checked here first, so that a typing error is answered before anything is started or pushed; the server
+checks them again.
+"""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from spell_proto import checks
+from spell_proto.errors import InvalidError, shown
+
+from spell_cli.repository import Repository
+
+
+class RunArguments(NamedTuple):
+    """The options and words of `spell run`."""
+
+    words: tuple[str, ...]
+    pip: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    machine_type: str | None = None
+    description: str | None = None
+    labels: tuple[str, ...] = ()
+    timeout: str | None = None
+
+
+class Checked(NamedTuple):
+    """The part of a request that depends on the command line alone, and what to warn of."""
+
+    body: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def check(arguments: RunArguments) -> Checked:
+    """The request without its code.
+
+    Raises:
+        InvalidError: an option or the command is wrong.
+    """
+    variables, warnings = environment(arguments.env)
+    body: dict[str, Any] = {"command": checks.command(command_line(arguments.words))}
+    if arguments.machine_type is not None:
+        body["machine_type"] = arguments.machine_type
+    if arguments.pip:
+        body["environment"] = {"pip": packages(arguments.pip)}
+    if variables:
+        body["env"] = variables
+    if arguments.description is not None:
+        body["description"] = checks.description(arguments.description)
+    if arguments.labels:
+        body["labels"] = checks.labels(arguments.labels)
+    if arguments.timeout is not None:
+        body["timeout_seconds"] = checks.timeout_seconds(arguments.timeout)
+    return Checked(body, warnings)
+
+
+def with_code(body: dict[str, Any], repository: Repository) -> dict[str, Any]:
+    """The request with the commit; its message describes the run where nothing else does."""
+    code = {
+        "commit": checks.commit(repository.commit),
+        "root_directory": checks.root_directory(repository.name),
+        "cwd": checks.cwd(repository.cwd),
+    }
+    message = repository.message[: checks.DESCRIPTION_CHARS_MAX]
+    return {"description": checks.description(message), **body, "code": code}
+
+
+def command_line(words: Sequence[str]) -> str:
+    """One word is a line for the shell as it stands; several are one program and its arguments."""
+    return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def environment(pairs: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """`NAME=VALUE` pairs, split at the first `=`; of a name given twice the last value counts."""
+    variables: dict[str, str] = {}
+    twice: list[str] = []
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidError(
+                "env_name_invalid", f"--env: {shown(pair)} has no '=': NAME=VALUE is expected", field="env"
+            )
+        if name in variables:
+            twice.append(name)
+        variables[name] = value
+    checked = checks.env(variables)
+    return checked, tuple(
+        f"--env: {name} is given twice; the last value counts" for name in dict.fromkeys(twice)
+    )
+
+
+def packages(specs: Sequence[str]) -> list[str]:
+    """The packages of `--pip`; whether each is a valid requirement is for the server to say."""
+    if len(specs) > checks.PIP_COUNT_MAX:
+        raise InvalidError(
+            "too_many_packages", f"--pip: {len(specs)} packages, at most 500 are allowed", field="pip"
+        )
+    for spec in specs:
+        if len(spec) > checks.PIP_SPEC_CHARS_MAX:
+            raise InvalidError(
+                "pip_spec_too_long", f"--pip: {shown(spec, 40)} is above 1,000 characters", field="pip"
+            )
+        if not spec.strip() or spec.lstrip().startswith("-"):
+            raise InvalidError(
+                "pip_spec_invalid",
+                f"--pip: {shown(spec)} is not a package with versions, as in 'numpy>=1.26'",
+                field="pip",
+            )
+    return list(specs)
+
+
+class OptionNames(NamedTuple):
+    """The spellings of a command's options: those that take a value, and those that do not."""
+
+    with_value: frozenset[str]
+    flags: frozenset[str]
+
+
+def misplaced(words: Sequence[str], options: OptionNames) -> tuple[list[str], list[str]] | None:
+    """Options of ours behind a command given as one quoted string: (the options, the other words), else None.
+
+    `spell run "python x.py" -t V100` can only be a slip: no program has a name with a space in it, and -t is ours.
+    """
+    if len(words) < 2 or not any(character.isspace() for character in words[0].strip()):
+        return None
+    moved: list[str] = []
+    rest = [words[0]]
+    tail = list(words[1:])
+    while tail:
+        word = tail.pop(0)
+        name = word.partition("=")[0]
+        if word in options.flags or (name in options.with_value and "=" in word):
+            moved.append(word)
+        elif word in options.with_value:
+            moved += [word, *tail[:1]]
+            del tail[:1]
+        else:
+            rest.append(word)
+    return (moved, rest) if moved else None
+
+
+def typed(word: str) -> str:
+    """A word as a person would type it in a shell: double quotes where they are enough."""
+    quoted = shlex.quote(word)
+    if quoted == word or any(character in word for character in '"$`\\!'):
+        return quoted
+    return f'"{word}"'

@@ -1,0 +1,34 @@
+"""What a TAB offers: run ids, labels and machine types of the server, if it answers at once."""
+
+import os
+
+from click.shell_completion import CompletionItem
+
+from spell_cli import config
+from spell_cli.client import Client
+from spell_cli.tables import safe
+
+_PATIENCE_SECONDS = 0.0
+_ANSWER_SECONDS = 0.8
+_RUNS = 100
+
+
+def suggest(what: str, incomplete: str) -> list[CompletionItem]:
+    """Values that begin with `incomplete`. Nobody wants an error, or a stack that starts, from a TAB."""
+    try:
+        server = config.load(os.environ).connect(start=False)
+        client = Client(server, patience=_PATIENCE_SECONDS, answer_seconds=_ANSWER_SECONDS)
+        found = _values(client, what)
+    except Exception:  # noqa: BLE001  # a completion that fails offers nothing
+        return []
+    return [CompletionItem(value, help=text) for value, text in found if value.startswith(incomplete)]
+
+
+def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
+    if what == "machine_types":
+        types = client.machine_types()["machine_types"]
+        return [(kind["name"], f"{kind['slots'] - kind['slots_used']} slots free") for kind in types]
+    runs = client.runs(_RUNS)
+    if what == "labels":
+        return [(label, None) for label in dict.fromkeys(label for run in runs for label in run["labels"])]
+    return [(str(run["id"]), safe(f"{run['state']}: {run['spec']['command']}"[:60])) for run in runs]
