@@ -1,0 +1,77 @@
+"""Start the gateway: `python -m spell_gateway`."""
+
+import asyncio
+
+import orjson
+from spell_proto import asyncapi, logs, settings
+from spell_proto.database import migrate, pool
+from spell_proto.http import Caller, serve
+from spell_proto.service import run
+
+from spell_gateway import openapi
+from spell_gateway.accounts import Accounts
+from spell_gateway.accounts_api import AccountsApi
+from spell_gateway.app import public_app
+from spell_gateway.auth import Authenticator
+from spell_gateway.files import Files
+from spell_gateway.files_api import FilesApi
+from spell_gateway.follow import Sources
+from spell_gateway.follow_api import FollowApi
+from spell_gateway.health import Doctor
+from spell_gateway.internal_api import internal_app
+from spell_gateway.live import Live
+from spell_gateway.runs import Runs
+from spell_gateway.runs_api import RunsApi
+from spell_gateway.scheduler import Scheduler
+from spell_gateway.service_api import ServiceApi
+from spell_gateway.settings import Settings
+from spell_gateway.storage import Storage
+
+log = logs.get()
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Serve until `stop`; followers are let go first, then every connection is closed."""
+    configured = settings.load(Settings)
+    async with (
+        pool(configured.database_url, "gateway") as connections,
+        Caller(configured.scheduler_url) as scheduler_caller,
+        Caller(configured.storage_url) as storage_caller,
+        Caller(configured.builder_url) as builder_caller,
+    ):
+        await migrate(connections, "gateway", "spell_gateway")
+        accounts = Accounts(connections)
+        if configured.first_user:
+            await accounts.ensure_first_user(
+                configured.first_user, configured.first_token_file, configured.first_ssh_key_file
+            )
+        scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
+        runs = Runs(scheduler, storage)
+        services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
+        doctor = Doctor(runs, scheduler, storage, live, services)
+        authenticator = Authenticator(accounts.user_of_token)
+        documents: dict[str, bytes] = {}
+        routes = [
+            *RunsApi(runs, scheduler, storage).routes(),
+            *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
+            *FilesApi(Files(scheduler, storage), storage).routes(),
+            *AccountsApi(accounts, authenticator).routes(),
+            *ServiceApi(doctor, documents).routes(),
+        ]
+        documents["/api/openapi.json"] = orjson.dumps(openapi.document(routes))
+        documents["/api/asyncapi.json"] = orjson.dumps(asyncapi.document())
+        async with asyncio.TaskGroup() as tasks:
+            # The bus may come up after us, or not at all: nothing here waits for it.
+            bus = tasks.create_task(live.serve(stop, configured.nats_url))
+            async with (
+                serve(internal_app(accounts, doctor), configured.gateway_url),
+                serve(public_app(routes, authenticator), configured.listen) as port,
+            ):
+                log.info("gateway ready", port=port)
+                await stop.wait()
+                live.stop()
+            bus.cancel()
+
+
+if __name__ == "__main__":
+    run("gateway", main)

@@ -1,0 +1,49 @@
+"""The public application: every route of the table, behind the bearer token and the one shape of errors."""
+
+from aiohttp import web
+from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal_response
+
+from spell_gateway.auth import Authenticator, UnknownCallerError
+from spell_gateway.routes import Handler as UserHandler
+from spell_gateway.routes import Route
+
+#: A path of 4096 bytes is three times as long when every byte is escaped.
+LINE_BYTES_MAX = 16 * 1024
+IDLE_CONNECTION_SECONDS = 75
+
+
+def public_app(routes: list[Route], authenticator: Authenticator) -> web.Application:
+    """The application that the world talks to."""
+    app = web.Application(
+        middlewares=[errors_to_answers],
+        client_max_size=BODY_BYTES_MAX,
+        handler_args={
+            "max_line_size": LINE_BYTES_MAX,
+            "max_field_size": LINE_BYTES_MAX,
+            "keepalive_timeout": IDLE_CONNECTION_SECONDS,
+        },
+    )
+    for route in routes:
+        if route.open_handler is not None:
+            app.router.add_route(route.method, route.path, route.open_handler)
+        else:
+            assert route.handler is not None, f"{route.path} has no handler"
+            handler = _for_users(route.handler, authenticator)
+            if route.method == "GET":
+                app.router.add_get(route.path, handler)
+            else:
+                app.router.add_route(route.method, route.path, handler)
+    return app
+
+
+def _for_users(handler: UserHandler, authenticator: Authenticator) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            user = await authenticator.user(request.headers.get("Authorization"))
+        except UnknownCallerError as error:
+            refused = refusal_response(error)
+            refused.headers["WWW-Authenticate"] = 'Bearer realm="spell"'
+            return refused
+        return await handler(request, user)
+
+    return answer

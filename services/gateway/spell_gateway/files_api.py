@@ -1,0 +1,118 @@
+"""HTTP for saved files and for repositories."""
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from spell_proto.errors import RefusedError
+from spell_proto.http import json_response
+from spell_proto.views import Repository, RepositoryList
+
+from spell_gateway import asked
+from spell_gateway.files import Files
+from spell_gateway.outlet import no_such_part, relay
+from spell_gateway.resources import disposition
+from spell_gateway.routes import BYTES, FLAG, RANGE, Param, Route
+from spell_gateway.shapes import RepositoryRequest, ResourceList, User
+from spell_gateway.storage import Storage
+
+REPOSITORY_REQUEST = TypeAdapter(RepositoryRequest)
+
+
+class FilesApi:
+    """Answers about bytes that are kept."""
+
+    def __init__(self, files: Files, storage: Storage) -> None:
+        self._files = files
+        self._storage = storage
+
+    async def content(self, request: web.Request, user: User) -> web.StreamResponse:
+        entry = await self._files.find(user, request.match_info["path"])
+        tag = f'"{entry.sha256}"'
+        headers = {
+            "ETag": tag,
+            "Content-Type": BYTES,
+            "Content-Disposition": disposition(entry.path.rpartition("/")[2]),
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox; default-src 'none'",
+            "Cache-Control": "private, no-cache",
+        }
+        known = [item.strip() for item in request.headers.get("If-None-Match", "").split(",")]
+        if tag in known or known == ["*"]:
+            return web.Response(status=304, headers=headers)
+        part = {}
+        # A range of a file that is another one by now would be patched into the wrong bytes.
+        if "Range" in request.headers and request.headers.get("If-Range", tag) == tag:
+            part = {"Range": request.headers["Range"]}
+        try:
+            async with self._storage.blob(request.method, user.id, entry.sha256, part) as found:
+                return await relay(request, found, headers)
+        except RefusedError as error:
+            if error.status != 416:
+                raise
+            return no_such_part(entry.size)
+
+    async def listing(self, request: web.Request, user: User) -> web.Response:
+        recursive = asked.flag(request, "recursive", default=False)
+        path = request.match_info.get("path", "")
+        return json_response(await self._files.listing(user, path, recursive=recursive))
+
+    async def put_repository(self, request: web.Request, user: User) -> web.Response:
+        wanted = await asked.body(request, REPOSITORY_REQUEST)
+        return json_response(await self._storage.put_repository(user.id, wanted))
+
+    async def repositories(self, request: web.Request, user: User) -> web.Response:
+        del request  # nothing in it matters
+        return json_response(await self._storage.repositories(user.id))
+
+    def routes(self) -> list[Route]:
+        # fmt: off -- one call per line reads as the table it is
+        recursive = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)
+        refused = {
+            404: "no such file, or somebody else's",
+            409: "the run still goes on, or the path is a directory",
+            422: "no path",
+        }
+        return [
+            Route(
+                "GET",
+                "/api/files/{path:.*}",
+                self.content,
+                "Get a saved file",
+                "files",
+                (BYTES,),
+                None,
+                (RANGE,),
+                also={**refused, 206: "the part asked for", 304: "it has not changed", 416: "no such part"},
+            ),
+            Route(
+                "GET",
+                "/api/resources",
+                self.listing,
+                "List what there is",
+                "files",
+                ResourceList,
+                None,
+                (recursive,),
+            ),
+            Route(
+                "GET",
+                "/api/resources/{path:.*}",
+                self.listing,
+                "List saved files",
+                "files",
+                ResourceList,
+                None,
+                (recursive,),
+                also=refused,
+            ),
+            Route(
+                "PUT",
+                "/api/repositories",
+                self.put_repository,
+                "Register a repository to push to",
+                "code",
+                Repository,
+                RepositoryRequest,
+            ),
+            Route("GET", "/api/repositories", self.repositories, "List repositories", "code", RepositoryList),
+        ]
+        # fmt: on

@@ -1,0 +1,321 @@
+"""Following a run: its states and its journal, whole and in order, to somebody who may come late or come again.
+
+Theory of operation
+-------------------
+A follower has two numbers: `position`, the journal bytes it has, and `version`, the last transition it has been told
+of. Everything it sends moves one of them forward, so a client that comes back with both gets the rest and nothing
+twice.
+
+Journal bytes come from storage, which has all of them but a moment late, and from the bus, which has them at once but
+may lose, repeat or reorder them. `Splice` puts the live pieces in order; whenever they do not reach as far as some
+piece has told of, storage is read from `position` on. With the bus down that is all there is, every second.
+
+Transitions come from the scheduler. Of those, `requested` and changes of intent are told as they come. A final one is
+told after the last byte of the journal. What lies between is told by the journal itself, in its PHASE records.
+
+Records of our own may only stand between records of the journal: storage's copy and `Splice.take` end with whole ones.
+"""
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import aiohttp
+from spell_proto import logs
+from spell_proto.errors import NotFoundError, RefusedError, UnavailableError
+from spell_proto.state import FINAL, RunState
+from spell_proto.views import RunView, TransitionView
+
+from spell_gateway.live import Live, RunListener
+from spell_gateway.outlet import chunks
+from spell_gateway.runs import Runs
+from spell_gateway.scheduler import Scheduler
+from spell_gateway.storage import Storage
+
+log = logs.get()
+
+PING_SECONDS = 15.0
+#: How often scheduler and storage are looked at although nobody said that there is news.
+POLL_SECONDS = 5.0
+POLL_SECONDS_WITHOUT_BUS = 1.0
+#: Pauses between reads of storage while a piece is missing there.
+MISSING_SECONDS_MIN = 0.05
+MISSING_SECONDS_MAX = 1.0
+#: An attempt this young is known to the memory stream from its first byte.
+YOUNG_SECONDS = 10.0
+#: After the history, storage is read once more this soon: what was on its way to it then has arrived.
+SETTLE_SECONDS = 0.3
+SETTLE_SECONDS_YOUNG = 1.0
+#: How long an answer that does not follow waits for the last bytes of a final run.
+WHOLE_SECONDS_MAX = 10.0
+
+
+class Sink(Protocol):
+    """Where a follower's records go; a slow one makes its calls wait."""
+
+    async def journal(self, data: bytes, offset: int) -> None: ...
+    async def state(self, transition: TransitionView, text: str) -> None: ...
+    async def caught_up(self) -> None: ...
+    async def ping(self) -> None: ...
+    async def done(self, run: RunView) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client asks for: where it is, and whether it wants to hear what comes."""
+
+    offset: int = 0
+    version: int = 0
+    tail: int | None = None
+    follow: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a follower reads."""
+
+    runs: Runs
+    scheduler: Scheduler
+    storage: Storage
+    live: Live
+
+
+class Follower:
+    """One client that follows one run."""
+
+    def __init__(self, sources: Sources, owner_id: int, run_id: int, wish: Wish) -> None:
+        self._of = sources
+        self._owner_id = owner_id
+        self._run_id = run_id
+        self._wish = wish
+        self.position = wish.offset
+        self._version = wish.version
+        self._attempt = 0
+        self._began_at = 0.0
+        self._heard: tuple[TransitionView, ...] = ()
+        self._final: TransitionView | None = None
+        self._run: RunView | None = None
+        self._read_since_final = False
+        self._whole_records = True
+        self._pause = MISSING_SECONDS_MIN
+        self._look_at = self._read_at = self._retry_at = self._ping_at = 0.0
+
+    async def begin(self) -> None:
+        """Look the run up, and where the journal is to be sent from.
+
+        Raises:
+            NotFoundError: no such run.
+            UnavailableError: a service that must be asked first does not answer.
+        """
+        await self._look()
+        if self._wish.tail is not None and self.position == 0 and self._attempt:
+            self.position = await self._of.storage.tail_at(self._run_id, self._attempt, self._wish.tail)
+
+    async def send(self, sink: Sink) -> None:
+        """Send everything until the run is done, or as far as it is known for one who does not follow."""
+        if self._final is None and self._wish.follow:
+            with self._of.live.listen(self._run_id) as listener:
+                if not self._of.live.subscribed:
+                    await self._of.live.ready()
+                    # What happened before messages reached us is not going to be announced.
+                    listener.news = True
+                await self._follow(sink, listener)
+        else:
+            await self._follow(sink, RunListener())
+
+    async def _follow(self, sink: Sink, listener: RunListener) -> None:
+        await self._tell(sink)
+        await self._send_history(sink, listener)
+        if self._of.live.stopping:
+            return
+        await sink.caught_up()
+        now = time.monotonic()
+        give_up_at = now + WHOLE_SECONDS_MAX
+        self._look_at, self._ping_at = now + self._poll_seconds(), now + PING_SECONDS
+        while not self._of.live.stopping:
+            if await self._finish(sink):
+                return
+            if not self._wish.follow and (self._final is None or time.monotonic() > give_up_at):
+                return
+            listener.wake.clear()
+            await self._step(sink, listener)
+
+    async def _finish(self, sink: Sink) -> bool:
+        """Whether the run is final and everything has been sent."""
+        if self._final is None or self._run is None or not self._whole_records or not self._has_all():
+            return False
+        if self._final.version > self._version:
+            await sink.state(self._final, f"Run {self._run_id} {self._final.after.value}")
+        await sink.done(self._run)
+        return True
+
+    def _has_all(self) -> bool:
+        """Of a final run: whether its whole journal has been sent."""
+        if not self._attempt or self._run is None:
+            return True
+        if self._run.log is None:
+            # Nobody sealed it, so what storage has is all there is.
+            return self._read_since_final
+        return self.position >= self._run.log.journal_bytes
+
+    async def _step(self, sink: Sink, listener: RunListener) -> None:
+        """Send what there is, look at what is due, or else wait until something is."""
+        if await self._send_live(sink, listener):
+            return
+        now = time.monotonic()
+        if listener.lost:
+            listener.lost, listener.news, self._read_at = False, True, now
+        if self._looking_is_due(now, listener):
+            listener.news = False
+            await self._look_again(sink)
+        elif self._reading_is_due(now, listener):
+            await self._read_storage(sink)
+        elif now >= self._ping_at and self._whole_records:
+            self._ping_at = now + PING_SECONDS
+            await sink.ping()
+        else:
+            await self._wait(now, listener)
+
+    def _missing(self, listener: RunListener) -> bool:
+        """Whether there are bytes, as far as anybody has told, that are not here."""
+        if self._final is not None and not self._has_all():
+            return True
+        return not self._whole_records or self.position < listener.splice.end
+
+    def _looking_is_due(self, now: float, listener: RunListener) -> bool:
+        if self._final is not None:
+            return False
+        if listener.news or now >= self._look_at:
+            return True
+        # Live pieces of an attempt that we have not heard of: storage cannot be asked for what is missing.
+        return not self._attempt and now >= self._retry_at and self._missing(listener)
+
+    def _reading_is_due(self, now: float, listener: RunListener) -> bool:
+        if not self._attempt:
+            return False
+        return now >= self._read_at or (now >= self._retry_at and self._missing(listener))
+
+    async def _wait(self, now: float, listener: RunListener) -> None:
+        until = self._ping_at if self._whole_records else math.inf
+        if self._final is None:
+            until = min(until, self._look_at)
+        if self._attempt:
+            until = min(until, self._read_at)
+        if self._missing(listener):
+            until = min(until, self._retry_at)
+        try:
+            async with asyncio.timeout(max(0.0, until - now)):
+                await listener.wake.wait()
+        except TimeoutError:
+            pass
+
+    def _poll_seconds(self) -> float:
+        return POLL_SECONDS if self._of.live.connected else POLL_SECONDS_WITHOUT_BUS
+
+    # ---- transitions -----------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Read what the scheduler knows."""
+        listed = await self._of.scheduler.transitions(self._owner_id, self._run_id)
+        self._heard = listed.transitions
+        last = self._heard[-1]
+        attempt = max(row.attempt for row in self._heard)
+        if attempt != self._attempt:
+            if self._attempt and self.position:
+                log.warning("the run was begun anew", run_id=self._run_id, attempt=attempt)
+                self.position = 0
+            self._attempt = attempt
+            self._began_at = next(row.at for row in self._heard if row.attempt == attempt).timestamp()
+        if last.after in FINAL:
+            self._run = await self._of.scheduler.run(self._owner_id, self._run_id)
+            self._final = last
+
+    async def _look_again(self, sink: Sink) -> None:
+        try:
+            await self._look()
+        except UnavailableError:
+            self._look_at = self._retry_at = time.monotonic() + POLL_SECONDS_WITHOUT_BUS
+            return
+        now = time.monotonic()
+        self._look_at = now + self._poll_seconds()
+        self._retry_at = now if self._attempt else now + MISSING_SECONDS_MIN
+        await self._tell(sink)
+
+    async def _tell(self, sink: Sink) -> None:
+        """Tell of the transitions that are told before the journal is whole."""
+        if not self._whole_records:
+            return
+        for row in self._heard:
+            if row.version <= self._version or row is self._final:
+                continue
+            if row.kind == "intent":
+                await sink.state(row, f"Run is being {'killed' if row.intent == 'kill' else 'stopped'}")
+            elif row.after is RunState.REQUESTED:
+                await sink.state(row, await self._created_text())
+            self._version = row.version
+
+    async def _created_text(self) -> str:
+        try:
+            machine_type = await self._of.runs.machine_type_of(self._owner_id, self._run_id)
+        except UnavailableError:
+            return "Run created -- waiting for a machine."
+        return f"Run created -- waiting for a {machine_type} machine."
+
+    # ---- journal ---------------------------------------------------------------------------------------------
+
+    async def _send_history(self, sink: Sink, listener: RunListener) -> None:
+        """Send what there is of the journal so far."""
+        if not self._attempt:
+            return
+        young = time.time() - self._began_at < YOUNG_SECONDS
+        remembered = False
+        if young and self._final is None:
+            remembered = await self._of.live.remembered(self._run_id, listener.splice)
+            await self._send_live(sink, listener)
+        if not remembered or self.position < listener.splice.end:
+            give_up_at = time.monotonic() + WHOLE_SECONDS_MAX
+            while not await self._read_storage(sink) and not self._of.live.stopping:
+                if not self._wish.follow and time.monotonic() > give_up_at:
+                    raise UnavailableError("unavailable", "storage does not answer")
+                await asyncio.sleep(self._pause)
+            await self._send_live(sink, listener)
+        self._read_at = time.monotonic() + (SETTLE_SECONDS_YOUNG if remembered else SETTLE_SECONDS)
+
+    async def _send_live(self, sink: Sink, listener: RunListener) -> bool:
+        if not self._whole_records:
+            return False
+        data = listener.splice.take(self.position)
+        if data:
+            await self._send(sink, data)
+        return bool(data)
+
+    async def _send(self, sink: Sink, data: bytes) -> None:
+        await sink.journal(data, self.position)
+        self.position += len(data)
+        self._ping_at = time.monotonic() + PING_SECONDS
+
+    async def _read_storage(self, sink: Sink) -> bool:
+        """Send what storage has from here on, and decide when it is read again. Returns whether that was all."""
+        before, final, complete = self.position, self._final is not None, False
+        try:
+            async with self._of.storage.journal(self._run_id, self._attempt, self.position) as response:
+                async for chunk in chunks(response):
+                    self._whole_records = False
+                    await self._send(sink, chunk)
+                    if self._of.live.stopping:
+                        return False
+            self._whole_records = complete = True
+        except NotFoundError:
+            complete = True
+        except (RefusedError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.info("storage does not answer a follower", run_id=self._run_id, problem=repr(error))
+        self._read_since_final = self._read_since_final or (complete and final)
+        if self.position > before:
+            self._pause = MISSING_SECONDS_MIN
+        else:
+            self._pause = min(self._pause * 1.3, MISSING_SECONDS_MAX)
+        now = time.monotonic()
+        self._retry_at, self._read_at = now + self._pause, now + self._poll_seconds()
+        return complete

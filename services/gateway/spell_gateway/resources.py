@@ -1,0 +1,167 @@
+"""Paths of saved files, and what a manifest shows under a path. Pure."""
+
+import posixpath
+from bisect import bisect_left
+from datetime import datetime
+
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError, shown
+from spell_proto.state import FINAL, RunState
+from spell_proto.views import Manifest, ManifestEntry, RunView
+
+from spell_gateway.shapes import ResourceEntry
+
+PATH_BYTES_MAX = 4096
+LINKS_MAX = 16
+
+
+def parse_path(text: str) -> tuple[str, ...]:
+    """The parts of a resource path such as `runs/7/ckpt/a.pt`; one slash at the end is let pass.
+
+    Raises:
+        InvalidError: it goes upwards, has empty parts, or holds what no path of ours holds.
+    """
+    trimmed = text.removesuffix("/")
+    if not trimmed:
+        return ()
+    parts = tuple(trimmed.split("/"))
+    bad = (
+        "\0" in text
+        or "\\" in text
+        or any(part in {"", ".", ".."} for part in parts)
+        or len(text.encode(errors="replace")) > PATH_BYTES_MAX
+        or any("\ud800" <= char <= "\udfff" for char in text)
+    )
+    if bad:
+        raise InvalidError(
+            "path_invalid",
+            f"path: {shown(text)}: names joined by single slashes are allowed, no '..', at most 4096 bytes",
+            field="path",
+        )
+    return parts
+
+
+def not_there(path: str) -> RefusedError:
+    """One text for what does not exist and for what is somebody else's."""
+    return NotFoundError("resource_not_found", f"{shown(path)}: no such file or resource", field="path")
+
+
+def run_of(parts: tuple[str, ...]) -> int:
+    """The run whose files `parts` are about. Raises NotFoundError for anything but runs/<number>."""
+    if len(parts) < 2 or parts[0] != "runs" or not parts[1].isascii() or not parts[1].isdigit():
+        raise not_there("/".join(parts))
+    if len(parts[1]) > 16 or str(int(parts[1])) != parts[1]:
+        raise not_there("/".join(parts))
+    return int(parts[1])
+
+
+def digest_of(run: RunView) -> str | None:
+    """The manifest of a run's files; None when it saved none.
+
+    Raises:
+        ConflictError: the run still goes on.
+        NotFoundError: it ended in a way that keeps no files.
+    """
+    if run.manifest is not None and run.state in FINAL:
+        return run.manifest
+    match run.state:
+        case RunState.COMPLETE | RunState.STOPPED:
+            return None
+        case RunState.KILLED | RunState.INTERRUPTED:
+            raise NotFoundError(
+                "resource_not_found", f"run {run.id} was {run.state}; no outputs", field="path"
+            )
+        case RunState.FAILED:
+            raise NotFoundError("resource_not_found", f"run {run.id} failed; no outputs", field="path")
+        case _:
+            raise ConflictError(
+                "resource_not_ready", f"resource_not_ready: run {run.id} is {run.state}", field="path"
+            )
+
+
+class Tree:
+    """The files of one manifest, found by path."""
+
+    def __init__(self, manifest: Manifest | None) -> None:
+        self._entries = sorted(manifest.entries if manifest else (), key=lambda entry: entry.path)
+        self._paths = [entry.path for entry in self._entries]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def file(self, path: str) -> ManifestEntry | None:
+        """The file at a path, through links that stay inside."""
+        entry = self._at(path)
+        for _ in range(LINKS_MAX):
+            if entry is None or entry.link is None:
+                return entry
+            if entry.link.startswith("/"):
+                return None
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link))
+            entry = self._at(target)
+        return None
+
+    def is_directory(self, path: str) -> bool:
+        prefix = f"{path}/" if path else ""
+        at = bisect_left(self._paths, prefix)
+        return not path or (at < len(self._paths) and self._paths[at].startswith(prefix))
+
+    def listing(self, path: str, *, recursive: bool) -> list[ResourceEntry] | None:
+        """What is in a directory, or a file alone; None when there is nothing of that name."""
+        entry = self._at(path)
+        if entry is not None:
+            return [_shown(entry, posixpath.basename(path))]
+        if not self.is_directory(path):
+            return None
+        prefix = f"{path}/" if path else ""
+        found: list[ResourceEntry] = []
+        directory, newest = "", None
+        for at in range(bisect_left(self._paths, prefix), len(self._paths)):
+            if not self._paths[at].startswith(prefix):
+                break
+            below = self._paths[at][len(prefix) :]
+            name, slash, _ = below.partition("/")
+            if recursive or not slash:
+                found.append(_shown(self._entries[at], below))
+            elif name == directory:
+                newest = max(newest or self._entries[at].modified_at, self._entries[at].modified_at)
+                found[-1] = _directory(name, newest)
+            else:
+                directory, newest = name, self._entries[at].modified_at
+                found.append(_directory(name, newest))
+        return sorted(found, key=lambda item: item.path)
+
+    def _at(self, path: str) -> ManifestEntry | None:
+        at = bisect_left(self._paths, path)
+        return self._entries[at] if at < len(self._paths) and self._paths[at] == path else None
+
+
+def _shown(entry: ManifestEntry, path: str) -> ResourceEntry:
+    return ResourceEntry(
+        path=path,
+        size=entry.size,
+        modified_at=entry.modified_at,
+        sha256=entry.sha256,
+        mode=entry.mode,
+        link=entry.link,
+    )
+
+
+def _directory(name: str, modified_at: datetime | None) -> ResourceEntry:
+    return ResourceEntry(path=name, size=None, modified_at=modified_at, sha256=None, mode=None, link=None)
+
+
+def run_directory(run: RunView) -> ResourceEntry:
+    """A run in the listing of all runs that kept files."""
+    return _directory(str(run.id), run.ended_at)
+
+
+def disposition(name: str) -> str:
+    """A Content-Disposition that no file name can break out of."""
+    plain = "".join(char if char.isascii() and (char.isalnum() or char in "._- ") else "_" for char in name)
+    encoded = "".join(
+        char
+        if char.isascii() and (char.isalnum() or char in "._-")
+        else "".join(f"%{b:02X}" for b in char.encode())
+        for char in name
+    )
+    return f"attachment; filename=\"{plain[:150]}\"; filename*=UTF-8''{encoded[:900]}"

@@ -1,0 +1,154 @@
+"""Runs as a user asks for them: made, listed, ended, labelled."""
+
+import asyncio
+import hashlib
+import re
+import time
+
+from spell_proto import checks
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
+from spell_proto.spec import CodeLocation, CodeRef, RunRequest, RunSpec, canonical_json
+from spell_proto.views import Commit, MachineTypeList, RunView
+
+from spell_gateway.bounded import Bounded
+from spell_gateway.scheduler import Ending, Scheduler
+from spell_gateway.shapes import Batch, BatchOutcome, Created, User
+from spell_gateway.storage import Storage
+
+COMMITS_KNOWN_MAX = 10_000
+MACHINE_TYPES_KNOWN_MAX = 10_000
+#: How old the list of machine types may be before a name that is not in it is refused.
+MACHINE_TYPES_SECONDS = 2.0
+#: How old it may be before a name that is in it is asked about again.
+MACHINE_TYPES_BELIEVED_SECONDS = 60.0
+TOGETHER_MAX = 8
+_KEY = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
+
+
+def idempotency_key(value: str | None) -> str | None:
+    """The header `Idempotency-Key`: 1 to 128 printable ASCII characters."""
+    if value is not None and not _KEY.fullmatch(value):
+        raise InvalidError(
+            "idempotency_key_invalid",
+            f"Idempotency-Key: {shown(value, 40)}: 1 to 128 printable ASCII characters are allowed",
+            field="Idempotency-Key",
+        )
+    return value
+
+
+class Runs:
+    """What can be done with runs. Takes and returns typed values, whoever asks."""
+
+    def __init__(self, scheduler: Scheduler, storage: Storage) -> None:
+        self._scheduler = scheduler
+        self._storage = storage
+        self._commits: Bounded[tuple[int, str], Commit] = Bounded(COMMITS_KNOWN_MAX)
+        self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
+        self._machine_types: MachineTypeList | None = None
+        self._machine_types_at = 0.0
+
+    async def create(self, user: User, request: RunRequest, key: str | None) -> Created:
+        """Make a run; the same key and request again give the same run.
+
+        Raises:
+            InvalidError: there is no such machine type.
+            ConflictError: the commit is not here, or the key was used for another request.
+        """
+        machine_type = await self._machine_type(request.machine_type)
+        spec = RunSpec(
+            command=request.command,
+            machine_type=machine_type,
+            environment=request.environment,
+            env=request.env,
+            code=None if request.code is None else await self._locate(user.id, request.code),
+            description=request.description,
+            timeout_seconds=request.timeout_seconds,
+        )
+        made = await self._scheduler.create(
+            owner_id=user.id,
+            creator=user.name,
+            idempotency_key=key,
+            request_sha256=hashlib.sha256(canonical_json(request.model_dump())).hexdigest(),
+            spec=spec,
+            labels=request.labels,
+        )
+        self._machine_type_of.put(made.run.id, made.run.spec.machine_type)
+        return made
+
+    async def machine_type_of(self, owner_id: int, run_id: int) -> str:
+        """The machine type a run asked for, which never changes. The caller knows that the run is the owner's."""
+        known = self._machine_type_of.get(run_id)
+        if known is None:
+            known = (await self._scheduler.run(owner_id, run_id)).spec.machine_type
+            self._machine_type_of.put(run_id, known)
+        return known
+
+    async def machine_types(self) -> MachineTypeList:
+        """The list as it is now."""
+        asked_at = time.monotonic()
+        listed = await self._scheduler.machine_types()
+        self._machine_types, self._machine_types_at = listed, asked_at
+        return listed
+
+    async def _machine_type(self, name: str | None) -> str:
+        listed, age = self._machine_types, time.monotonic() - self._machine_types_at
+        if listed is None or age > MACHINE_TYPES_BELIEVED_SECONDS:
+            listed, age = await self.machine_types(), 0.0
+        known = [item.name for item in listed.machine_types]
+        if name is None:
+            return listed.default
+        try:
+            return checks.machine_type(name, known)
+        except InvalidError:
+            if age <= MACHINE_TYPES_SECONDS:
+                raise
+        # A machine of a new type may have come since the list was read.
+        return checks.machine_type(name, [item.name for item in (await self.machine_types()).machine_types])
+
+    async def _locate(self, owner_id: int, code: CodeRef) -> CodeLocation:
+        known = self._commits.get((owner_id, code.commit))
+        if known is None:
+            known = await self._storage.commit(owner_id, code.commit)
+            if known is None:
+                raise ConflictError(
+                    "commit_unknown",
+                    f"code.commit: the commit {shown(code.commit)} is not known to the server",
+                    field="code.commit",
+                    hint="push it to the remote_url of PUT /api/repositories, then ask again",
+                )
+            self._commits.put((owner_id, code.commit), known)
+        return CodeLocation(
+            repository_id=known.repository_id,
+            repository=known.repository,
+            commit=known.commit,
+            tree=known.tree,
+            root_directory=code.root_directory,
+            cwd=code.cwd,
+        )
+
+    async def end_all(self, user: User, batch: Batch, ending: Ending) -> BatchOutcome:
+        """Stop or kill several runs. Each is tried; the outcome says what became of which."""
+        became: dict[str, list[int]] = {"ending": [], "ended": [], "already_final": [], "unknown": []}
+        free = asyncio.Semaphore(TOGETHER_MAX)
+
+        async def end(run_id: int) -> None:
+            async with free:
+                try:
+                    became[(await self._scheduler.end(user.id, run_id, ending)).outcome].append(run_id)
+                except NotFoundError:
+                    became["unknown"].append(run_id)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for run_id in dict.fromkeys(batch.run_ids):
+                    tasks.create_task(end(run_id))
+        except ExceptionGroup as group:
+            # All of them failed for one cause, in all likelihood: the scheduler does not answer.
+            raise group.exceptions[0] from None
+        return BatchOutcome(**{name: tuple(sorted(ids)) for name, ids in became.items()})
+
+    async def all_of(self, user: User, run_id: int | None, most: int) -> tuple[RunView, ...]:
+        """One run, or the newest `most` of a user."""
+        if run_id is not None:
+            return (await self._scheduler.run(user.id, run_id),)
+        return (await self._scheduler.runs(user.id, limit=most)).runs

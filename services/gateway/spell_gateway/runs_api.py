@@ -1,0 +1,191 @@
+"""HTTP for runs: create, list, show, end, label, log."""
+
+from aiohttp import web
+from pydantic import TypeAdapter
+from spell_proto import checks
+from spell_proto.errors import RefusedError
+from spell_proto.http import json_response
+from spell_proto.spec import RunRequest
+from spell_proto.views import EndOutcome, MachineTypeList, RunList, RunView, TransitionList
+
+from spell_gateway import asked
+from spell_gateway.outlet import no_such_part, relay
+from spell_gateway.routes import BYTES, RANGE, WHOLE, Param, Route
+from spell_gateway.runs import Runs, idempotency_key
+from spell_gateway.scheduler import Ending, Scheduler
+from spell_gateway.shapes import Batch, BatchOutcome, User
+from spell_gateway.storage import Storage
+
+REQUEST = TypeAdapter(RunRequest)
+BATCH = TypeAdapter(Batch)
+NO_RUN = {404: "no such run, or somebody else's"}
+
+
+class RunsApi:
+    """Answers under /api/runs."""
+
+    def __init__(self, runs: Runs, scheduler: Scheduler, storage: Storage) -> None:
+        self._runs = runs
+        self._scheduler = scheduler
+        self._storage = storage
+
+    async def create(self, request: web.Request, user: User) -> web.Response:
+        key = idempotency_key(request.headers.get("Idempotency-Key"))
+        made = await self._runs.create(user, await asked.body(request, REQUEST), key)
+        return json_response(made.run, status=200 if made.replayed else 201)
+
+    async def listed(self, request: web.Request, user: User) -> web.Response:
+        repository = request.query.get("repository")
+        found = await self._scheduler.runs(
+            user.id,
+            limit=asked.limit(request, 50),
+            labels=checks.labels(asked.texts(request, "label", checks.LABEL_COUNT_MAX)),
+            repository=None if repository is None else checks.description(repository),
+            before=asked.optional_number(request, "before"),
+        )
+        return json_response(found)
+
+    async def shown(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._scheduler.run(user.id, asked.run_id(request)))
+
+    async def transitions(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._scheduler.transitions(user.id, asked.run_id(request)))
+
+    async def stop(self, request: web.Request, user: User) -> web.Response:
+        return await self._end(request, user, "stop")
+
+    async def kill(self, request: web.Request, user: User) -> web.Response:
+        return await self._end(request, user, "kill")
+
+    async def _end(self, request: web.Request, user: User, ending: Ending) -> web.Response:
+        return json_response(await self._scheduler.end(user.id, asked.run_id(request), ending))
+
+    async def stop_all(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._runs.end_all(user, await asked.body(request, BATCH), "stop"))
+
+    async def kill_all(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._runs.end_all(user, await asked.body(request, BATCH), "kill"))
+
+    async def add_label(self, request: web.Request, user: User) -> web.Response:
+        label = checks.label(request.match_info["label"])
+        return json_response(await self._scheduler.label("PUT", user.id, asked.run_id(request), label))
+
+    async def remove_label(self, request: web.Request, user: User) -> web.Response:
+        label = checks.label(request.match_info["label"])
+        return json_response(await self._scheduler.label("DELETE", user.id, asked.run_id(request), label))
+
+    async def machine_types(self, request: web.Request, user: User) -> web.Response:
+        del request, user  # the list is the same for everybody
+        return json_response(await self._runs.machine_types())
+
+    async def log(self, request: web.Request, user: User) -> web.StreamResponse:
+        stream = asked.choice(request, "stream", ("all", "stdout", "stderr"))
+        run = await self._scheduler.run(user.id, asked.run_id(request))
+        # A run that never came to a machine has no journal; storage answers for the empty one.
+        headers = {"Range": request.headers["Range"]} if "Range" in request.headers else {}
+        kind = {"Content-Type": BYTES, "X-Content-Type-Options": "nosniff"}
+        try:
+            async with self._storage.output(request.method, run.id, run.attempt, stream, headers) as found:
+                return await relay(request, found, kind)
+        except RefusedError as error:
+            if error.status != 416:
+                raise
+            return no_such_part(await self._storage.output_bytes(run.id, run.attempt, stream))
+
+    def routes(self) -> list[Route]:
+        # fmt: off -- one call per line reads as the table it is
+        page = (
+            Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),
+            Param("label", "Only runs with this label; repeated: with any of them.", {"type": "string"}),
+            Param("repository", "Only runs of the repository of this name.", {"type": "string"}),
+            Param("before", "Only runs with a smaller id: the way to the next page.", WHOLE),
+        )
+        key = Param(
+            "Idempotency-Key",
+            "The same key and body again give the same run.",
+            {"type": "string", "minLength": 1, "maxLength": 128},
+            "header",
+        )
+        stream = Param(
+            "stream",
+            "Which output.",
+            {"type": "string", "enum": ["all", "stdout", "stderr"], "default": "all"},
+        )
+        clash = {
+            409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request"
+        }
+        return [
+            Route(
+                "POST",
+                "/api/runs",
+                self.create,
+                "Create a run",
+                "runs",
+                RunView,
+                RunRequest,
+                (key,),
+                201,
+                {**clash, 200: "the run that an earlier request with this key made"},
+            ),
+            Route("GET", "/api/runs", self.listed, "List runs, newest first", "runs", RunList, None, page),
+            Route("POST", "/api/runs/stop", self.stop_all, "Stop several runs", "runs", BatchOutcome, Batch),
+            Route("POST", "/api/runs/kill", self.kill_all, "Kill several runs", "runs", BatchOutcome, Batch),
+            Route("GET", "/api/runs/{id}", self.shown, "Show a run", "runs", RunView, also=NO_RUN),
+            Route(
+                "GET",
+                "/api/runs/{id}/transitions",
+                self.transitions,
+                "Show how a run moved",
+                "runs",
+                TransitionList,
+                also=NO_RUN,
+            ),
+            Route(
+                "POST",
+                "/api/runs/{id}/stop",
+                self.stop,
+                "Stop a run and keep its files",
+                "runs",
+                EndOutcome,
+                also=NO_RUN,
+            ),
+            Route("POST", "/api/runs/{id}/kill", self.kill, "Kill a run", "runs", EndOutcome, also=NO_RUN),
+            Route(
+                "PUT",
+                "/api/runs/{id}/labels/{label}",
+                self.add_label,
+                "Label a run",
+                "runs",
+                RunView,
+                also=NO_RUN,
+            ),
+            Route(
+                "DELETE",
+                "/api/runs/{id}/labels/{label}",
+                self.remove_label,
+                "Take a label off a run",
+                "runs",
+                RunView,
+                also=NO_RUN,
+            ),
+            Route(
+                "GET",
+                "/api/runs/{id}/log",
+                self.log,
+                "Get the output of a run",
+                "logs",
+                (BYTES,),
+                None,
+                (stream, RANGE),
+                also={**NO_RUN, 206: "the part asked for", 416: "no such part"},
+            ),
+            Route(
+                "GET",
+                "/api/machine-types",
+                self.machine_types,
+                "List machine types",
+                "service",
+                MachineTypeList,
+            ),
+        ]
+        # fmt: on

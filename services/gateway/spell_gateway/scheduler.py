@@ -1,0 +1,113 @@
+"""The scheduler as the gateway sees it: typed calls over its internal HTTP (shell)."""
+
+from typing import Literal
+from urllib.parse import quote, urlencode
+
+import orjson
+from pydantic import TypeAdapter
+from spell_proto.http import Caller
+from spell_proto.spec import RunSpec
+from spell_proto.views import (
+    EndOutcome,
+    Health,
+    MachineTypeList,
+    OwnerSummary,
+    RunList,
+    RunView,
+    TransitionList,
+    Verdict,
+)
+
+from spell_gateway.shapes import Created
+
+RUN = TypeAdapter(RunView)
+RUNS = TypeAdapter(RunList)
+TRANSITIONS = TypeAdapter(TransitionList)
+OUTCOME = TypeAdapter(EndOutcome)
+SUMMARY = TypeAdapter(OwnerSummary)
+MACHINE_TYPES = TypeAdapter(MachineTypeList)
+VERDICT = TypeAdapter(Verdict)
+HEALTH = TypeAdapter(Health)
+
+Ending = Literal["stop", "kill"]
+
+
+class Scheduler:
+    """Every call is on behalf of an owner; what belongs to another one is not found."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def create(
+        self,
+        *,
+        owner_id: int,
+        creator: str,
+        idempotency_key: str | None,
+        request_sha256: str,
+        spec: RunSpec,
+        labels: tuple[str, ...],
+    ) -> Created:
+        """Raises ConflictError when the key was used for another request."""
+        body = orjson.dumps(
+            {
+                "owner_id": owner_id,
+                "creator": creator,
+                "idempotency_key": idempotency_key,
+                "request_sha256": request_sha256,
+                "spec": spec.model_dump(),
+                "labels": labels,
+            }
+        )
+        headers = {"Content-Type": "application/json"}
+        async with self._caller.open("POST", "/runs", data=body, headers=headers) as response:
+            run = RUN.validate_json(await response.read())
+            return Created(run=run, replayed=response.status == 200)
+
+    async def runs(
+        self,
+        owner_id: int,
+        *,
+        limit: int,
+        labels: tuple[str, ...] = (),
+        repository: str | None = None,
+        before: int | None = None,
+    ) -> RunList:
+        asked: list[tuple[str, str | int]] = [("owner_id", owner_id), ("limit", limit)]
+        asked += [("label", label) for label in labels]
+        if repository is not None:
+            asked.append(("repository", repository))
+        if before is not None:
+            asked.append(("before", before))
+        return await self._caller.call("GET", f"/runs?{urlencode(asked)}", RUNS)
+
+    async def run(self, owner_id: int, run_id: int) -> RunView:
+        return await self._caller.call("GET", f"/runs/{run_id}?owner_id={owner_id}", RUN)
+
+    async def transitions(self, owner_id: int, run_id: int) -> TransitionList:
+        path = f"/runs/{run_id}/transitions?owner_id={owner_id}"
+        return await self._caller.call("GET", path, TRANSITIONS)
+
+    async def end(self, owner_id: int, run_id: int, ending: Ending) -> EndOutcome:
+        return await self._caller.call("POST", f"/runs/{run_id}/{ending}?owner_id={owner_id}", OUTCOME)
+
+    async def label(
+        self, method: Literal["PUT", "DELETE"], owner_id: int, run_id: int, label: str
+    ) -> RunView:
+        path = f"/runs/{run_id}/labels/{quote(label, safe='')}?owner_id={owner_id}"
+        return await self._caller.call(method, path, RUN)
+
+    async def all_transitions(self, owner_id: int, after: str, limit: int) -> TransitionList:
+        """Rows of all runs of an owner that were committed after the cursor `after`."""
+        asked = {"owner_id": owner_id, "limit": limit, **({"after": after} if after else {})}
+        return await self._caller.call("GET", "/transitions", TRANSITIONS, params=asked)
+
+    async def summary(self, owner_id: int) -> OwnerSummary:
+        return await self._caller.call("GET", f"/owners/{owner_id}", SUMMARY)
+
+    async def machine_types(self) -> MachineTypeList:
+        return await self._caller.call("GET", "/machine-types", MACHINE_TYPES)
+
+    async def verify(self, owner_id: int, run_id: int | None) -> Verdict:
+        asked = {"owner_id": owner_id, "run_id": run_id}
+        return await self._caller.call("GET", "/verify", VERDICT, params=asked)

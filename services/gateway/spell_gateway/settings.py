@@ -1,0 +1,24 @@
+"""Settings of the gateway."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment variables `SPELL_<NAME>`.
+
+    `listen` is where the world is answered, `gateway_url` where the other services are. `builder_url` is only
+    asked how it is. With `first_user` set, that user is made at start, with the token and the public SSH key that
+    stand in the two files.
+    """
+
+    database_url: str
+    nats_url: str
+    scheduler_url: str
+    storage_url: str
+    builder_url: str
+    listen: str
+    gateway_url: str
+    first_user: str = ""
+    first_token_file: str = ""
+    first_ssh_key_file: str = ""

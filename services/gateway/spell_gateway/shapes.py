@@ -1,0 +1,160 @@
+"""What only the gateway says or is told: accounts, batches, listings of files, its own status."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from spell_proto import checks
+from spell_proto.errors import InvalidError, shown
+from spell_proto.spec import Shape
+from spell_proto.views import Health, OwnerSummary, RunView
+
+TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
+BATCH_MAX = 1000
+
+
+def _name(value: str) -> str:
+    cleaned = checks.description(value)
+    if not 1 <= len(cleaned) <= 64:
+        raise InvalidError(
+            "name_invalid", f"name: {shown(value, 40)}: 1 to 64 characters are allowed", field="name"
+        )
+    return cleaned
+
+
+def _repository_name(value: str) -> str:
+    cleaned = checks.description(value)
+    if not 1 <= len(cleaned) <= 255:
+        raise InvalidError(
+            "name_invalid", f"name: {shown(value, 40)}: 1 to 255 characters are allowed", field="name"
+        )
+    return cleaned
+
+
+def _root_commit(value: str) -> str:
+    try:
+        return checks.commit(value)
+    except InvalidError:
+        raise InvalidError(
+            "commit_invalid", f"root_commit: {shown(value)} is not a full commit hash", field="root_commit"
+        ) from None
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class User(Shape):
+    """Somebody who may ask. Everything he makes carries his `id` as its owner."""
+
+    id: int
+    name: str
+    created_at: datetime
+
+
+class Me(Shape):
+    user: User
+
+
+class TokenRequest(Shape):
+    """A token to be made; without `expires_in_seconds` it is good until it is deleted."""
+
+    name: Name
+    expires_in_seconds: Annotated[int | None, Field(ge=1, le=TOKEN_SECONDS_MAX)] = None
+
+
+class TokenView(Shape):
+    id: int
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class TokenList(Shape):
+    tokens: tuple[TokenView, ...]
+
+
+class TokenMade(Shape):
+    """A new token. `value` is shown this once and kept nowhere."""
+
+    token: TokenView
+    value: str
+
+
+class KeyRequest(Shape):
+    """A public SSH key as it stands in `id_ed25519.pub`. Without a title its comment is taken."""
+
+    public_key: str
+    title: Annotated[str, AfterValidator(checks.description), Field(max_length=255)] = ""
+
+
+class KeyView(Shape):
+    id: int
+    title: str
+    fingerprint: str
+    created_at: datetime
+
+
+class KeyList(Shape):
+    keys: tuple[KeyView, ...]
+
+
+class KeyOwner(Shape):
+    """Whose key it is: the answer to the SSH endpoint."""
+
+    owner_id: int
+    user_name: str
+
+
+class RepositoryRequest(Shape):
+    """A repository, known by its first commit. Asked again it takes the new name."""
+
+    root_commit: Annotated[str, AfterValidator(_root_commit)]
+    name: Annotated[str, AfterValidator(_repository_name)]
+
+
+RunId = Annotated[int, Field(ge=1, le=checks.RUN_ID_MAX)]
+
+
+class Batch(Shape):
+    """Runs to be ended together."""
+
+    run_ids: Annotated[tuple[RunId, ...], Field(min_length=1, max_length=BATCH_MAX)]
+
+
+class BatchOutcome(Shape):
+    """What became of each: `unknown` are ids of no run of yours."""
+
+    ending: tuple[int, ...]
+    ended: tuple[int, ...]
+    already_final: tuple[int, ...]
+    unknown: tuple[int, ...]
+
+
+class ResourceEntry(Shape):
+    """A file, or a directory where `size` is null. `path` is relative to the listed path."""
+
+    path: str
+    size: int | None
+    modified_at: datetime | None
+    sha256: str | None
+    mode: int | None
+    link: str | None
+
+
+class ResourceList(Shape):
+    path: str
+    entries: tuple[ResourceEntry, ...]
+
+
+class StatusView(OwnerSummary):
+    """Limits and counts of the caller, and how the services are."""
+
+    user: str
+    services: tuple[Health, ...]
+
+
+class Created(Shape):
+    """A run, and whether an earlier request with the same key had made it."""
+
+    run: RunView
+    replayed: bool

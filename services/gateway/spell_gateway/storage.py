@@ -1,0 +1,105 @@
+"""Storage as the gateway sees it: typed calls over its internal HTTP (shell)."""
+
+from contextlib import AbstractAsyncContextManager
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from spell_proto.errors import NotFoundError
+from spell_proto.http import Caller
+from spell_proto.views import Commit, Manifest, Repository, RepositoryList, RunView, Verdict
+
+from spell_gateway.shapes import RepositoryRequest
+
+COMMIT = TypeAdapter(Commit)
+REPOSITORY = TypeAdapter(Repository)
+REPOSITORIES = TypeAdapter(RepositoryList)
+MANIFEST = TypeAdapter(Manifest)
+VERDICT = TypeAdapter(Verdict)
+
+Response = AbstractAsyncContextManager[aiohttp.ClientResponse]
+
+
+class TailAt(BaseModel):
+    """Where the last lines of a journal begin."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    offset: int
+
+
+class Sizes(BaseModel):
+    """How much output of an attempt is stored."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+SIZES = TypeAdapter(Sizes)
+TAIL_AT = TypeAdapter(TailAt)
+
+
+class Storage:
+    """Bytes, per owner."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def commit(self, owner_id: int, commit: str) -> Commit | None:
+        """A commit that is there, whole."""
+        try:
+            return await self._caller.call("GET", f"/code/{owner_id}/commits/{commit}", COMMIT)
+        except NotFoundError:
+            return None
+
+    async def put_repository(self, owner_id: int, request: RepositoryRequest) -> Repository:
+        return await self._caller.call("PUT", f"/code/{owner_id}/repositories", REPOSITORY, body=request)
+
+    async def repositories(self, owner_id: int) -> RepositoryList:
+        return await self._caller.call("GET", f"/code/{owner_id}/repositories", REPOSITORIES)
+
+    async def manifest(self, owner_id: int, digest: str) -> Manifest:
+        return await self._caller.call("GET", f"/manifests/{digest}?owner_id={owner_id}", MANIFEST)
+
+    def blob(self, method: str, owner_id: int, sha256: str, headers: dict[str, str]) -> Response:
+        path = f"/blobs/{sha256}?owner_id={owner_id}"
+        return self._caller.open(method, path, headers=headers, stream=True)
+
+    def output(
+        self, method: str, run_id: int, attempt: int, stream: str, headers: dict[str, str]
+    ) -> Response:
+        """What the command wrote, without framing."""
+        path = f"/journals/{run_id}/{attempt}/output?stream={stream}"
+        return self._caller.open(method, path, headers=headers, stream=True)
+
+    async def output_bytes(self, run_id: int, attempt: int, stream: str) -> int:
+        """How many bytes of output are stored."""
+        sizes = await self._caller.call("GET", f"/journals/{run_id}/{attempt}", SIZES)
+        of = {"stdout": sizes.stdout_bytes, "stderr": sizes.stderr_bytes}
+        return of.get(stream, sizes.stdout_bytes + sizes.stderr_bytes)
+
+    def journal(self, run_id: int, attempt: int, offset: int) -> Response:
+        """The journal from `offset` to where it ends now, which is always the end of a whole record."""
+        path = f"/journals/{run_id}/{attempt}/bytes?offset={offset}"
+        return self._caller.open("GET", path, stream=True)
+
+    async def tail_at(self, run_id: int, attempt: int, lines: int) -> int:
+        """The offset of a record from which at least the last `lines` lines follow."""
+        path = f"/journals/{run_id}/{attempt}/tail?lines={lines}"
+        try:
+            return (await self._caller.call("GET", path, TAIL_AT)).offset
+        except NotFoundError:
+            return 0
+
+    async def verify(self, run: RunView) -> Verdict:
+        """Whether log and files of a final run are what the scheduler was told of them."""
+        log = run.log
+        asked = {
+            "run_id": run.id,
+            "attempt": run.attempt,
+            "owner_id": run.owner_id,
+            "manifest": run.manifest,
+            **(log.model_dump() if log is not None else {}),
+        }
+        return await self._caller.call("GET", "/verify", VERDICT, params=asked)
