@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 ASK_SECONDS_MAX = 10.0
+HANG_UP_SECONDS_MAX = 1.0
 _LINE_BYTES_MAX = 1 << 20
 
 
@@ -29,6 +30,7 @@ class Server:
         self._snapshot = snapshot
         self._stop = stop
         self._watchers: set[asyncio.StreamWriter] = set()
+        self._answers: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -43,8 +45,14 @@ class Server:
         self._path.unlink(missing_ok=True)
         for writer in self._watchers:
             writer.close()
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=HANG_UP_SECONDS_MAX)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(ASK_SECONDS_MAX):
                 word = (await reader.readline()).strip()

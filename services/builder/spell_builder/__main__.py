@@ -1,0 +1,52 @@
+"""`python -m spell_builder`: wiring only."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from spell_proto import bus, database, http, logs, service, settings, subjects
+
+from spell_builder import api, uv
+from spell_builder.ahead import Ahead
+from spell_builder.builder import BARE, Builder
+from spell_builder.directories import Directories
+from spell_builder.requests import Requests
+from spell_builder.settings import Settings
+
+log = logs.get()
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Serve until `stop`."""
+    given = settings.load(Settings)
+    data = Path(given.data_dir)
+    directories = Directories(data)
+    directories.make()
+    directories.clean()
+    program = uv.locate(os.environ, data)
+    async with (
+        database.pool(given.database_url, "builder") as pool,
+        bus.connect(given.nats_url, "builder") as nats,
+    ):
+        await database.migrate(pool, "builder", "spell_builder")
+        requests = Requests(pool, given.resolution_seconds)
+        async with asyncio.TaskGroup() as tasks:
+            builder = Builder(program, directories, requests, tasks, given.builds_max)
+            # Nearly every stack runs something without packages: its environment is there before the first one.
+            builder.ensure(BARE)
+            async with http.serve(api.application(builder), given.listen):
+                log.info("ready")
+                consumer = nats.consume(
+                    stop,
+                    subjects.COMMANDS,
+                    subjects.BUILDER_CONSUMER,
+                    subjects.COMMANDS_FOR_BUILDER,
+                    Ahead(builder).handle,
+                )
+                tasks.create_task(consumer)
+                await stop.wait()
+                builder.close()
+
+
+if __name__ == "__main__":
+    service.run("builder", main)

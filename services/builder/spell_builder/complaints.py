@@ -1,0 +1,97 @@
+"""What uv says when it fails → the one sentence that names the package and the reason."""
+
+import re
+
+from spell_builder.errors import BuildFailedError, IndexUnreachableError
+
+_SENTENCE_CHARS_MAX = 600
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s@]+@")
+_NOT_FOUND = re.compile(r"Because (?P<package>\S+) was not found in the (package registry|cache|provided)")
+_NO_VERSION = re.compile(r"Because there (?:is|are) no versions? of (?P<package>\S+)")
+_FAILED_TO_BUILD = re.compile(r"Failed to (?:build|download and build|download|read) `(?P<package>[^`]+)`")
+_FETCH = re.compile(r"Failed to fetch:? `?(?P<url>[^\s`]+)`?")
+_CONCLUSION = re.compile(r",? we can conclude that .*?(?=\.\s|\.$|$)")
+#: Trouble of the network: worth another try.
+_PASSING = (
+    "error sending request",
+    "HTTP status server error",
+    "Too Many Requests",
+    "Request Timeout",
+    "error decoding response body",
+    "request or response body error",
+    "connection closed before message completed",
+    "operation timed out",
+    "Network unreachable",
+)
+#: Looks like trouble of the network, and no other try will help.
+_LASTING = ("invalid peer certificate", "certificate verify failed", "builder error")
+
+
+def failure(output: str) -> BuildFailedError:
+    """The error to raise for what uv wrote."""
+    output = _CREDENTIALS.sub("", output)
+    causes = _causes(output)
+    last = causes[-1] if causes else _last_line(output)
+    fetch = _FETCH.search(output)
+    if fetch is not None:
+        return _unreachable(output, fetch["url"], last)
+    not_found = _NOT_FOUND.search(output)
+    if not_found is not None:
+        return BuildFailedError(f"pip: there is no package {not_found['package']} in the package index")
+    no_version = _NO_VERSION.search(output)
+    if no_version is not None and "depends on" not in output:
+        package = no_version["package"].rstrip(",.")
+        return BuildFailedError(f"pip: there is no version of {package} in the package index for this Python")
+    build = _FAILED_TO_BUILD.search(output)
+    if build is not None:
+        return BuildFailedError(_cut(f"pip: {build['package']} cannot be built: {_reason(output, last)}"))
+    if "No solution found" in output:
+        return BuildFailedError(_cut(f"pip: the packages do not go together: {_plain(last)}"))
+    return BuildFailedError(_cut(f"pip: the packages cannot be installed: {_plain(last)}"))
+
+
+def _unreachable(output: str, url: str, last: str) -> BuildFailedError:
+    sentence = _cut(f"pip: the package index cannot be read ({url}): {last}")
+    if any(word in output for word in _LASTING) or not any(word in output for word in _PASSING):
+        return BuildFailedError(sentence)
+    return IndexUnreachableError(sentence)
+
+
+def _causes(output: str) -> list[str]:
+    """The `cause:` lines, each with the indented lines that go on with it."""
+    causes: list[str] = []
+    going_on = False
+    for line in output.splitlines():
+        if line.startswith("  cause: "):
+            causes.append(line.removeprefix("  cause: ").strip())
+            going_on = True
+        elif going_on and line.startswith("         ") and line.strip():
+            causes[-1] += " " + line.strip()
+        else:
+            going_on = False
+    return causes
+
+
+def _plain(cause: str) -> str:
+    return _CONCLUSION.sub("", cause).removeprefix("Because ").removesuffix(".").strip()
+
+
+def _reason(output: str, last: str) -> str:
+    """Why a build failed: the last word of the build's own output, where there is one."""
+    for block in ("[stderr]", "[stdout]"):
+        _, found, rest = output.partition(block)
+        lines = [line.strip() for line in rest.partition("\nhint:")[0].splitlines() if line.strip()]
+        if found and lines:
+            errors = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception)\b|error:", line)]
+            return (errors or lines)[-1]
+    return last
+
+
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else "uv gave no reason"
+
+
+def _cut(sentence: str) -> str:
+    sentence = " ".join(sentence.split())
+    return sentence if len(sentence) <= _SENTENCE_CHARS_MAX else sentence[: _SENTENCE_CHARS_MAX - 1] + "…"

@@ -1,0 +1,120 @@
+"""The directories that environments live in: built beside, marked as complete, renamed last (shell).
+
+<data>/environments/<key>/       complete; never changed again; read-only
+<data>/environments/.new-<key>/  being built by whoever holds the lock of the key
+<data>/locks/<key>               locked while somebody builds; the lock ends with its last holder
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from spell_proto import logs
+
+log = logs.get()
+
+_MARKER = ".spell-complete"
+_NEW = ".new-"
+_OLD = ".old-"
+_LOCK_LOOK_SECONDS = 0.1
+
+
+class Directories:
+    """All environments below one data directory, which several builders may share."""
+
+    def __init__(self, data: Path) -> None:
+        self._environments = data / "environments"
+        self._locks = data / "locks"
+
+    def make(self) -> None:
+        """Make what is missing."""
+        for directory in (self._environments, self._locks):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        return self._environments / key
+
+    def _lock(self, key: str) -> Path:
+        return self._locks / key
+
+    def complete(self, key: str) -> bool:
+        """Whether the environment is there, whole, and its interpreter still exists."""
+        path = self.path(key)
+        return (path / _MARKER).exists() and (path / "bin" / "python").exists()
+
+    def clean(self) -> None:
+        """Remove what an interrupted build or removal left. What another builder works on is left alone."""
+        for path in self._environments.iterdir():
+            if path.name.startswith(_OLD):
+                remove(path)
+            elif path.name.startswith(_NEW):
+                with self._lock(path.name.removeprefix(_NEW)).open("a") as lock:
+                    if _try_lock(lock.fileno()):
+                        log.info("removing an interrupted build", path=path.name)
+                        remove(path)
+
+    @asynccontextmanager
+    async def alone(self, key: str) -> AsyncIterator[int]:
+        """Be the only builder of `key`, on this machine. Yields the descriptor that holds the lock.
+
+        A child that inherits the descriptor keeps the lock when we are killed: nobody builds beside it.
+        """
+        with self._lock(key).open("a") as lock:
+            while not _try_lock(lock.fileno()):  # noqa: ASYNC110 -- no event tells
+                await asyncio.sleep(_LOCK_LOOK_SECONDS)
+            yield lock.fileno()
+
+    def begin(self, key: str) -> Path:
+        """The place to build `key` in. Only for the holder of its lock."""
+        path = self._environments / (_NEW + key)
+        remove(path)
+        return path
+
+    def finish(self, key: str, resolved: str) -> None:
+        """Make what was built in `begin(key)` the environment `key`: read-only, marked, renamed, in this order."""
+        new = self._environments / (_NEW + key)
+        assert (new / "bin" / "python").exists()
+        (new / _MARKER).write_text(json.dumps({"key": key, "packages": resolved}) + "\n")
+        _make_read_only(new)
+        # A machine that loses power must not keep the name and lose what it stands for.
+        os.sync()
+        path = self.path(key)
+        if path.exists():
+            path.rename(self._environments / f"{_OLD}{key}-{uuid.uuid4().hex[:8]}")
+        new.rename(path)
+        for old in self._environments.glob(f"{_OLD}{key}-*"):
+            remove(old)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make_read_only(directory: Path) -> None:
+    for folder, _, files in os.walk(directory, topdown=False):
+        for name in files:
+            path = os.path.join(folder, name)  # noqa: PTH118 -- tens of thousands of files
+            mode = os.lstat(path).st_mode
+            if not stat.S_ISLNK(mode):
+                os.chmod(path, stat.S_IMODE(mode) & ~0o222)  # noqa: PTH101
+        os.chmod(folder, 0o555)  # noqa: PTH101, S103 -- less than before
+
+
+def remove(directory: Path) -> None:
+    """Remove a tree, read-only or not, there or not."""
+    for folder, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)  # noqa: PTH101
+    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,53 @@
+"""What an environment is named after: the exact content of its layers, never what was asked for."""
+
+import hashlib
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from spell_proto.spec import canonical_json
+
+#: Raised when the same packages would be laid out differently: older environments are then not found any more.
+BUILDER_VERSION = 1
+BASE = "bare"
+
+#: What people type, and what the index calls it. The left name is a trap: it exists and refuses to install.
+_MEANT = {"sklearn": "scikit-learn"}
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """The Python that environments are made from, as far as their content depends on it."""
+
+    path: str
+    version: str
+    platform: str
+    libc: str
+
+
+def environment_key(interpreter: Interpreter, resolved: str) -> str:
+    """The key of the environment that holds exactly `resolved` (pinned versions with hashes; empty for none)."""
+    content = {
+        "builder": BUILDER_VERSION,
+        "platform": interpreter.platform,
+        "python": interpreter.version,
+        "interpreter": interpreter.path,
+        "libc": interpreter.libc,
+        "base": BASE,
+        "pip": resolved,
+    }
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def wanted(requirements: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The requirements to resolve, each once and in order of name, and a line for each that was corrected."""
+    lines: set[str] = set()
+    notes: set[str] = set()
+    for text in requirements:
+        requirement = Requirement(text)
+        meant = _MEANT.get(canonicalize_name(requirement.name))
+        if meant is not None:
+            notes.add(f"{requirement.name} is called {meant} in the package index; installing {meant}")
+            requirement.name = meant
+        lines.add(str(requirement))
+    return sorted(lines, key=str.lower), sorted(notes)

@@ -1,0 +1,88 @@
+"""What requests became the last time: the builder's rows in Postgres, and a small memory in front (shell)."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import asyncpg
+from spell_proto import database, logs
+
+from spell_builder.flight import GivenUpError
+
+log = logs.get()
+T = TypeVar("T")
+
+SQL = database.queries("spell_builder", "requests.sql")
+#: How long a build waits for a database that is being started again.
+DATABASE_SECONDS_MAX = 60.0
+_AGAIN_SECONDS = 0.2
+_REMEMBERED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Exact versions for a request, the environment they make, and whether they are recent enough to reuse."""
+
+    key: str
+    resolved: str
+    fresh: bool
+
+
+class Requests:
+    """Request digest -> resolution."""
+
+    def __init__(self, pool: asyncpg.Pool, fresh_seconds: float) -> None:
+        self._pool = pool
+        self._fresh_seconds = fresh_seconds
+        #: digest -> (key, until when it is fresh by the monotonic clock)
+        self._recent: OrderedDict[str, tuple[str, float]] = OrderedDict()
+
+    def remembered(self, digest: str) -> str | None:
+        """The key of a fresh resolution that this process has seen; no question to Postgres."""
+        key, until = self._recent.get(digest, ("", 0.0))
+        return key if time.monotonic() < until else None
+
+    async def find(self, digest: str) -> Resolution | None:
+        """The last resolution of a request, fresh or not."""
+        row = await self._pool.fetchrow(SQL["find"], digest)
+        if row is None:
+            return None
+        left = self._fresh_seconds - row["age_seconds"]
+        if left > 0:
+            self._keep(digest, row["key"], left)
+        return Resolution(row["key"], row["resolved"], fresh=left > 0)
+
+    async def remember(self, digest: str, key: str, resolved: str) -> None:
+        """Note a resolution of right now."""
+        await self._pool.execute(SQL["remember"], digest, key, resolved)
+        self._keep(digest, key, self._fresh_seconds)
+
+    async def built(self, key: str, seconds: float) -> None:
+        """Note that an environment is ready."""
+        await self._pool.execute(SQL["built"], key, seconds)
+
+    def _keep(self, digest: str, key: str, seconds: float) -> None:
+        self._recent[digest] = (key, time.monotonic() + seconds)
+        self._recent.move_to_end(digest)
+        if len(self._recent) > _REMEMBERED_MAX:
+            self._recent.popitem(last=False)
+
+
+async def patiently(question: Callable[[], Awaitable[T]]) -> T:
+    """Ask until Postgres answers. Every question of the builder may be asked twice.
+
+    Raises:
+        GivenUpError: it did not answer for `DATABASE_SECONDS_MAX`.
+    """
+    deadline = time.monotonic() + DATABASE_SECONDS_MAX
+    while True:
+        try:
+            return await question()
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise GivenUpError(f"the database does not answer: {error!r}") from error
+            log.info("waiting for postgres", problem=repr(error))
+            await asyncio.sleep(_AGAIN_SECONDS)

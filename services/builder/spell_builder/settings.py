@@ -1,0 +1,19 @@
+"""Settings of the builder."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Environment variables `SPELL_<NAME>`; times in seconds.
+
+    `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
+    how many environments are built at once.
+    """
+
+    data_dir: str
+    database_url: str
+    nats_url: str
+    listen: str
+    resolution_seconds: float = 24 * 3600.0
+    builds_max: int = 2

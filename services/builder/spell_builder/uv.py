@@ -1,0 +1,194 @@
+"""uv as a subprocess: resolve, make an environment, install; its lines are passed on as they come (shell)."""
+
+import asyncio
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from spell_builder import complaints
+from spell_builder.errors import BuildFailedError, IndexUnreachableError, MissingUvError
+from spell_builder.keys import Interpreter
+
+#: Takes a line and whether it is about a failure.
+Say = Callable[[str, bool], None]
+
+RESOLVE_SECONDS_MAX = 600.0
+INSTALL_SECONDS_MAX = 3600.0
+VENV_SECONDS_MAX = 60.0
+NETWORK_TRIES = 4
+NETWORK_BACKOFF_SECONDS = 1.0
+_OUTPUT_BYTES_KEPT = 256 * 1024
+_READ_BYTES = 64 * 1024
+
+_PASSED = frozenset(
+    {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "NETRC"}
+    | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}
+    | {"http_proxy", "https_proxy", "no_proxy", "all_proxy"}
+)
+#: These would send the work to another interpreter or another place than the one it is meant for.
+_NOT_PASSED = frozenset(
+    {"UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_BREAK_SYSTEM_PACKAGES", "UV_PROJECT_ENVIRONMENT"}
+)
+
+
+def base_interpreter() -> Interpreter:
+    """The real interpreter under ours: never a virtual environment, never a shim."""
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    return Interpreter(
+        path=os.path.realpath(base),
+        version=f"{platform.python_implementation()} {platform.python_version()}{sys.abiflags}",
+        platform=sysconfig.get_platform(),
+        libc=" ".join(platform.libc_ver()),
+    )
+
+
+def scrubbed(environ: Mapping[str, str], data: Path) -> dict[str, str]:
+    """What uv gets to see: where the index is and how to reach it; no secrets of the service, no user's home."""
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if name in _PASSED or (name.startswith("UV_") and name not in _NOT_PASSED)
+    }
+    if "PIP_INDEX_URL" in environ and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & passed.keys():
+        passed["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
+    passed.setdefault("UV_CACHE_DIR", str(data / "uv-cache"))
+    # We try again ourselves, and say so.
+    passed.setdefault("UV_HTTP_RETRIES", "1")
+    return passed | {"HOME": str(data / "home"), "LC_ALL": "C.UTF-8", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Uv:
+    """The program, the interpreter it works for, and its environment."""
+
+    program: str
+    interpreter: Interpreter
+    environment: Mapping[str, str]
+
+    async def resolve(self, requirements: Sequence[str], say: Say) -> str:
+        """Exact versions with hashes for what was asked.
+
+        Raises:
+            BuildFailedError: there is no solution, or a package cannot be read.
+            IndexUnreachableError: the index does not answer, also after some tries.
+        """
+        options = ["--generate-hashes", "--no-header", "--no-annotate", "--python", self.interpreter.path]
+        text = "".join(f"{line}\n" for line in requirements)
+        return await self._patiently(["pip", "compile", "-", *options], RESOLVE_SECONDS_MAX, say, stdin=text)
+
+    async def make(self, directory: Path, say: Say, keep: int) -> None:
+        """A bare environment that can be moved. `keep` is a descriptor the process holds open while it lives."""
+        words = ["venv", "--quiet", "--relocatable", "--no-project", "--python", self.interpreter.path]
+        await self._run([*words, str(directory)], VENV_SECONDS_MAX, say, keep=keep)
+
+    async def install(self, directory: Path, pinned: Path, say: Say, keep: int) -> None:
+        """Install what `pinned` holds, each file checked against its hash, copied so that no run can reach the cache.
+
+        Byte code is compiled now: a run sees the environment read-only and could never keep it.
+        """
+        options = ["--require-hashes", "--no-deps", "--link-mode", "copy", "--compile-bytecode"]
+        words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options, "-r", str(pinned)]
+        await self._patiently(words, INSTALL_SECONDS_MAX, say, keep=keep)
+
+    async def _patiently(
+        self, words: Sequence[str], seconds: float, say: Say, *, stdin: str = "", keep: int | None = None
+    ) -> str:
+        for attempt in range(1, NETWORK_TRIES + 1):
+            try:
+                return await self._run(words, seconds, say, stdin=stdin, keep=keep)
+            except IndexUnreachableError as error:
+                if attempt == NETWORK_TRIES:
+                    raise
+                pause = NETWORK_BACKOFF_SECONDS * 2 ** (attempt - 1)
+                say(f"{error}; trying again in {pause:.0f} s", True)
+                await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _run(
+        self, words: Sequence[str], seconds: float, say: Say, *, stdin: str = "", keep: int | None = None
+    ) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *_bound_to_us(),
+            self.program,
+            *words,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(self.environment),
+            # uv looks for settings in its directory and above; ours are all in the environment.
+            cwd="/",
+            # Its own session, so that the compilers it starts can be ended with it.
+            start_new_session=True,
+            pass_fds=() if keep is None else (keep,),
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
+                out = tasks.create_task(process.stdout.read())
+                errors = tasks.create_task(_passed_on(process.stderr, say))
+                with contextlib.suppress(ConnectionError):
+                    process.stdin.write(stdin.encode())
+                    await process.stdin.drain()
+                process.stdin.close()
+            code = await process.wait()
+        except TimeoutError:
+            raise BuildFailedError(
+                f"pip: uv did not come to an end within {seconds / 60:.0f} minutes"
+            ) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        if code != 0:
+            raise complaints.failure(errors.result())
+        return out.result().decode(errors="replace")
+
+
+async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
+    """Pass lines on as they come, however long they are, and return the last of what was read."""
+    kept = bytearray()
+    rest = b""
+    failing = False
+    while data := await stream.read(_READ_BYTES):
+        kept = (kept + data)[-_OUTPUT_BYTES_KEPT:]
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            failing = failing or line.startswith(b"error:")
+            say(line.decode(errors="replace").rstrip(), failing)
+        if len(rest) > _READ_BYTES:
+            say(rest.decode(errors="replace"), failing)
+            rest = b""
+    if rest:
+        say(rest.decode(errors="replace"), failing)
+    return kept.decode(errors="replace")
+
+
+def _bound_to_us() -> tuple[str, ...]:
+    """Words in front of a command that let the kernel end it with us, where setpriv is there."""
+    setpriv = shutil.which("setpriv")
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+
+
+def locate(environ: Mapping[str, str], data: Path) -> Uv:
+    """The uv of our own installation, else one on PATH.
+
+    Raises:
+        MissingUvError: there is none.
+    """
+    try:
+        program: str | None = str(find_uv_bin())
+    except FileNotFoundError:
+        program = shutil.which("uv")
+    if program is None:
+        raise MissingUvError("uv is missing: install spellrun[builder]")
+    return Uv(program, base_interpreter(), scrubbed(environ, data))
