@@ -101,6 +101,25 @@ class LifeOfARun(RuleBasedStateMachine):
         self.fences_started.append(self.run.fence)
         self.phase = "building"
 
+    @rule(steps=st.integers(1, 6), heard=st.booleans(), report=st.booleans())
+    def the_machine_gets_on(self, steps, heard, report):
+        """Several steps without trouble: without this, a random walk seldom gets as far as Pushing."""
+        if self.run.state is RunState.REQUESTED:
+            self.admission()
+        if self.run.machine_id == "m1" and self.phase == "none" and not self.lost:
+            self.machine_takes_the_attempt()
+        if heard:
+            self.machine_hears_the_intent()
+        for _ in range(steps):
+            if self.phase in {"building", "mounting"}:
+                self.machine_prepares("start")
+            elif self.phase == "running":
+                self.command_ends(by_itself=self.told is Intent.RUN)
+            elif self.phase in {"saving", "pushing"}:
+                self.machine_saves_and_pushes(fails=False)
+        if report and self.noted:
+            self.deliver(1, len(self.noted))
+
     @rule()
     def machine_hears_the_intent(self):
         if self.phase not in {"none", "over"} and self.run.state not in FINAL:
@@ -214,7 +233,34 @@ class LifeOfARun(RuleBasedStateMachine):
         assert final in ([], [self.run.version])
 
     @invariant()
+    def the_scheduler_believes_what_the_machine_noted_and_no_more(self):
+        """The state is that of the noted steps up to the last one that was applied: none skipped, none twice."""
+        run = self.run
+        assert run.steps <= len(self.noted)
+        believed = "requested" if run.machine_id is None else "building"
+        after = {
+            MountingStarted: "mounting",
+            CommandStarted: "running",
+            CommandExited: "saving",
+            OutputsSaved: "pushing",
+        }
+        for step in self.noted[: run.steps]:
+            believed = after.get(type(step), "over")
+        if run.state not in FINAL:
+            assert run.state == believed
+        elif not self.lost and run.machine_id is not None:
+            assert believed == "over", "an end that the machine never told"
+        if run.state is RunState.FAILED:
+            assert self.lost or any(isinstance(step, AttemptFailed) for step in self.noted)
+        if run.exit_cause is not None:
+            assert run.exit_cause == self.exit_cause
+
+    @invariant()
     def intents_only_harden(self):
+        previous = Intent.RUN
+        for row in self.rows:
+            assert row.kind == "moved" or row.intent is not previous, "a row that says nothing new"
+            previous = row.intent
         order = [Intent.RUN, Intent.STOP, Intent.KILL]
         seen = [order.index(row.intent) for row in self.rows]
         assert seen == sorted(seen)
@@ -235,7 +281,9 @@ class LifeOfARun(RuleBasedStateMachine):
             assert run.manifest is None, "nothing of a killed or failed run is shown"
         if run.state is RunState.KILLED:
             assert run.intent is not Intent.RUN
-            assert run.reason in {Reason.KILLED_BY_USER, Reason.STOPPED_BEFORE_RUNNING}
+            by_kill = run.intent is Intent.KILL
+            assert run.reason is (Reason.KILLED_BY_USER if by_kill else Reason.STOPPED_BEFORE_RUNNING)
+            assert by_kill or run.started_at is None
         if run.state in FINAL:
             assert run.ended_at is not None
             assert run.started_at is None or run.ended_at >= run.started_at

@@ -5,12 +5,15 @@ import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
+from spell_proto import subjects
 from spell_proto.errors import ConflictError, GoneError, NotFoundError, UnavailableError
 from spell_proto.events import AttemptKilled, CommandExited, CommandStarted
 from spell_proto.state import FINAL
 from support import stack
 from support.scheduler import (
+    LOG,
     TOTALS,
     Client,
     SchedulerProcess,
@@ -272,3 +275,89 @@ async def test_kill_9_at_any_moment_loses_nothing(place, nats):
         for run_id in made:
             assert (await client.get(run_id)).state == "complete"
         assert [check for check in (await client.verify()).checks if not check.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("UPDATE runs SET state = 'running' WHERE id = $1", {"I2", "I4"}),
+        ("UPDATE runs SET version = 9 WHERE id = $1", {"I2", "I3", "I4"}),
+        ("UPDATE runs SET saved_files = 3 WHERE id = $1", {"I11"}),
+        ("DELETE FROM outbox WHERE run_id = $1", {"I5"}),
+        ("UPDATE runs SET ended_at = started_at - interval '1 s' WHERE id = $1", {"I21"}),
+        (
+            (
+                "INSERT INTO transitions SELECT run_id, 99, owner_id, pg_current_xact_id(), kind, 'complete', "
+                "'running', 'run', 1, 1, 'x', NULL, NULL, at FROM transitions WHERE run_id = $1 LIMIT 1"
+            ),
+            {"I1", "I3", "I5"},
+        ),
+    ],
+)
+async def test_the_checker_finds_damage(place, nats, postgres, damage, found):
+    """Each kind of damage is named by its invariants, and by nothing else."""
+    _, client, kind = place
+    async with machine(nats, f"m-{kind}", kind) as box:
+        run = await client.create(machine_type=kind)
+        await box.beat()
+        await box.report(run.id, *whole_life())
+        await client.until_state(run.id, "complete")
+    assert [check.id for check in (await client.verify()).checks if not check.ok] == []
+
+    connection = await asyncpg.connect(
+        postgres.url("scheduler"), server_settings={"search_path": "scheduler"}
+    )
+    await connection.execute(damage, run.id)
+    await connection.close()
+
+    broken = {check.id for check in (await client.verify()).checks if not check.ok}
+    assert broken == found
+
+
+async def test_the_transition_log_cannot_be_changed(place, postgres):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+    connection = await asyncpg.connect(
+        postgres.url("scheduler"), server_settings={"search_path": "scheduler"}
+    )
+    with pytest.raises(asyncpg.RaiseError, match="append-only"):
+        await connection.execute("DELETE FROM transitions WHERE run_id = $1", run.id)
+    await connection.close()
+
+
+async def test_paging_through_the_log_skips_nothing(place):
+    """Twenty runs at once and a reader that pages by three: every row once, none missing."""
+    _, client, kind = place
+    made = await asyncio.gather(*[client.create(machine_type=kind) for _ in range(20)])
+    seen, cursor = [], "0-0-0"
+    while True:
+        params = client.owner | {"after": cursor, "limit": 3}
+        page = await client.caller.call("GET", "/transitions", LOG, params=params)
+        if not page.transitions:
+            break
+        seen.extend(row.run_id for row in page.transitions)
+        cursor = page.cursor
+
+    assert sorted(seen) == sorted(run.id for run in made)
+
+
+async def test_what_nobody_understands_is_put_aside_and_the_next_message_is_handled(place, nats, postgres):
+    _, client, kind = place
+    async with machine(nats, f"m-{kind}", kind) as box:
+        run = await client.create(machine_type=kind)
+        await box.beat()
+        for number, data in enumerate((b"\xff", b"{}", b'{"kind":"attempt","v":2}', b"[" * 5000)):
+            await box.bus.store(
+                subjects.report(box.id, run.id), data, message_id=f"{kind}-{number}", stream=subjects.REPORTS
+            )
+        await box.report(run.id, *whole_life())
+        await client.until_state(run.id, "complete")
+
+    connection = await asyncpg.connect(
+        postgres.url("scheduler"), server_settings={"search_path": "scheduler"}
+    )
+    buried = await connection.fetchval(
+        "SELECT count(*) FROM dead_letters WHERE subject = $1", subjects.report(box.id, run.id)
+    )
+    await connection.close()
+    assert buried == 4
