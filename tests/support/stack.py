@@ -59,7 +59,7 @@ class Server:
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 -- quick, and wait() works on any thread
+            self._process = subprocess.Popen(
                 self._argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,38 @@
+"""A builder with a data directory of its own, and an index of tiny packages."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from support import stack
+from support.builder_process import BuilderProcess
+from support.packages import Index
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    return Index(tmp_path / "index")
+
+
+@pytest.fixture
+async def builder(postgres: stack.Postgres, nats: stack.Nats, index: Index) -> AsyncIterator[BuilderProcess]:
+    await _forget_everything(postgres)
+    with stack.short_directory() as directory:
+        process = BuilderProcess(directory, postgres, nats)
+        process.environment["UV_DEFAULT_INDEX"] = index.url
+        await process.start()
+        try:
+            yield process
+        finally:
+            await process.end()
+
+
+async def _forget_everything(postgres: stack.Postgres) -> None:
+    connection = await asyncpg.connect(postgres.url("builder"))
+    try:
+        with contextlib.suppress(asyncpg.UndefinedTableError):
+            await connection.execute("TRUNCATE builder.requests, builder.environments")
+    finally:
+        await connection.close()

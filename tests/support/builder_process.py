@@ -1,0 +1,102 @@
+"""A real builder process that a test may ask, kill and start again."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from spell_proto import http
+from spell_proto.spec import EnvironmentRequest
+from support import stack
+
+READY_SECONDS_MAX = 20.0
+
+
+@dataclass
+class Answer:
+    """What `ensure` streamed."""
+
+    lines: list[str]
+    outcome: dict[str, Any] | None
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        assert self.outcome is not None
+        assert "ready" in self.outcome, (self.outcome, self.lines)
+        return self.outcome["ready"]
+
+    @property
+    def failure(self) -> str:
+        assert self.outcome is not None
+        return self.outcome["failed"]["message"]
+
+
+class BuilderProcess:
+    """A builder that a test may kill and start again. `environment` is added to the next start's."""
+
+    def __init__(
+        self, directory: Path, postgres: stack.Postgres, nats: stack.Nats, name: str = "builder"
+    ) -> None:
+        self.data = directory / "data"
+        self.environment: dict[str, str] = {}
+        self._socket = directory / f"{name}.sock"
+        self.log = directory / f"{name}.log"
+        self._settings = {
+            "SPELL_DATA_DIR": str(self.data),
+            "SPELL_DATABASE_URL": postgres.url("builder"),
+            "SPELL_NATS_URL": nats.service_url,
+            "SPELL_LISTEN": f"unix://{self._socket}",
+            "PATH": os.environ["PATH"],
+        }
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._socket.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "spell_builder"),
+                env={**self._settings, **self.environment},
+                stderr=log,
+            )
+        if not await http.until_listening(self._socket, READY_SECONDS_MAX):
+            raise RuntimeError(self.log.read_text()[-2000:])
+
+    async def end(self, number: signal.Signals = signal.SIGKILL) -> int:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return await self.process.wait()
+
+    async def ensure(self, *pip: str) -> Answer:
+        """Ask for an environment and read to the end. Without outcome where the builder went away."""
+        answer = Answer([], None)
+        body = orjson.dumps({"run_id": 1, "environment": {"pip": pip}})
+        with contextlib.suppress(Exception):
+            async with (
+                http.Caller(f"unix://{self._socket}") as caller,
+                caller.open(
+                    "POST",
+                    "/environments/ensure",
+                    data=body,
+                    headers={"Content-Type": "application/json"},
+                    stream=True,
+                ) as response,
+            ):
+                async for raw in response.content:
+                    message = orjson.loads(raw)
+                    if "line" in message:
+                        answer.lines.append(message["line"])
+                    elif message:
+                        answer.outcome = message
+        return answer
+
+    async def resolved(self, *pip: str) -> dict[str, Any]:
+        digest = EnvironmentRequest(pip=pip).digest()
+        async with http.Caller(f"unix://{self._socket}") as caller:
+            return await caller.call("GET", f"/environments/resolved/{digest}", TypeAdapter(dict[str, Any]))

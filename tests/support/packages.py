@@ -1,0 +1,60 @@
+"""A package index on this disk: tiny wheels made by the test, no network."""
+
+import base64
+import hashlib
+import zipfile
+from pathlib import Path
+
+
+class Index:
+    """Wheels and a simple index over them. `url` is for `UV_DEFAULT_INDEX`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "simple").mkdir(parents=True)
+
+    @property
+    def url(self) -> str:
+        return (self.directory / "simple").as_uri()
+
+    def add(self, name: str, version: str, *, requires: tuple[str, ...] = (), text: str = "") -> None:
+        """Add a package with one module that holds `VERSION` and `TEXT`."""
+        module = name.replace("-", "_")
+        info = f"{module}-{version}.dist-info"
+        files = {
+            f"{module}.py": f"VERSION = {version!r}\nTEXT = {text!r}\n",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            + "".join(f"Requires-Dist: {requirement}\n" for requirement in requires),
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }
+        record = "".join(f"{path},{_digest(content)},{len(content)}\n" for path, content in files.items())
+        self._publish(name, f"{module}-{version}-py3-none-any.whl", {**files, f"{info}/RECORD": record})
+
+    def add_broken(self, name: str, version: str, reason: str) -> None:
+        """Add a package that exists as source only and fails to build with `reason`."""
+        backend = (
+            f"def get_requires_for_build_wheel(config_settings=None):\n    raise RuntimeError({reason!r})\n"
+        )
+        files = {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "broken"\nbackend-path = ["."]\n',
+            "broken.py": backend + "build_wheel = get_requires_for_build_wheel\n",
+        }
+        self._publish(name, f"{name}-{version}.zip", {f"{name}-{version}/{k}": v for k, v in files.items()})
+
+    def _publish(self, name: str, file: str, files: dict[str, str]) -> None:
+        folder = self.directory / "simple" / name
+        folder.mkdir(exist_ok=True)
+        with zipfile.ZipFile(folder / file, "w") as archive:
+            for path, content in files.items():
+                archive.writestr(path, content)
+        links = []
+        for path in sorted(folder.iterdir()):
+            if path.name != "index.html":
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                links.append(f'<a href="{path.name}#sha256={digest}">{path.name}</a>')
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>")
+
+
+def _digest(content: str) -> str:
+    raw = hashlib.sha256(content.encode()).digest()
+    return "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
