@@ -85,8 +85,11 @@ class Sources:
 class Follower:
     """One client that follows one run."""
 
-    def __init__(self, sources: Sources, owner_id: int, run_id: int, wish: Wish) -> None:
+    def __init__(
+        self, sources: Sources, listener: RunListener, owner_id: int, run_id: int, wish: Wish
+    ) -> None:
         self._of = sources
+        self._listener = listener
         self._owner_id = owner_id
         self._run_id = run_id
         self._wish = wish
@@ -103,31 +106,22 @@ class Follower:
         self._look_at = self._read_at = self._retry_at = self._ping_at = 0.0
 
     async def begin(self) -> None:
-        """Look the run up, and where the journal is to be sent from.
+        """Look the run up, and where the journal is to be sent from. The listener has been listening before.
 
         Raises:
             NotFoundError: no such run.
             UnavailableError: a service that must be asked first does not answer.
         """
         await self._look()
+        if self._final is None and self._wish.follow:
+            await self._of.live.ready()
         if self._wish.tail is not None and self.position == 0 and self._attempt:
             self.position = await self._of.storage.tail_at(self._run_id, self._attempt, self._wish.tail)
 
     async def send(self, sink: Sink) -> None:
         """Send everything until the run is done, or as far as it is known for one who does not follow."""
-        if self._final is None and self._wish.follow:
-            with self._of.live.listen(self._run_id) as listener:
-                if not self._of.live.subscribed:
-                    await self._of.live.ready()
-                    # What happened before messages reached us is not going to be announced.
-                    listener.news = True
-                await self._follow(sink, listener)
-        else:
-            await self._follow(sink, RunListener())
-
-    async def _follow(self, sink: Sink, listener: RunListener) -> None:
         await self._tell(sink)
-        await self._send_history(sink, listener)
+        await self._send_history(sink)
         if self._of.live.stopping:
             return
         await sink.caught_up()
@@ -139,8 +133,8 @@ class Follower:
                 return
             if not self._wish.follow and (self._final is None or time.monotonic() > give_up_at):
                 return
-            listener.wake.clear()
-            await self._step(sink, listener)
+            self._listener.wake.clear()
+            await self._step(sink)
 
     async def _finish(self, sink: Sink) -> bool:
         """Whether the run is final and everything has been sent."""
@@ -160,54 +154,54 @@ class Follower:
             return self._read_since_final
         return self.position >= self._run.log.journal_bytes
 
-    async def _step(self, sink: Sink, listener: RunListener) -> None:
+    async def _step(self, sink: Sink) -> None:
         """Send what there is, look at what is due, or else wait until something is."""
-        if await self._send_live(sink, listener):
+        if await self._send_live(sink):
             return
         now = time.monotonic()
-        if listener.lost:
-            listener.lost, listener.news, self._read_at = False, True, now
-        if self._looking_is_due(now, listener):
-            listener.news = False
+        if self._listener.lost:
+            self._listener.lost, self._listener.news, self._read_at = False, True, now
+        if self._looking_is_due(now):
+            self._listener.news = False
             await self._look_again(sink)
-        elif self._reading_is_due(now, listener):
+        elif self._reading_is_due(now):
             await self._read_storage(sink)
         elif now >= self._ping_at and self._whole_records:
             self._ping_at = now + PING_SECONDS
             await sink.ping()
         else:
-            await self._wait(now, listener)
+            await self._wait(now)
 
-    def _missing(self, listener: RunListener) -> bool:
+    def _missing(self) -> bool:
         """Whether there are bytes, as far as anybody has told, that are not here."""
         if self._final is not None and not self._has_all():
             return True
-        return not self._whole_records or self.position < listener.splice.end
+        return not self._whole_records or self.position < self._listener.splice.end
 
-    def _looking_is_due(self, now: float, listener: RunListener) -> bool:
+    def _looking_is_due(self, now: float) -> bool:
         if self._final is not None:
             return False
-        if listener.news or now >= self._look_at:
+        if self._listener.news or now >= self._look_at:
             return True
         # Live pieces of an attempt that we have not heard of: storage cannot be asked for what is missing.
-        return not self._attempt and now >= self._retry_at and self._missing(listener)
+        return not self._attempt and now >= self._retry_at and self._missing()
 
-    def _reading_is_due(self, now: float, listener: RunListener) -> bool:
+    def _reading_is_due(self, now: float) -> bool:
         if not self._attempt:
             return False
-        return now >= self._read_at or (now >= self._retry_at and self._missing(listener))
+        return now >= self._read_at or (now >= self._retry_at and self._missing())
 
-    async def _wait(self, now: float, listener: RunListener) -> None:
+    async def _wait(self, now: float) -> None:
         until = self._ping_at if self._whole_records else math.inf
         if self._final is None:
             until = min(until, self._look_at)
         if self._attempt:
             until = min(until, self._read_at)
-        if self._missing(listener):
+        if self._missing():
             until = min(until, self._retry_at)
         try:
             async with asyncio.timeout(max(0.0, until - now)):
-                await listener.wake.wait()
+                await self._listener.wake.wait()
         except TimeoutError:
             pass
 
@@ -248,7 +242,7 @@ class Follower:
         if not self._whole_records:
             return
         for row in self._heard:
-            if row.version <= self._version or row is self._final:
+            if row.version <= self._version or row.after in FINAL:
                 continue
             if row.kind == "intent":
                 await sink.state(row, f"Run is being {'killed' if row.intent == 'kill' else 'stopped'}")
@@ -265,30 +259,33 @@ class Follower:
 
     # ---- journal ---------------------------------------------------------------------------------------------
 
-    async def _send_history(self, sink: Sink, listener: RunListener) -> None:
+    async def _send_history(self, sink: Sink) -> None:
         """Send what there is of the journal so far."""
         if not self._attempt:
             return
         young = time.time() - self._began_at < YOUNG_SECONDS
         remembered = False
-        if young and self._final is None:
-            remembered = await self._of.live.remembered(self._run_id, listener.splice)
-            await self._send_live(sink, listener)
-        if not remembered or self.position < listener.splice.end:
+        if young and self._final is None and self._wish.follow:
+            remembered = await self._of.live.remembered(self._run_id, self._listener.splice)
+            await self._send_live(sink)
+        if not remembered or self.position < self._listener.splice.end:
             give_up_at = time.monotonic() + WHOLE_SECONDS_MAX
             while not await self._read_storage(sink) and not self._of.live.stopping:
                 if not self._wish.follow and time.monotonic() > give_up_at:
                     raise UnavailableError("unavailable", "storage does not answer")
                 await asyncio.sleep(self._pause)
-            await self._send_live(sink, listener)
-        self._read_at = time.monotonic() + (SETTLE_SECONDS_YOUNG if remembered else SETTLE_SECONDS)
+            await self._send_live(sink)
+        settle = SETTLE_SECONDS_YOUNG if remembered else SETTLE_SECONDS
+        self._read_at = time.monotonic() + settle
 
-    async def _send_live(self, sink: Sink, listener: RunListener) -> bool:
+    async def _send_live(self, sink: Sink) -> bool:
         if not self._whole_records:
             return False
-        data = listener.splice.take(self.position)
+        data = self._listener.splice.take(self.position)
         if data:
             await self._send(sink, data)
+            # What comes live and without a hole needs no second look.
+            self._read_at = time.monotonic() + self._poll_seconds()
         return bool(data)
 
     async def _send(self, sink: Sink, data: bytes) -> None:

@@ -38,7 +38,11 @@ class FollowApi:
             tail=asked.optional_number(request, "tail", most=TAIL_LINES_MAX),
             follow=asked.flag(request, "follow", default=True),
         )
-        follower = Follower(self._sources, user.id, asked.run_id(request), wish)
+        run_id = asked.run_id(request)
+        with self._sources.live.listen(run_id) as listener:
+            return await self._follow(request, Follower(self._sources, listener, user.id, run_id, wish))
+
+    async def _follow(self, request: web.Request, follower: Follower) -> web.StreamResponse:
         await follower.begin()
         as_lines = wants_lines(request)
         headers = {

@@ -71,7 +71,7 @@ class Live:
 
     @contextmanager
     def listen(self, run_id: int) -> Iterator[RunListener]:
-        """Collect what concerns a run for as long as the context is open."""
+        """Collect what concerns a run for as long as the context is open; `ready` makes sure that it comes."""
         listener = RunListener()
         with self._registered(self._runs, run_id, listener):
             yield listener
@@ -86,7 +86,6 @@ class Live:
     @contextmanager
     def _registered(self, table: dict[int, set[Any]], key: int, member: object) -> Iterator[None]:
         table.setdefault(key, set()).add(member)
-        self._wanted.set()
         try:
             yield
         finally:
@@ -97,8 +96,11 @@ class Live:
             self._left_at = time.monotonic()
 
     async def ready(self) -> None:
-        """Wait, but not long, until messages reach us."""
-        if self.connected and not self._subscribed.is_set():
+        """Wait, but not long, until messages reach us. Listeners learn that they have missed what was before."""
+        if self._subscribed.is_set():
+            return
+        self._wanted.set()
+        if self.connected:
             try:
                 async with asyncio.timeout(READY_SECONDS_MAX):
                     await self._subscribed.wait()
@@ -140,6 +142,7 @@ class Live:
                         connected.tail(subjects.EVENTS_OF_ALL_RUNS, self._on_event),
                     ):
                         self._subscribed.set()
+                        self._rouse_all()
                         await self._until_nobody_follows(stop, connected)
                         self._subscribed.clear()
             finally:

@@ -18,7 +18,7 @@ from spell_gateway.storage import Storage
 COMMITS_KNOWN_MAX = 10_000
 MACHINE_TYPES_KNOWN_MAX = 10_000
 #: How old the list of machine types may be before a name that is not in it is refused.
-MACHINE_TYPES_SECONDS = 2.0
+MACHINE_TYPES_SECONDS = 0.5
 #: How old it may be before a name that is in it is asked about again.
 MACHINE_TYPES_BELIEVED_SECONDS = 60.0
 TOGETHER_MAX = 8

@@ -1,0 +1,362 @@
+"""The gateway among real servers: Postgres, NATS, scheduler and storage, and a machine whose every byte a test writes."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from spell_gateway.accounts import Accounts, new_token, token_digest
+from spell_proto import bus, database, http, subjects
+from spell_proto.errors import RefusedError
+from spell_proto.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    CommandExited,
+    CommandStarted,
+    LogTotals,
+    OutputsSaved,
+)
+from spell_proto.journal import Decoder, Record, RecordKind, encode, encode_json
+from spell_proto.state import Reason
+from support import stack
+from support.scheduler import SchedulerProcess, WireMachine, machine
+
+DEADLINE_SECONDS = 15.0
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHgRJ0dgYFVVRGRYcWY3b2xkS2V5Rm9yVGVzdHM0 ada@laptop"
+FINGERPRINT = "SHA256:" + "x"
+
+
+async def until(condition: Any, *, seconds: float = DEADLINE_SECONDS) -> Any:
+    """What the coroutine function `condition` gives, once that is truthy."""
+    async with asyncio.timeout(seconds):
+        while not (value := await condition()):
+            await asyncio.sleep(0.01)
+        return value
+
+
+class Process:
+    """One service, started as the supervisor would."""
+
+    def __init__(self, name: str, directory: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self._environment = os.environ | environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"spell_{self.name}"], env=self._environment, stdout=log, stderr=log
+            )
+
+    def kill9(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self._process.wait, 30)
+
+
+class Stage:
+    """All processes, and how to reach them."""
+
+    def __init__(self, directory: Path, postgres: stack.Postgres, nats: stack.Nats) -> None:
+        self.directory = directory
+        self.postgres = postgres
+        self.nats = nats
+        self.url = f"http://127.0.0.1:{stack.free_port()}"
+        self.tokens = {"ada": new_token(), "bob": new_token()}
+        token_file, key_file = directory / "token", directory / "key.pub"
+        token_file.write_text(self.tokens["ada"] + "\n")
+        key_file.write_text(PUBLIC_KEY + "\n")
+        socket = {name: f"unix://{directory}/{name}.sock" for name in ("scheduler", "storage", "gateway")}
+        self.sockets = socket
+        self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="100")
+        self.storage = Process(
+            "storage",
+            directory,
+            {
+                "SPELL_DATA_DIR": str(directory / "storage"),
+                "SPELL_DATABASE_URL": postgres.url("storage"),
+                "SPELL_LISTEN": socket["storage"],
+                "SPELL_GATEWAY_URL": socket["gateway"],
+            },
+        )
+        self.gateway = Process(
+            "gateway",
+            directory,
+            {
+                "SPELL_DATABASE_URL": postgres.url("gateway"),
+                "SPELL_NATS_URL": nats.service_url,
+                "SPELL_SCHEDULER_URL": socket["scheduler"],
+                "SPELL_STORAGE_URL": socket["storage"],
+                "SPELL_BUILDER_URL": f"unix://{directory}/builder.sock",
+                "SPELL_GATEWAY_URL": socket["gateway"],
+                "SPELL_LISTEN": self.url,
+                "SPELL_FIRST_USER": "ada",
+                "SPELL_FIRST_TOKEN_FILE": str(token_file),
+                "SPELL_FIRST_SSH_KEY_FILE": str(key_file),
+            },
+        )
+
+    async def start(self) -> None:
+        self.storage.start()
+        self.gateway.start()
+        await self.scheduler.start()
+        await self.until_up(self.storage)
+        await self.until_up(self.gateway)
+        async with database.pool(self.postgres.url("gateway"), "gateway") as connections:
+            await connections.execute("INSERT INTO users (name) VALUES ('bob')")
+            await connections.execute(
+                "INSERT INTO tokens (user_id, name, sha256) SELECT id, 'bob', $1 FROM users WHERE name = 'bob'",
+                token_digest(self.tokens["bob"]),
+            )
+            assert await Accounts(connections).user_of_token(token_digest(self.tokens["ada"]))
+
+    async def until_up(self, process: Process) -> None:
+        async with http.Caller(self.sockets[process.name]) as caller:
+
+            async def up() -> bool:
+                try:
+                    async with caller.open("GET", "/health"):
+                        return True
+                except RefusedError:
+                    return False
+
+            try:
+                await until(up)
+            except TimeoutError:
+                raise RuntimeError(process.log.read_text()[-3000:]) from None
+
+    async def stop(self) -> None:
+        """Every service drains and exits 0."""
+        for process in (self.gateway, self.storage, self.scheduler):
+            assert await process.stop() == 0, process.log.read_text()[-3000:]
+
+    @asynccontextmanager
+    async def client(self, name: str | None = "ada") -> AsyncIterator["Client"]:
+        headers = {"Authorization": f"Bearer {self.tokens[name]}"} if name else {}
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession(self.url, headers=headers, timeout=timeout) as session:
+            yield Client(session)
+
+    @asynccontextmanager
+    async def machine(self, machine_type: str, slots: int = 8) -> AsyncIterator["Machine"]:
+        """A machine of a type of its own, so that tests do not take each other's runs."""
+        async with AsyncExitStack() as opened:
+            wire = await opened.enter_async_context(machine(self.nats, machine_type, machine_type, slots))
+            storage = await opened.enter_async_context(http.Caller(self.sockets["storage"]))
+            client = await opened.enter_async_context(self.client())
+
+            async def known() -> bool:
+                _, listed = await client.ask("GET", "/api/machine-types")
+                return machine_type in [item["name"] for item in listed["machine_types"]]
+
+            await until(known)
+            yield Machine(wire, storage)
+
+
+class Client:
+    """Somebody who talks to the public API."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+
+    async def ask(self, method: str, path: str, **given: Any) -> tuple[int, Any]:
+        """Status, and the JSON body or the raw one."""
+        async with self.session.request(method, path, **given) as response:
+            data = await response.read()
+            as_json = response.content_type == "application/json" and data
+            return response.status, orjson.loads(data) if as_json else data
+
+    async def create(self, machine_type: str = "CPU", **given: Any) -> dict[str, Any]:
+        body = {"command": "true", "machine_type": machine_type, **given}
+        status, run = await self.ask("POST", "/api/runs", json=body)
+        assert status == 201, run
+        return run
+
+    async def until_final(self, run_id: int) -> dict[str, Any]:
+        async def final() -> dict[str, Any] | None:
+            _, run = await self.ask("GET", f"/api/runs/{run_id}")
+            return run if run["ended_at"] else None
+
+        return await until(final)
+
+    @asynccontextmanager
+    async def follow(self, run_id: int, **params: Any) -> AsyncIterator["Stream"]:
+        async with self.session.get(f"/api/runs/{run_id}/follow", params=params) as response:
+            assert response.status == 200, await response.text()
+            yield Stream(response)
+
+
+class Stream:
+    """A follower's stream, record by record."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+        self.start = int(response.headers["Spell-Offset"])
+        self.records: list[Record] = []
+        self.journal = b""
+        self._decoder = Decoder()
+
+    async def read(self) -> bool:
+        """Take what comes next; whether anything came."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            data = await self.response.content.readany()
+        for record in self._decoder.feed(data):
+            self.records.append(record)
+            if record.kind < RecordKind.STATE:
+                self.journal += encode(record.kind, record.at_us, record.payload)
+        return bool(data)
+
+    async def until(self, kind: RecordKind) -> Record:
+        """The first record of a kind."""
+        while not (found := self.of(kind)):
+            assert await self.read(), f"the stream ended before {kind!r}"
+        return found[0]
+
+    async def until_journal(self, length: int) -> None:
+        while len(self.journal) < length:
+            assert await self.read(), f"the stream ended at {len(self.journal)} of {length}"
+
+    async def rest(self) -> "Stream":
+        while await self.read():
+            pass
+        return self
+
+    def of(self, kind: RecordKind) -> list[Record]:
+        return [record for record in self.records if record.kind == kind]
+
+    @property
+    def kinds(self) -> list[RecordKind]:
+        return [record.kind for record in self.records]
+
+
+class Machine:
+    """A machine that starts nothing: a test writes its journals, and says when what was sent where."""
+
+    def __init__(self, wire: WireMachine, storage: http.Caller) -> None:
+        self.wire = wire
+        self.storage = storage
+
+    async def take(self, run_id: int) -> "Attempt":
+        """The attempt of a run that has been given to this machine."""
+
+        async def given() -> bool:
+            await self.wire.beat()
+            return any(key[0] == run_id for key in self.wire.steps)
+
+        await until(given)
+        return Attempt(self, *self.wire.key(run_id))
+
+
+class Attempt:
+    """One attempt and its journal so far."""
+
+    def __init__(self, machine: Machine, run_id: int, attempt: int, fence: int) -> None:
+        self.machine = machine
+        self.run_id = run_id
+        self.number = attempt
+        self.fence = fence
+        self.journal = b""
+        self.out = b""
+        self._at_us = 1_700_000_000_000_000
+
+    def write(self, kind: RecordKind, payload: bytes) -> bytes:
+        """Append a record; returns its bytes."""
+        self._at_us += 1
+        record = encode(kind, self._at_us, payload)
+        self.journal += record
+        if kind in {RecordKind.STDOUT, RecordKind.STDERR}:
+            self.out += payload
+        return record
+
+    def seal(self) -> LogTotals:
+        """Append the end marker."""
+        digest = hashlib.sha256(self.out).hexdigest()
+        members = {"stdout_bytes": len(self.out), "stderr_bytes": 0, "dropped_bytes": 0, "sha256": digest}
+        self.journal += encode_json(RecordKind.END, self._at_us, **members)
+        return LogTotals(journal_bytes=len(self.journal), **members)
+
+    async def live(self, start: int = 0, end: int | None = None) -> None:
+        """Publish a part of the journal."""
+        data = self.journal[start:end]
+        subject = subjects.log_tail(self.machine.wire.id, self.run_id)
+        await self.machine.wire.bus.send(subject, data, {"Spell-Offset": str(start)})
+        with contextlib.suppress(*bus.LOST):
+            await self.machine.wire.bus.client.flush(2)
+
+    async def store(self, start: int = 0, end: int | None = None) -> None:
+        """Bring a part of the journal to storage."""
+        data = self.journal[start:end]
+        header = orjson.dumps(
+            {
+                "run_id": self.run_id,
+                "attempt": self.number,
+                "fence": self.fence,
+                "offset": start,
+                "length": len(data),
+            }
+        )
+        body = len(header).to_bytes(4, "big") + header + data
+        async with self.machine.storage.open("POST", "/journals", data=body) as response:
+            await response.read()
+
+    async def begin(self) -> None:
+        await self.machine.wire.report(self.run_id, CommandStarted(at=now()))
+
+    async def finish(self, totals: LogTotals, manifest: str | None = None) -> None:
+        await self.machine.wire.report(
+            self.run_id,
+            CommandExited(at=now(), exit_code=0, exit_cause="exit"),
+            OutputsSaved(at=now(), manifest=manifest, files=0, bytes=0),
+            AttemptFinished(at=now(), log=totals),
+        )
+
+    async def fail(self) -> None:
+        await self.machine.wire.report(
+            self.run_id, AttemptFailed(at=now(), reason=Reason.SHIM_LOST, message="it vanished", log=None)
+        )
+
+    async def killed(self, totals: LogTotals | None) -> None:
+        await self.machine.wire.report(self.run_id, AttemptKilled(at=now(), log=totals))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    """Everything, started afresh."""
+    async with AsyncExitStack() as opened:
+        directory = opened.enter_context(stack.short_directory())
+        postgres = await opened.enter_async_context(stack.postgres())
+        nats = await opened.enter_async_context(stack.nats())
+        made = Stage(directory, postgres, nats)
+        await made.start()
+        try:
+            yield made
+        finally:
+            await made.stop()
