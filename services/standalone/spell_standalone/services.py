@@ -117,9 +117,11 @@ def _own_settings(name: str, layout: Layout, kept: Kept, bus: nats.Server) -> di
             }
         case "runner":
             return {
+                "SPELL_LISTEN": layout.socket_url("runner"),
                 "SPELL_MACHINE_ID": kept.machine_id,
                 "SPELL_NATS_URL": bus.url(nats.runner(kept.machine_id)),
-                "SPELL_LISTEN": f"unix://{layout.run / 'runner.dgram'}",
+                # Nothing of the stack is visible to runs: tokens, keys, the database.
+                "SPELL_PLATFORM_DIR": str(layout.data),
             }
         case _:
             return {}
@@ -130,9 +132,13 @@ def _readiness(name: str, layout: Layout, kept: Kept) -> probes.Until:
         case "gateway":
             return functools.partial(probes.until, url(kept), "/api/health", probes.healthy)
         case "runner":
-            # It listens nowhere: it is ready when the scheduler has heard from it.
-            return functools.partial(
-                probes.until, layout.socket_url("scheduler"), "/machine-types", probes.has_machine
-            )
+            return functools.partial(_runner_answers, layout)
         case _:
             return functools.partial(probes.until, layout.socket_url(name), "/health", probes.healthy)
+
+
+async def _runner_answers(layout: Layout, seconds: float) -> bool:
+    """Whether the runner works, and the scheduler has heard from it."""
+    return await probes.until(
+        layout.socket_url("runner"), "/health", probes.healthy, seconds
+    ) and await probes.until(layout.socket_url("scheduler"), "/machine-types", probes.has_machine, seconds)
