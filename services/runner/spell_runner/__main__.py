@@ -1,0 +1,137 @@
+"""The runner of one machine: `python -m spell_runner`. Wiring only."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aiohttp import web
+from spell_proto import logs, service, settings, subjects
+from spell_proto.bus import connect
+from spell_proto.errors import SettingsError
+from spell_proto.http import Caller, json_response, serve
+from spell_proto.views import Health
+
+from spell_runner import doorbell, isolation
+from spell_runner.attempt import Means
+from spell_runner.control import Control
+from spell_runner.engines.engine import Engine
+from spell_runner.engines.local import LocalEngine, Place
+from spell_runner.engines.null import NullEngine
+from spell_runner.engines.server import ShimServer
+from spell_runner.environments import Environments
+from spell_runner.errors import IsolationError
+from spell_runner.forward import Forwarder
+from spell_runner.link import Link
+from spell_runner.reports import Reporter
+from spell_runner.settings import Machine, Settings, machine
+from spell_runner.tasks import Tasks
+from spell_runner.trees import Trees
+
+log = logs.get()
+
+
+async def main(stop: asyncio.Event) -> None:
+    """Run until `stop`. Commands go on without us; what is in hand is on disk at any time."""
+    chosen = settings.load(Settings)
+    data = Path(chosen.data_dir)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    here = machine(chosen)
+    async with AsyncExitStack() as stack:
+        scheduler, storage, builder = [
+            await stack.enter_async_context(Caller(address))
+            for address in (chosen.scheduler_url, chosen.storage_url, chosen.builder_url)
+        ]
+        engine = await _engine(chosen, here, data, storage, builder)
+        await engine.open()
+        async with asyncio.TaskGroup() as group:
+            tasks = Tasks(group)
+            link = Link()
+            control = Control(here, data, link, scheduler, tasks, heartbeat_seconds=chosen.heartbeat_seconds)
+            forwarder = Forwarder(here.id, link, storage)
+            reporter = Reporter(here.id, link, tasks, control.beat_soon)
+            stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
+            control.open(Means(engine, forwarder, reporter, storage))
+            for work in (
+                forwarder.run_live(),
+                forwarder.run_shipping(),
+                control.run_heartbeats(),
+                control.run_removal(),
+                _stay_connected(chosen.nats_url, here.id, link, control),
+            ):
+                tasks.start(work)
+            if chosen.listen:
+                await stack.enter_async_context(serve(_health(link), chosen.listen))
+            log.info("runner ready", machine_id=here.id, isolation=engine.isolation, slots=here.slots)
+            await stop.wait()
+            tasks.cancel()
+
+
+async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, builder: Caller) -> Engine:
+    if chosen.engine == "null":
+        return NullEngine()
+    hidden = (str(Path(chosen.platform_dir or data).resolve()),)
+    place = Place(data, hidden)
+    for path in (place.empty, place.root, data / "trees"):
+        path.mkdir(mode=0o755, exist_ok=True)
+    trees = Trees(data / "trees", storage)
+    _after_reboot(data / "boot_id", here.boot_id, trees)
+    try:
+        kept_apart = await isolation.probe(chosen.isolation, data, hidden, place.root, place.empty)
+    except IsolationError as error:
+        raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
+    log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
+    return LocalEngine(
+        here,
+        place,
+        kept_apart,
+        ShimServer(data, chosen.shimd_linger_seconds),
+        Environments(builder),
+        trees,
+        grace_seconds=chosen.grace_seconds,
+        log_bytes_max=chosen.log_bytes_max,
+    )
+
+
+def _after_reboot(path: Path, boot_id: str, trees: Trees) -> None:
+    if not path.exists() or path.read_text() != boot_id:
+        trees.forget()
+        path.write_text(boot_id)
+
+
+def _ringing(control: Control, forwarder: Forwarder) -> doorbell.OnRing:
+    def ring(what: bytes, name: str) -> None:
+        attempt = control.named(name)
+        if attempt is not None:
+            forwarder.ring(attempt.tail)
+            if what == b"s":
+                attempt.bell.set()
+
+    return ring
+
+
+async def _stay_connected(url: str, machine_id: str, link: Link, control: Control) -> None:
+    async with (
+        connect(url, "runner") as bus,
+        bus.tail(subjects.machine_commands(machine_id), control.on_command),
+    ):
+        link.open(bus)
+        while True:
+            await bus.reconnected.wait()
+            bus.reconnected.clear()
+            control.beat_soon(0.0)
+
+
+def _health(link: Link) -> web.Application:
+    async def health(_: web.Request) -> web.Response:
+        detail = "" if link.connected else "no message bus"
+        return json_response(
+            Health(service="runner", version=service.version(), ok=link.connected, detail=detail)
+        )
+
+    app = web.Application()
+    app.router.add_get("/health", health)
+    return app
+
+
+if __name__ == "__main__":
+    service.run("runner", main)

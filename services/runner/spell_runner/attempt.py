@@ -1,0 +1,262 @@
+"""Carries one attempt through its life: does what `spell_runner.phases` decides, and writes down what came of it (shell)."""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from spell_proto import logs
+from spell_proto.events import CommandExited, LogTotals, Step
+from spell_proto.http import Caller
+from spell_proto.journal import Totals
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Intent, RunState, harder
+
+from spell_runner import phases, saving
+from spell_runner.directory import Directory
+from spell_runner.engines.engine import Engine
+from spell_runner.errors import AttemptError
+from spell_runner.forward import Forwarder
+from spell_runner.notes import Notes
+from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
+from spell_runner.reports import Account, Reporter
+from spell_runner.shim.launch import JOURNAL
+from spell_runner.workspace import Abort, AbortedError
+
+log = logs.get()
+T = TypeVar("T")
+
+#: A doorbell may get lost; this often an attempt looks for itself.
+LOOK_SECONDS = 1.0
+RETRY_SECONDS_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all attempts of a machine use."""
+
+    engine: Engine
+    forwarder: Forwarder
+    reporter: Reporter
+    storage: Caller
+
+
+class Attempt:
+    """One attempt, new or found again."""
+
+    def __init__(
+        self, means: Means, spec: AttemptSpec, directory: Directory, *, fresh: bool, same_boot: bool
+    ) -> None:
+        self.key = (spec.run_id, spec.attempt)
+        self.spec = spec
+        self.directory = directory
+        self.intent = spec.intent
+        self.bell = asyncio.Event()
+        self.tail = means.forwarder.follow(
+            spec.run_id, spec.attempt, spec.fence, directory / JOURNAL, fresh=fresh
+        )
+        steps = [] if fresh else directory.steps()
+        self.account = Account(spec.run_id, spec.attempt, spec.fence, steps)
+        self._means = means
+        self._engine = means.engine
+        self._same_boot = same_boot
+        self._verdict = None if fresh else directory.verdict()
+        self._notes = Notes(directory, lambda: means.forwarder.ring(self.tail))
+        self._totals: Totals | None = None
+        self._work: asyncio.Future[Any] | None = None
+        self._abort = Abort()
+        self._saving = False
+        if not fresh:
+            self._resume()
+
+    @property
+    def over(self) -> bool:
+        return bool(self.account.steps) and phases.over(self.account.steps[-1])
+
+    def intend(self, intent: Intent) -> None:
+        """Something else is wanted of the attempt; an intent never softens."""
+        wanted = harder(self.intent, intent)
+        if wanted is not self.intent:
+            self.intent = wanted
+            self.bell.set()
+            if self._work is not None and phases.aborts(wanted, saving=self._saving):
+                self._abort.set()
+                self._work.cancel()
+
+    async def live(self) -> None:
+        """Until there is nothing more to do. Whatever goes wrong is tried again from what is on disk."""
+        pause = 0.1
+        while True:
+            try:
+                if await self._step():
+                    return
+            except Exception:
+                log.exception("an attempt stumbled and goes on", run_id=self.spec.run_id)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS_MAX)
+            else:
+                pause = 0.1
+
+    async def leave(self) -> None:
+        """Make sure that nothing of the attempt runs any more. Its life has been cancelled before."""
+        while True:
+            look = self._engine.look(self.directory, alive=True)
+            match look.status:
+                case Status.ASKED:
+                    self._engine.cancel(self.directory)
+                case Status.RUNNING:
+                    self._engine.end(self.directory, Intent.KILL)
+                    await self._heard()
+                case Status.LOST:
+                    await asyncio.to_thread(self._engine.clear, self.directory)
+                    return
+                case _:
+                    return
+
+    # ---- one thing after the other ---------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Take up what an earlier runner has left."""
+        if self._engine.look(self.directory, alive=True).status not in {Status.RUNNING, Status.ASKED}:
+            self._totals, self._notes.ended = self.directory.mend()
+
+    async def _step(self) -> bool:
+        look = Look(Status.EXITED)
+        if not any(isinstance(step, CommandExited) for step in self.account.steps):
+            look = self._engine.look(self.directory, alive=not self.bell.is_set())
+        self.bell.clear()
+        facts = Facts(self.intent, tuple(self.account.steps), look, self._same_boot, self._verdict)
+        match phases.decide(facts):
+            case phases.Prepare():
+                await self._prepare()
+            case phases.Start():
+                await self._engine.start(self.directory)
+                if self._engine.look(self.directory, alive=False).status is Status.ASKED:
+                    await self._heard()
+            case phases.Wait():
+                await self._heard()
+            case phases.Cancel():
+                self._engine.cancel(self.directory)
+            case phases.End(intent=intent):
+                self._engine.end(self.directory, intent)
+                await self._heard()
+            case phases.Note(steps=steps):
+                self._note(steps)
+            case phases.Save():
+                await self._save()
+            case phases.Conclude(verdict=verdict):
+                await self._conclude(verdict, look)
+            case phases.Seal(verdict=verdict):
+                await self._seal(verdict)
+            case phases.Rest():
+                return True
+        return False
+
+    async def _heard(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self.bell.wait()
+
+    def _note(self, steps: tuple[Step, ...]) -> None:
+        self.directory.note(steps)
+        self.account.steps.extend(steps)
+        self._means.reporter.noted(self.account, hold_seconds=self._engine.hold_seconds)
+
+    async def _prepare(self) -> None:
+        if self._engine.talkative and self.directory.journal_size() == 0:
+            self._notes.phase(RunState.BUILDING, "Machine acquired -- commencing run")
+        self._abort = Abort()
+        try:
+            await self._abortable(
+                self._engine.prepare(self.spec, self.directory, self._notes, self._abort), saving=False
+            )
+        except AttemptError as error:
+            await self._conclude(phases.failed(error.reason, error.message), Look(Status.ABSENT))
+
+    async def _save(self) -> None:
+        ended = self._engine.look(self.directory, alive=False).exit
+        assert ended is not None
+        if self._engine.talkative and self.directory.journal_size() <= ended.journal_bytes:
+            self._notes.phase(RunState.SAVING, saving.SCANNING)
+        self._abort = Abort()
+        try:
+            saved = await self._abortable(self._saved(), saving=True)
+        except AttemptError as error:
+            await self._conclude(phases.failed(error.reason, error.message), Look(Status.EXITED))
+        else:
+            if saved is not None:
+                self._note((saved,))
+
+    async def _saved(self) -> Step:
+        abort = self._abort
+        if not self._engine.talkative:
+            return saving.nothing()
+        changes = await asyncio.to_thread(self._engine.changes, self.directory, abort)
+        code = self.spec.spec.code
+        root_directory = None if code is None else code.root_directory
+        return await saving.save(
+            self._means.storage, self.spec.owner_id, root_directory, changes, self._notes, abort
+        )
+
+    async def _abortable(self, work: Coroutine[Any, Any, T], *, saving: bool) -> T | None:
+        """The result of `work`; None when what is wanted meanwhile makes it pointless."""
+        if phases.aborts(self.intent, saving=saving):
+            work.close()
+            return None
+        task = asyncio.ensure_future(work)
+        self._work, self._saving = task, saving
+        try:
+            await asyncio.wait({task})
+            return task.result()
+        except (asyncio.CancelledError, AbortedError):
+            if task.done():
+                return None
+            self._abort.set()
+            task.cancel()
+            raise
+        finally:
+            self._work = None
+
+    # ---- the end ---------------------------------------------------------------------------------------------
+
+    async def _conclude(self, verdict: Verdict, look: Look) -> None:
+        if look.status is Status.LOST:
+            await asyncio.to_thread(self._engine.clear, self.directory)
+            self._totals, self._notes.ended = await asyncio.to_thread(self.directory.mend)
+        if verdict.outcome is Outcome.FINISHED:
+            # Not written down: it follows from the steps.
+            if self._engine.talkative:
+                self._notes.phase(RunState.PUSHING, "Saving build environment for future runs")
+        else:
+            self.directory.conclude(verdict)
+            if verdict.outcome is Outcome.FAILED:
+                self._notes.line(verdict.message, level="error", important=True)
+        self._verdict = verdict
+
+    async def _seal(self, verdict: Verdict) -> None:
+        totals = self._final_totals()
+        self._notes.end(totals)
+        await self._means.forwarder.seal(self.tail)
+        sealed = LogTotals(
+            journal_bytes=self.directory.journal_size(),
+            stdout_bytes=totals.stdout_bytes,
+            stderr_bytes=totals.stderr_bytes,
+            dropped_bytes=totals.dropped_bytes,
+            sha256=totals.sha256,
+        )
+        self._note((phases.last_step(verdict, sealed, datetime.now(UTC)),))
+        log.info(
+            "attempt over",
+            run_id=self.spec.run_id,
+            attempt=self.spec.attempt,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+        )
+
+    def _final_totals(self) -> Totals:
+        ended = self._engine.look(self.directory, alive=False).exit
+        if ended is None:
+            return self._totals or Totals()
+        return Totals(ended.stdout_bytes, ended.stderr_bytes, ended.dropped_bytes, ended.sha256)

@@ -1,0 +1,156 @@
+"""The directory of one attempt: everything that must survive the runner's death stands in it (shell).
+
+    intent.json   that the attempt was taken on: its spec, and the boot it was taken on in
+    steps.jsonl   its steps so far, in order; written before they are reported
+    journal       its log; the runner writes before the command's start and after its end, the shim in between
+    launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
+    baseline.json the files of a copied workspace as they were at the start
+    verdict.json  the end it came to, unless it simply finished
+
+Files are written to survive a death of ours on the same boot; a reboot ends the attempt anyway.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from pydantic import TypeAdapter
+from spell_proto.events import AnyStep, Step
+from spell_proto.journal import OUTPUT, Decoder, RecordKind, Totals, whole_records
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Reason
+
+from spell_runner.phases import Outcome, Verdict
+from spell_runner.shim.launch import JOURNAL
+
+INTENT, STEPS, VERDICT, BASELINE = "intent.json", "steps.jsonl", "verdict.json", "baseline.json"
+SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
+_STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What `intent.json` says."""
+
+    spec: AttemptSpec
+    boot_id: str
+
+
+class Directory:
+    """The files of the attempt `<run>-<attempt>`. Made by `take_on`, or opened as it was left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    # ---- the beginning ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def take_on(cls, attempts: Path, spec: AttemptSpec, raw: bytes, boot_id: str) -> "Directory":
+        """Make the directory of a new attempt, all at once: where it stands, its intent record is whole."""
+        name = f"{spec.run_id}-{spec.attempt}"
+        new = attempts / f".{name}"
+        new.mkdir(mode=0o700, exist_ok=True)
+        _write(new / INTENT, b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
+        new.rename(attempts / name)
+        return cls(attempts / name)
+
+    def taken(self) -> Taken:
+        """The intent record.
+
+        Raises:
+            ValueError: it is torn, as a power cut leaves it.
+        """
+        members = orjson.loads((self / INTENT).read_bytes())
+        return Taken(SPEC.validate_json(orjson.dumps(members["spec"])), members["boot_id"])
+
+    # ---- steps and verdict -----------------------------------------------------------------------------------
+
+    def note(self, steps: tuple[Step, ...]) -> None:
+        lines = b"".join(orjson.dumps(step.model_dump()) + b"\n" for step in steps)
+        fd = os.open(self / STEPS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, lines)
+        finally:
+            os.close(fd)
+
+    def steps(self) -> list[Step]:
+        try:
+            data = (self / STEPS).read_bytes()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self / STEPS, len(whole))
+        return [_STEP.validate_json(line) for line in whole.splitlines()]
+
+    def conclude(self, verdict: Verdict) -> None:
+        members = {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
+        self.write(VERDICT, orjson.dumps(members))
+
+    def verdict(self) -> Verdict | None:
+        try:
+            members = orjson.loads((self / VERDICT).read_bytes())
+        except FileNotFoundError:
+            return None
+        reason = members["reason"]
+        return Verdict(Outcome(members["outcome"]), reason and Reason(reason), members["message"])
+
+    def write(self, name: str, data: bytes) -> None:
+        """A file that is there whole or not at all, for our eyes only."""
+        new = self / f"{name}.new"
+        _write(new, data)
+        new.rename(self / name)
+
+    # ---- the journal -----------------------------------------------------------------------------------------
+
+    def append(self, records: bytes) -> None:
+        """Append whole records to the journal. Only while no shim writes it."""
+        fd = os.open(self / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, records)
+        finally:
+            os.close(fd)
+
+    def journal_size(self) -> int:
+        try:
+            return (self / JOURNAL).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def mend(self) -> tuple[Totals, bool]:
+        """Cut a torn record off the end of the journal; count what it holds, and say whether it has its end marker.
+
+        Only while no shim writes it. Reads the journal once.
+        """
+        decoder, digest, ended = Decoder(), hashlib.sha256(), False
+        counts = {RecordKind.STDOUT: 0, RecordKind.STDERR: 0}
+        whole, tail = 0, b""
+        try:
+            with (self / JOURNAL).open("rb") as file:
+                while data := file.read(_READ_BYTES):
+                    tail += data
+                    cut = whole_records(tail)
+                    for record in decoder.feed(tail[:cut]):
+                        if record.kind in OUTPUT:
+                            counts[record.kind] += len(record.payload)
+                            digest.update(record.payload)
+                        ended = record.kind is RecordKind.END
+                    whole, tail = whole + cut, tail[cut:]
+        except FileNotFoundError:
+            return Totals(), False
+        if tail:
+            os.truncate(self / JOURNAL, whole)
+        kept = Totals(counts[RecordKind.STDOUT], counts[RecordKind.STDERR], 0, digest.hexdigest())
+        return kept, ended
+
+
+def _write(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

@@ -1,0 +1,59 @@
+"""What every engine can do with the command of an attempt."""
+
+from typing import Protocol
+
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Intent
+
+from spell_runner.directory import Directory
+from spell_runner.notes import Notes
+from spell_runner.outputs import Changes
+from spell_runner.phases import Look
+from spell_runner.workspace import Abort
+
+
+class Engine(Protocol):
+    """Everything but `look` may be called again after a crash of the runner, and does no harm then.
+
+    `isolation` is what runs are told about it. `hold_seconds` is how long steps may wait for the next ones.
+    """
+
+    isolation: str
+    hold_seconds: float
+    talkative: bool
+
+    async def open(self) -> None:
+        """Get ready to start commands; what was started before lives on."""
+        ...
+
+    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+        """Get ready everything the command needs.
+
+        Raises:
+            AttemptError: it cannot be had.
+        """
+        ...
+
+    async def start(self, directory: Directory) -> None:
+        """Have the command started, at most once however often this is called. Does not wait for it."""
+        ...
+
+    def look(self, directory: Directory, *, alive: bool) -> Look:
+        """What is known of the command. Without `alive`, what watches it is taken to live."""
+        ...
+
+    def cancel(self, directory: Directory) -> None:
+        """See to it that the command never starts, unless it is too late for that."""
+        ...
+
+    def end(self, directory: Directory, intent: Intent) -> None:
+        """Stop or kill the command. Harmless when repeated, or when it is over."""
+        ...
+
+    def clear(self, directory: Directory) -> None:
+        """Kill what a lost command may have left behind."""
+        ...
+
+    def changes(self, directory: Directory, abort: Abort) -> Changes:
+        """What the command has made. Slow: to be called in a thread."""
+        ...

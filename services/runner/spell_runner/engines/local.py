@@ -1,0 +1,233 @@
+"""The engine that runs commands on this machine, each under a shim that outlives the runner (shell)."""
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spell_proto import logs
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Intent
+
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.engines.server import ShimServer
+from spell_runner.environments import Environments
+from spell_runner.isolation import Isolation
+from spell_runner.notes import Notes
+from spell_runner.outputs import Changes, in_copy, in_overlay
+from spell_runner.phases import Exit, Look, Status
+from spell_runner.settings import Machine
+from spell_runner.shim import launch, processes
+from spell_runner.shim.launch import Launch
+from spell_runner.trees import Trees
+from spell_runner.workspace import Abort, copy_tree, read_baseline
+
+log = logs.get()
+
+SPELL = "/spell"
+SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things stand on this machine. `hidden` looks empty to a run."""
+
+    data: Path
+    hidden: tuple[str, ...]
+
+    @property
+    def empty(self) -> Path:
+        return self.data / "empty"
+
+    @property
+    def root(self) -> Path:
+        return self.data / "root"
+
+
+class LocalEngine:
+    """See `spell_runner.engines.engine`."""
+
+    hold_seconds = 0.0
+    talkative = True
+
+    def __init__(
+        self,
+        machine: Machine,
+        place: Place,
+        isolation: Isolation,
+        server: ShimServer,
+        environments: Environments,
+        trees: Trees,
+        *,
+        grace_seconds: float,
+        log_bytes_max: int,
+    ) -> None:
+        self.isolation = isolation.name
+        self._machine = machine
+        self._place = place
+        self._isolation = isolation
+        self._server = server
+        self._environments = environments
+        self._trees = trees
+        self._grace_seconds = grace_seconds
+        self._log_bytes_max = log_bytes_max
+        self._shell = next(path for path in SHELLS if Path(path).exists())
+
+    async def open(self) -> None:
+        await self._server.open()
+
+    # ---- before ----------------------------------------------------------------------------------------------
+
+    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+        environment = await self._environments.get(spec.run_id, spec.spec.environment, notes)
+        lower = self._place.empty
+        if spec.spec.code is not None:
+            lower = await self._trees.get(
+                spec.owner_id,
+                spec.spec.code,
+                lambda: notes.line("Storage does not answer; waiting for it"),
+            )
+        parts = [launch.TEMPORARY, launch.WORKSPACE]
+        if self._isolation.overlay:
+            parts += [launch.UPPER, launch.WORK]
+        for part in parts:
+            (directory / part).mkdir(exist_ok=True)
+        if self._isolation.overlay:
+            # The root of the workspace is the run's to write to, whatever the umask of the runner.
+            (directory / launch.UPPER).chmod(0o755)
+        elif not (directory / BASELINE).exists():
+            await self._copy(lower, directory, abort)
+        directory.write(launch.LAUNCH, self._launch(spec, directory, lower, environment).encode())
+
+    async def _copy(self, lower: Path, directory: Directory, abort: Abort) -> None:
+        workspace = directory / launch.WORKSPACE
+        if any(workspace.iterdir()):
+            # Left half-way by a runner that was killed.
+            workspace.rename(directory / f"half-{os.getpid()}")
+            workspace.mkdir()
+        baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
+        directory.write(BASELINE, baseline)
+
+    def _launch(self, spec: AttemptSpec, directory: Directory, lower: Path, environment: Path) -> Launch:
+        private = self.isolation != "none"
+        root = SPELL if private else str(directory / launch.WORKSPACE)
+        code = spec.spec.code
+        cwd = root if code is None else os.path.normpath(f"{root}/{code.root_directory}/{code.cwd}")
+        return Launch(
+            argv=(self._shell, "-c", spec.spec.command),
+            env=self._environ(spec, directory, environment, root),
+            isolation=self.isolation,
+            overlay=self._isolation.overlay,
+            lower=str(lower),
+            cwd=cwd,
+            root=str(self._place.root),
+            hidden=self._place.hidden if private else (),
+            read_only=self._shown(environment) if private else (),
+            log_bytes_max=self._log_bytes_max,
+            bubblewrap=self._isolation.bubblewrap,
+        )
+
+    def _environ(
+        self, spec: AttemptSpec, directory: Directory, environment: Path, root: str
+    ) -> dict[str, str]:
+        return {
+            **self._machine.passed_on,
+            "PATH": f"{environment}/bin:{_PATH}",
+            "HOME": self._machine.home,
+            "USER": self._machine.user,
+            "LOGNAME": self._machine.user,
+            "SHELL": self._shell,
+            "LANG": "C.UTF-8",
+            "LC_ALL": "C.UTF-8",
+            "TMPDIR": "/tmp" if self.isolation != "none" else str(directory / launch.TEMPORARY),  # noqa: S108 -- its own
+            "VIRTUAL_ENV": str(environment),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONNOUSERSITE": "1",
+            # Not PYTHONPYCACHEPREFIX: that would also make Python blind to the byte code of the environment,
+            # and every run would compile every library it imports.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **spec.spec.env,
+            "SPELL_RUN": str(spec.run_id),
+            "SPELL_WORKSPACE": root,
+        }
+
+    def _shown(self, environment: Path) -> tuple[str, ...]:
+        """The environment, and the interpreter it links to where that is hidden too."""
+        shown = [str(environment)]
+        interpreter = Path(os.path.realpath(environment / "bin/python")).parent.parent
+        if any(str(interpreter).startswith(f"{path}/") for path in self._place.hidden):
+            shown.append(str(interpreter))
+        return tuple(dict.fromkeys(shown))
+
+    async def start(self, directory: Directory) -> None:
+        await self._server.start(directory.path.name)
+
+    # ---- meanwhile -------------------------------------------------------------------------------------------
+
+    def look(self, directory: Directory, *, alive: bool) -> Look:
+        claim = launch.read(directory.path)
+        if claim is None:
+            asked = (directory / launch.LAUNCH).exists()
+            return Look(Status.ASKED if asked else Status.ABSENT)
+        if claim.pid == 0:
+            return Look(Status.CANCELLED)
+        started = None if claim.started_us is None else _time(claim.started_us)
+        if claim.ending is not None:
+            return Look(Status.EXITED, started, _exit(claim.ending))
+        if alive and not processes.alive(claim.pid, claim.ticks):
+            # It may have written its last line between our two looks.
+            again = launch.read(directory.path)
+            if again is not None and again.ending is not None:
+                return Look(Status.EXITED, started, _exit(again.ending))
+            return Look(Status.LOST, started)
+        return Look(Status.RUNNING, started)
+
+    def cancel(self, directory: Directory) -> None:
+        launch.take(directory.path, 0, 0)
+
+    def end(self, directory: Directory, intent: Intent) -> None:
+        order = "kill" if intent is Intent.KILL else f"stop {self._grace_seconds}"
+        # Through a descriptor: the path of the socket itself may be too long for an address.
+        fd = os.open(directory.path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as control:
+                control.sendto(order.encode(), f"/proc/self/fd/{fd}/{launch.CONTROL}")
+        except OSError as error:
+            log.info("a shim cannot be told", attempt=directory.path.name, order=order, problem=repr(error))
+        finally:
+            os.close(fd)
+
+    def clear(self, directory: Directory) -> None:
+        # In a namespace, everything died with the shim; elsewhere this is how its children are known.
+        processes.kill_marked(os.fsencode(directory.path) + b"/")
+
+    # ---- after -----------------------------------------------------------------------------------------------
+
+    def changes(self, directory: Directory, abort: Abort) -> Changes:
+        told = Launch.decode((directory / launch.LAUNCH).read_bytes())
+        lower = Path(told.lower)
+        if told.overlay:
+            return in_overlay(directory / launch.UPPER, lower, abort)
+        baseline = read_baseline((directory / BASELINE).read_bytes())
+        return in_copy(directory / launch.WORKSPACE, lower, baseline, abort)
+
+
+def _time(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+def _exit(ending: launch.Ending) -> Exit:
+    return Exit(
+        at=_time(ending.ended_us),
+        exit_code=ending.exit_code,
+        cause=ending.exit_cause,
+        stdout_bytes=ending.stdout_bytes,
+        stderr_bytes=ending.stderr_bytes,
+        dropped_bytes=ending.dropped_bytes,
+        sha256=ending.sha256,
+        journal_bytes=ending.journal_bytes,
+        error=ending.error,
+    )

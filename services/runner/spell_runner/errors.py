@@ -1,0 +1,32 @@
+"""The errors of the runner.
+
+SpellError
+└── RunnerError
+    ├── AttemptError          an attempt cannot go on; carries the reason its run will fail with
+    ├── TreeRefusedError      a code tree that would be written outside its directory, or makes no sense
+    └── IsolationError        the isolation that was asked for does not work on this machine
+"""
+
+from spell_proto.errors import SpellError
+from spell_proto.state import Reason
+
+
+class RunnerError(SpellError):
+    """Base of every error that the runner raises on purpose."""
+
+
+class AttemptError(RunnerError):
+    """An attempt cannot go on, and not because something is away for a while."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class TreeRefusedError(RunnerError):
+    """A code tree that would be written outside its directory, or makes no sense."""
+
+
+class IsolationError(RunnerError):
+    """The isolation that was asked for does not work on this machine."""

@@ -1,0 +1,61 @@
+"""What the platform says in a run's log: phases and lines of the runner's own, appended to the attempt's journal (shell)."""
+
+import time
+from collections.abc import Callable
+
+from spell_proto.journal import RecordKind, Totals, encode_json
+from spell_proto.state import RunState
+
+from spell_runner.directory import Directory
+
+#: A line longer than this is cut: it is meant for a person.
+TEXT_CHARS_MAX = 16 * 1024
+
+
+class Notes:
+    """The runner's pen. It writes only while no shim does, and nothing after the end marker."""
+
+    def __init__(self, directory: Directory, ring: Callable[[], None]) -> None:
+        self._directory = directory
+        self._ring = ring
+        self.ended = False
+
+    def phase(self, state: RunState, *lines: str) -> None:
+        """The attempt has entered a phase; `lines` are the first of it."""
+        records = [encode_json(RecordKind.PHASE, _now(), phase=state, text=f"Run is {state}")]
+        self._append(records + [_line(line) for line in lines])
+
+    def line(self, text: str, *, level: str = "info", important: bool = False) -> None:
+        self._append([_line(text, level, important)])
+
+    def lines(self, texts: list[str]) -> None:
+        if texts:
+            self._append([_line(text) for text in texts])
+
+    def end(self, totals: Totals) -> None:
+        """The end marker: nothing follows it."""
+        record = encode_json(
+            RecordKind.END,
+            _now(),
+            stdout_bytes=totals.stdout_bytes,
+            stderr_bytes=totals.stderr_bytes,
+            dropped_bytes=totals.dropped_bytes,
+            sha256=totals.sha256,
+        )
+        self._append([record])
+        self.ended = True
+
+    def _append(self, records: list[bytes]) -> None:
+        if not self.ended:
+            self._directory.append(b"".join(records))
+            self._ring()
+
+
+def _line(text: str, level: str = "info", important: bool = False) -> bytes:
+    # What comes from elsewhere (a builder's output) may hold what UTF-8 cannot carry.
+    clean = text[:TEXT_CHARS_MAX].encode(errors="replace").decode()
+    return encode_json(RecordKind.NOTE, _now(), level=level, text=clean, important=important)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

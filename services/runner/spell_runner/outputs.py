@@ -1,0 +1,208 @@
+# ruff: noqa: PTH -- walks and opens by descriptor and lstat, which pathlib has no names for
+"""Which files of a workspace are new or changed: by the upper layer of its overlay, or by a baseline.
+
+New and changed regular files and links count, links as links. Equal content never counts, `.git` never, and what
+is neither file, link nor directory is left out with a note. Nothing is ever followed out of the workspace.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+
+from spell_runner.workspace import Abort, signature, walk
+
+_HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
+_COMPARE_BYTES = 1 << 20
+_OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A new or changed file. `path` is relative to the workspace root, `source` is where its bytes are."""
+
+    path: str
+    source: str
+    mode: int
+    size: int
+    mtime_ns: int
+    link: str | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a run has made of its workspace. `notes` are lines for its log."""
+
+    found: list[Found] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def in_overlay(upper: Path, lower: Path, abort: Abort) -> Changes:
+    """What the upper layer of an overlay holds: by construction, everything that was written."""
+    changes = Changes()
+    for path, entry in _visible(upper, changes, abort):
+        below = lower / path
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            if not _is_directory(below):
+                changes.deleted += _files(below, path)
+            elif _opaque(entry.path):
+                changes.deleted += [
+                    gone
+                    for gone in _files(below, path)
+                    if not os.path.lexists(upper / gone) or _is_directory(upper / gone)
+                ]
+        elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            changes.deleted += _files(below, path)
+        else:
+            if _is_directory(below):
+                changes.deleted += _files(below, path)
+            _add(changes, path, entry, status, below)
+    _order(changes)
+    return changes
+
+
+def in_copy(workspace: Path, lower: Path, baseline: dict[str, list[int]], abort: Abort) -> Changes:
+    """What differs from a baseline, by signature first and by content where that differs."""
+    changes = Changes()
+    seen: set[str] = set()
+    for path, entry in _visible(workspace, changes, abort):
+        status = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            continue
+        seen.add(path)
+        if baseline.get(path) != signature(status):
+            _add(changes, path, entry, status, lower / path)
+    changes.deleted = [
+        path for path in baseline if path not in seen and not os.path.lexists(workspace / path)
+    ]
+    _order(changes)
+    return changes
+
+
+def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[str, Found], list[str]]:
+    """Path in the resource -> file, and the deleted paths of the code.
+
+    Below the repository's directory paths are relative to it, others to the workspace root. Where that makes two
+    files one, the one outside the repository is kept as `spell/<its path>`.
+    """
+    prefix = None if root_directory is None else f"{root_directory}/"
+    placed: dict[str, Found] = {}
+    outside: list[Found] = []
+    for found in changes.found:
+        if prefix is not None and found.path.startswith(prefix):
+            placed[found.path.removeprefix(prefix)] = found
+        else:
+            outside.append(found)
+    for found in outside:
+        path = found.path
+        while _clashes(path, placed):
+            path = f"spell/{path}"
+        placed[path] = found
+    deleted = [
+        path.removeprefix(prefix)
+        for path in changes.deleted
+        if prefix is not None and path.startswith(prefix)
+    ]
+    return placed, deleted
+
+
+def _clashes(path: str, placed: dict[str, Found]) -> bool:
+    parts = path.split("/")
+    above = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    return any(one in placed for one in above) or any(other.startswith(f"{path}/") for other in placed)
+
+
+def _visible(root: Path, changes: Changes, abort: Abort) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """What may be saved at all; what may not is noted once."""
+    refused: set[str] = set()
+    for path, entry in walk(root):
+        abort.check()
+        parent, _, name = path.rpartition("/")
+        if parent in refused or name == ".git":
+            refused.add(path)
+            continue
+        problem = _unsayable(name)
+        if problem:
+            refused.add(path)
+            changes.notes.append(f"Not saved: {_shown(path)} ({problem})")
+            continue
+        yield path, entry
+
+
+def _unsayable(name: str) -> str | None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
+    return "its name holds control characters" if _HIDDEN.search(name) else None
+
+
+def _shown(path: str) -> str:
+    readable = os.fsencode(path).decode(errors="backslashreplace")
+    return "'/spell/" + _HIDDEN.sub(lambda match: f"\\x{ord(match[0]):02x}", readable) + "'"
+
+
+def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_result, below: Path) -> None:
+    link = None
+    if stat.S_ISLNK(status.st_mode):
+        link = os.readlink(entry.path)
+        if _unsayable(link):
+            changes.notes.append(
+                f"Not saved: {_shown(path)} (it links to a path that cannot be written down)"
+            )
+            return
+        same = below.is_symlink() and os.readlink(below) == link
+    elif stat.S_ISREG(status.st_mode):
+        same = _same_content(entry.path, status.st_size, below)
+    else:
+        changes.notes.append(f"Not saved: {_shown(path)} (neither a file nor a link)")
+        return
+    if not same:
+        size = len(os.fsencode(link)) if link is not None else status.st_size
+        mode = stat.S_IMODE(status.st_mode)
+        changes.found.append(Found(path, entry.path, mode, size, status.st_mtime_ns, link))
+
+
+def _same_content(path: str, size: int, below: Path) -> bool:
+    try:
+        status = below.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        return False
+    with open(path, "rb") as one, below.open("rb") as other:
+        while chunk := one.read(_COMPARE_BYTES):
+            if chunk != other.read(_COMPARE_BYTES):
+                return False
+    return True
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _opaque(path: str) -> bool:
+    for name in _OPAQUE:
+        try:
+            if os.getxattr(path, name, follow_symlinks=False) == b"y":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _files(below: Path, path: str) -> list[str]:
+    """The files of the code at or below `path`, which are gone. Empty where there were none."""
+    if _is_directory(below):
+        return [f"{path}/{name}" for name, entry in walk(below) if not entry.is_dir(follow_symlinks=False)]
+    return [path] if os.path.lexists(below) else []
+
+
+def _order(changes: Changes) -> None:
+    changes.found.sort(key=attrgetter("path"))
+    changes.deleted = sorted(set(changes.deleted))

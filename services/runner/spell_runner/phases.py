@@ -1,0 +1,256 @@
+"""What to do next for an attempt, and which steps to report: a function of what is on disk and of what is wanted.
+
+Theory of operation
+-------------------
+The life of an attempt is a loop: gather the `Facts`, `decide`, do it, again. Everything a decision depends on is
+on disk, so a runner that was killed at any line goes on from where the disk says it was. Nothing here waits,
+reads or writes.
+
+An attempt passes through: nothing yet -> asked (the engine was told to start) -> claimed (a shim has it, or it was
+cancelled) -> started -> exited -> saved -> concluded -> sealed -> over. The *claim* is the one point of no return:
+whoever takes it first, the shim or a cancellation, decides whether the command ever runs.
+
+Precedence, as in design.md section 4: a command that ended before TERM or KILL was delivered ended by itself;
+a kill that arrives before everything is saved and pushed ends the attempt as killed all the same.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from spell_proto.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptKilled,
+    CommandExited,
+    CommandStarted,
+    ExitCause,
+    LogTotals,
+    OutputsSaved,
+    Step,
+)
+from spell_proto.state import REASON_TEXT, Intent, Reason
+
+TERMINAL = (AttemptFinished, AttemptFailed, AttemptKilled)
+
+
+class Status(StrEnum):
+    """Where the command of an attempt is, as its engine sees it."""
+
+    ABSENT = "absent"  # the engine has not been told to start it
+    ASKED = "asked"  # it has been told, and nobody has claimed the attempt yet
+    CANCELLED = "cancelled"  # claimed by a cancellation: it never starts
+    RUNNING = "running"  # claimed, and what watches it lives
+    EXITED = "exited"  # over, and written down
+    LOST = "lost"  # what watched it is gone, and has written nothing down
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended. `error` says why it could not even be started."""
+
+    at: datetime
+    exit_code: int
+    cause: str
+    stdout_bytes: int
+    stderr_bytes: int
+    dropped_bytes: int
+    sha256: str
+    journal_bytes: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an engine knows of a command."""
+
+    status: Status
+    started_at: datetime | None = None
+    exit: Exit | None = None
+
+
+class Outcome(StrEnum):
+    """How an attempt ends."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The end an attempt has come to; a failure has its reason and its sentence."""
+
+    outcome: Outcome
+    reason: Reason | None = None
+    message: str = ""
+
+
+KILLED = Verdict(Outcome.KILLED)
+FINISHED = Verdict(Outcome.FINISHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything a decision depends on. `verdict` is set once it is written down."""
+
+    intent: Intent
+    steps: tuple[Step, ...]
+    look: Look
+    same_boot: bool
+    verdict: Verdict | None = None
+
+
+# ---- what to do ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Get the environment, the code and the workspace ready, then ask the engine to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Ask the engine (again) to start what is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The command runs: wait until the engine or somebody's intent has news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Take the claim before a shim does, so that the command never starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Have the engine stop or kill the command."""
+
+    intent: Intent
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Note these steps."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Save what the command has made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Write the verdict down."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """End the journal, get it into storage, then note the last step."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing more to do: what is left is to be told so, and to be removed."""
+
+
+Action = Prepare | Start | Wait | Cancel | End | Note | Save | Conclude | Seal | Rest
+
+
+def decide(facts: Facts) -> Action:
+    """The next thing to do for an attempt."""
+    noted = {type(step) for step in facts.steps}
+    if noted & set(TERMINAL):
+        return Rest()
+    if facts.verdict is not None:
+        return Seal(facts.verdict)
+    if CommandExited in noted:
+        return _after_exit(facts, saved=OutputsSaved in noted)
+    match facts.look.status:
+        case Status.EXITED:
+            return _exited(facts, started=CommandStarted in noted)
+        case Status.CANCELLED:
+            return Conclude(KILLED)
+        case Status.RUNNING if facts.same_boot:
+            return _running(facts, started=CommandStarted in noted)
+        case Status.ASKED | Status.ABSENT if facts.same_boot:
+            return _not_started(facts)
+        case _:
+            return _lost(facts)
+
+
+def over(step: Step | None) -> bool:
+    """Whether `step` is the last one of an attempt."""
+    return isinstance(step, TERMINAL)
+
+
+def last_step(verdict: Verdict, log: LogTotals, now: datetime) -> Step:
+    """The step that ends an attempt whose journal is sealed."""
+    match verdict.outcome:
+        case Outcome.FINISHED:
+            return AttemptFinished(at=now, log=log)
+        case Outcome.KILLED:
+            return AttemptKilled(at=now, log=log)
+        case Outcome.FAILED:
+            assert verdict.reason is not None
+            return AttemptFailed(at=now, reason=verdict.reason, message=verdict.message, log=log)
+
+
+def failed(reason: Reason, message: str = "") -> Verdict:
+    return Verdict(Outcome.FAILED, reason, message or REASON_TEXT[reason])
+
+
+def aborts(intent: Intent, *, saving: bool) -> bool:
+    """Whether work in hand is given up: a stop ends what comes before the command, a kill everything."""
+    return intent is Intent.KILL or (intent is Intent.STOP and not saving)
+
+
+def _after_exit(facts: Facts, *, saved: bool) -> Action:
+    if facts.intent is Intent.KILL:
+        return Conclude(KILLED)
+    return Conclude(FINISHED) if saved else Save()
+
+
+def _exited(facts: Facts, *, started: bool) -> Action:
+    ended = facts.look.exit
+    assert ended is not None
+    if ended.error is not None:
+        return Conclude(
+            KILLED if facts.intent is not Intent.RUN else failed(Reason.START_FAILED, ended.error)
+        )
+    if facts.look.started_at is None or ended.cause == "kill":
+        return Conclude(KILLED)
+    steps: list[Step] = []
+    if not started:
+        steps.append(CommandStarted(at=facts.look.started_at))
+    at = max(ended.at, facts.look.started_at)
+    cause: ExitCause = "stop" if ended.cause == "stop" else "exit"
+    steps.append(CommandExited(at=at, exit_code=ended.exit_code, exit_cause=cause))
+    return Note(tuple(steps))
+
+
+def _running(facts: Facts, *, started: bool) -> Action:
+    if facts.look.started_at is not None and not started:
+        return Note((CommandStarted(at=facts.look.started_at),))
+    return Wait() if facts.intent is Intent.RUN else End(facts.intent)
+
+
+def _not_started(facts: Facts) -> Action:
+    asked = facts.look.status is Status.ASKED
+    if facts.intent is Intent.RUN:
+        return Start() if asked else Prepare()
+    return Cancel() if asked else Conclude(KILLED)
+
+
+def _lost(facts: Facts) -> Action:
+    if facts.intent is Intent.KILL:
+        return Conclude(KILLED)
+    return Conclude(failed(Reason.SHIM_LOST if facts.same_boot else Reason.HOST_REBOOTED))

@@ -1,0 +1,232 @@
+"""Brings what a run has made into storage: digests, then the blobs that are missing, then the manifest (shell)."""
+
+import asyncio
+import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aiohttp
+from pydantic import TypeAdapter
+from spell_proto import logs
+from spell_proto.errors import RefusedError, UnavailableError
+from spell_proto.events import OutputsSaved
+from spell_proto.http import Caller
+from spell_proto.spec import Shape
+from spell_proto.state import Reason
+from spell_proto.views import Manifest, ManifestEntry, ManifestStored
+
+from spell_runner.errors import AttemptError
+from spell_runner.notes import Notes
+from spell_runner.outputs import Changes, Found, resource_paths
+from spell_runner.workspace import Abort, make_readable
+
+log = logs.get()
+
+LINES_MAX = 1_000
+MISSING_BATCH = 1_000
+UPLOADS_AT_ONCE = 4
+CHUNK_BYTES = 1 << 20
+RETRY_SECONDS_MAX = 5.0
+SAY_AFTER_SECONDS = 3.0
+NOTHING = "No modified or new files found"
+SCANNING = "Scanning for modified or new files from the run"
+
+
+class Missing(Shape):
+    missing: tuple[str, ...]
+
+
+_MISSING: TypeAdapter[Missing] = TypeAdapter(Missing)
+_STORED: TypeAdapter[ManifestStored] = TypeAdapter(ManifestStored)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """The content of a found file, as it was when it was read."""
+
+    found: Found
+    sha256: str
+    size: int
+
+
+class ChangedError(Exception):
+    """A file is not what it was when its digest was taken."""
+
+
+def nothing() -> OutputsSaved:
+    """What is reported when there is nothing to save."""
+    return OutputsSaved(at=datetime.now(UTC), manifest=None, files=0, bytes=0)
+
+
+async def save(
+    storage: Caller, owner_id: int, root_directory: str | None, changes: Changes, notes: Notes, abort: Abort
+) -> OutputsSaved:
+    """Save everything that was found; waits for as long as storage is away.
+
+    Raises:
+        AttemptError: something cannot be saved, and trying again will not help.
+    """
+    notes.lines(changes.notes[:LINES_MAX])
+    if not changes.found:
+        notes.line(NOTHING)
+        return nothing()
+    lines = [f"Saving '/spell/{found.path}'" for found in changes.found[:LINES_MAX]]
+    if len(changes.found) > LINES_MAX:
+        lines.append(f"Saving {len(changes.found) - LINES_MAX} more files")
+    notes.lines(lines)
+    pause, waited = 0.2, 0.0
+    while True:
+        try:
+            stored = await _store(storage, owner_id, root_directory, changes, notes, abort)
+        except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
+            log.info("storage does not answer", problem=repr(error))
+            if waited < SAY_AFTER_SECONDS <= waited + pause:
+                notes.line("Storage does not answer; waiting for it")
+            waited += pause
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+        except (RefusedError, OSError) as error:
+            raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {error}") from error
+        else:
+            return OutputsSaved(
+                at=datetime.now(UTC), manifest=stored.digest, files=stored.files, bytes=stored.bytes
+            )
+
+
+async def _store(
+    storage: Caller, owner_id: int, root_directory: str | None, changes: Changes, notes: Notes, abort: Abort
+) -> ManifestStored:
+    placed, deleted = resource_paths(changes, root_directory)
+    blobs: dict[str, Blob] = {}
+    paths = sorted(placed)
+    for start in range(0, len(paths), MISSING_BATCH):
+        wanted = paths[start : start + MISSING_BATCH]
+        batch = await asyncio.to_thread(_read_all, {path: placed[path] for path in wanted}, abort)
+        await _upload(storage, owner_id, batch, notes, abort)
+        blobs.update(batch)
+    manifest = Manifest(
+        entries=tuple(_entry(path, blobs[path]) for path in paths), deleted=tuple(sorted(deleted))
+    )
+    return await storage.call("PUT", "/manifests", _STORED, params={"owner_id": owner_id}, body=manifest)
+
+
+async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes: Notes, abort: Abort) -> None:
+    """Bring the missing content of a batch to storage; `batch` is corrected where a file has changed meanwhile."""
+    of_owner = {"owner_id": owner_id}
+    body = {"digests": sorted({blob.sha256 for blob in batch.values()})}
+    answer = await storage.call("POST", "/blobs/missing", _MISSING, params=of_owner, body=body)
+    todo = {blob.sha256: path for path, blob in batch.items()}
+    paths = [todo[digest] for digest in answer.missing]
+    limit = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def one(path: str) -> None:
+        async with limit:
+            try:
+                await _put(storage, owner_id, batch[path])
+            except (ChangedError, RefusedError) as error:
+                if isinstance(error, UnavailableError):
+                    raise
+                log.info("a file changed while it was saved", problem=repr(error))
+                batch[path] = await asyncio.to_thread(_read, batch[path].found, abort)
+                await _put(storage, owner_id, batch[path])
+                notes.line(f"'/spell/{batch[path].found.path}' changed during save")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for path in paths:
+                group.create_task(one(path))
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    # Others of the same content follow what was really stored.
+    for path, blob in batch.items():
+        chosen = batch[todo[blob.sha256]] if blob.sha256 in todo else blob
+        if chosen.sha256 != blob.sha256:
+            batch[path] = Blob(blob.found, chosen.sha256, chosen.size)
+
+
+async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:
+    headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
+    data: bytes | AsyncIterator[bytes]
+    if blob.found.link is not None:
+        data = os.fsencode(blob.found.link)
+    elif blob.size <= CHUNK_BYTES:
+        data = _small(blob)
+    else:
+        data = _chunks(blob)
+    params = {"owner_id": owner_id}
+    async with storage.open(
+        "PUT", f"/blobs/{blob.sha256}", params=params, data=data, headers=headers, stream=True
+    ):
+        pass
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except PermissionError:
+        # The run took its own right to read away; nobody but us is left to mind.
+        make_readable(path)
+        return os.open(path, flags)
+
+
+def _small(blob: Blob) -> bytes:
+    with os.fdopen(_open(blob.found.source), "rb") as file:
+        data = file.read(blob.size + 1)
+    if len(data) != blob.size:
+        raise ChangedError
+    return data
+
+
+async def _chunks(blob: Blob) -> AsyncIterator[bytes]:
+    with os.fdopen(_open(blob.found.source), "rb", buffering=0) as file:
+        left = blob.size
+        while left:
+            chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
+            if not chunk:
+                raise ChangedError
+            left -= len(chunk)
+            yield chunk
+
+
+def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
+    return {path: _read(found, abort) for path, found in files.items()}
+
+
+def _read(found: Found, abort: Abort) -> Blob:
+    """The digest and size of a file, read once more when it changes meanwhile."""
+    if found.link is not None:
+        target = os.fsencode(found.link)
+        return Blob(found, hashlib.sha256(target).hexdigest(), len(target))
+    blob, steady = _read_once(found, abort)
+    return blob if steady else _read_once(found, abort)[0]
+
+
+def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
+    digest = hashlib.sha256()
+    with os.fdopen(_open(found.source), "rb", buffering=0) as file:
+        before = os.fstat(file.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(f"{found.path} is no file any more")
+        size = 0
+        while chunk := file.read(CHUNK_BYTES):
+            abort.check()
+            digest.update(chunk)
+            size += len(chunk)
+        after = os.fstat(file.fileno())
+    steady = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    return Blob(found, digest.hexdigest(), size), steady
+
+
+def _entry(path: str, blob: Blob) -> ManifestEntry:
+    return ManifestEntry(
+        path=path,
+        size=blob.size,
+        sha256=blob.sha256,
+        mode=blob.found.mode,
+        modified_at=datetime.fromtimestamp(blob.found.mtime_ns / 1e9, UTC),
+        link=blob.found.link,
+    )

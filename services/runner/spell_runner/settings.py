@@ -1,0 +1,112 @@
+"""The settings of a runner, and what it knows about its machine."""
+
+import os
+import pwd
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from spell_proto.errors import SettingsError, shown
+
+_MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+ENGINES = ("auto", "local", "null")
+ISOLATIONS = ("auto", "bubblewrap", "unshare", "none")
+
+#: Variables of the runner that a command needs to reach the world as the runner does.
+PASSED_ON = (
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health."""
+
+    data_dir: str
+    nats_url: str
+    scheduler_url: str
+    storage_url: str
+    builder_url: str
+    machine_id: str = ""
+    machine_type: str = "CPU"
+    slots: int = 0
+    spot: bool = False
+    engine: str = "auto"
+    isolation: str = "auto"
+    grace_seconds: float = 30.0
+    log_bytes_max: int = 1 << 30
+    heartbeat_seconds: float = 5.0
+    shimd_linger_seconds: float = 60.0
+    platform_dir: str = ""
+    listen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine is. `boot_id` changes with every boot; `passed_on` are variables for every command."""
+
+    id: str
+    boot_id: str
+    type: str
+    slots: int
+    spot: bool
+    user: str
+    home: str
+    passed_on: Mapping[str, str]
+
+
+def machine(settings: Settings) -> Machine:
+    """Find out what this machine is; its id is kept in `machine.json`.
+
+    Raises:
+        SettingsError: a choice that does not exist, or an id that cannot stand in a subject.
+    """
+    for name, value, allowed in (
+        ("SPELL_ENGINE", settings.engine, ENGINES),
+        ("SPELL_ISOLATION", settings.isolation, ISOLATIONS),
+    ):
+        if value not in allowed:
+            raise SettingsError(
+                f"the setting {name} must be one of {', '.join(allowed)}, not {shown(value, 20)}"
+            )
+    machine_id = settings.machine_id or _kept_id(Path(settings.data_dir) / "machine.json")
+    if not _MACHINE_ID.fullmatch(machine_id):
+        raise SettingsError(
+            f"the setting SPELL_MACHINE_ID must be letters, digits, - and _: {shown(machine_id)}"
+        )
+    account = pwd.getpwuid(os.getuid())
+    return Machine(
+        id=machine_id,
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        type=settings.machine_type,
+        slots=settings.slots or max(2, os.cpu_count() or 1),
+        spot=settings.spot,
+        user=account.pw_name,
+        home=account.pw_dir,
+        passed_on={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+    )
+
+
+def _kept_id(path: Path) -> str:
+    try:
+        kept: str = orjson.loads(path.read_bytes())["machine_id"]
+    except (FileNotFoundError, ValueError, KeyError):
+        kept = f"m-{secrets.token_hex(4)}"
+        new = path.with_suffix(".new")
+        new.write_bytes(orjson.dumps({"machine_id": kept}))
+        new.rename(path)
+    return kept

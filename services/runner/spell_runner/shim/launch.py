@@ -1,0 +1,127 @@
+# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+"""What the runner tells a shim (`launch.json`) and what a shim writes down of its command (`shim.jsonl`).
+
+`shim.jsonl` is the claim on an attempt: whoever links it into place first decides whether the command ever
+starts. A shim appends one line when the command has started and one when everything is over. Lines are appended
+with single writes; a reader takes whole lines only.
+
+Standard library only: this is loaded once by the fork server and then only forked.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LAUNCH = "launch.json"
+CLAIM = "shim.jsonl"
+JOURNAL = "journal"
+CONTROL = "control.sock"
+# Relative to the directory of an attempt, in which a shim works: so no path is too long for a unix socket.
+DOORBELL = "../../runner.dgram"
+
+#: Parts of an attempt's directory that make up its workspace.
+UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start the command of one attempt.
+
+    `isolation` is `bubblewrap`, `unshare` or `none`. With `overlay`, the workspace is `lower` with the attempt's
+    own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
+    root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    isolation: str
+    overlay: bool
+    lower: str
+    cwd: str
+    root: str
+    hidden: tuple[str, ...]
+    read_only: tuple[str, ...]
+    log_bytes_max: int
+    bubblewrap: str = ""
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Launch":
+        members = json.loads(data)
+        for name in ("argv", "hidden", "read_only"):
+            members[name] = tuple(members[name])
+        return cls(**members)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last line of a shim. `error` says why the command could not be started; `seconds` is monotonic."""
+
+    exit_code: int
+    exit_cause: str
+    ended_us: int
+    seconds: float
+    stdout_bytes: int
+    stderr_bytes: int
+    dropped_bytes: int
+    sha256: str
+    journal_bytes: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Everything `shim.jsonl` says. `pid` is 0 when the start was cancelled."""
+
+    pid: int
+    ticks: int
+    started_us: int | None = None
+    ending: Ending | None = None
+
+
+def take(directory: Path | str, pid: int, ticks: int) -> bool:
+    """Claim an attempt for the process `pid` (0: nobody shall start it). False when it is claimed already."""
+    path = os.path.join(directory, CLAIM)
+    own = f"{path}.{os.getpid()}.{pid}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(own)
+    append(own, {"pid": pid, "ticks": ticks})
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(own)
+    return True
+
+
+def append(path: Path | str, members: dict[str, Any]) -> None:
+    """One more line, in one write."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, json.dumps(members, separators=(",", ":")).encode() + b"\n")
+    finally:
+        os.close(fd)
+
+
+def read(directory: Path | str) -> Claim | None:
+    """What is known of an attempt's shim; None while nobody has claimed it."""
+    try:
+        with open(os.path.join(directory, CLAIM), "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    started: int | None = None
+    ending: Ending | None = None
+    for line in lines[1:]:
+        if "started_us" in line:
+            started = line["started_us"]
+        else:
+            ending = Ending(**line)
+    return Claim(lines[0]["pid"], lines[0]["ticks"], started, ending)

@@ -1,0 +1,172 @@
+# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+"""What a command sees of its machine: the host's tree with a workspace at /spell, its own /tmp, and no platform (shell).
+
+Standard library only: this is loaded once by the fork server and then only forked.
+"""
+
+import os
+import signal
+from contextlib import suppress
+
+from spell_runner.shim import linux
+from spell_runner.shim.launch import TEMPORARY, UPPER, WORK, WORKSPACE, Launch
+
+#: Where the workspace of a run stands in its namespace.
+SPELL = "/spell"
+_TMP = "/tmp"  # noqa: S108 -- the name of the command's own
+# These are not the host's in a sandbox.
+_OWN = frozenset({"proc", "tmp", "spell"})
+_RESET = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
+_ST_RELATIME, _MS_RELATIME = 4096, 1 << 21
+
+
+def spawn(argv: tuple[str, ...], env: dict[str, str], stdout: int, stderr: int) -> int:
+    """Start a program in a session of its own, in the current directory, with nothing to read."""
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=_RESET,
+    )
+
+
+# ---- unshare: everything by our own hands --------------------------------------------------------------------
+
+
+def leave_host() -> None:
+    """Make the namespaces for one command. The caller is in the new user namespace at once; its next child is
+    process 1 of the others.
+    """
+    linux.unshare_user(linux.CLONE_NEWPID | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
+
+
+def enter(launch: Launch) -> None:
+    """Put the new root together and go there, as process 1; the current directory is the attempt's."""
+    linux.unshare(linux.CLONE_NEWNS)
+    # Unmounts of the host still reach us, so a run never keeps one of its disks busy.
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in launch.read_only}
+    workspace = _workspace_layers(launch) if launch.overlay else None
+    plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
+    temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
+    root = launch.root
+    linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
+    # The tree of the host is bound recursively below; without this it would bind the new root into itself.
+    linux.mount(None, root, None, linux.MS_UNBINDABLE)
+    os.chdir(root)
+    _bind_host()
+    os.mkdir("tmp")
+    linux.mount(_fd(temporary), "tmp", None, linux.MS_BIND)
+    os.mkdir("spell")
+    if workspace is None:
+        linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
+    else:
+        linux.mount("overlay", "spell", "overlay", linux.MS_NOSUID | linux.MS_NODEV, workspace)
+    _hide(launch, held)
+    os.mkdir("proc")
+    linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.mount(
+        None, ".", None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+    )
+    linux.pivot_root_here()
+    os.makedirs(launch.cwd, exist_ok=True)
+    os.chdir(launch.cwd)
+    linux.drop_capabilities()
+
+
+def _fd(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+def _workspace_layers(launch: Launch) -> str:
+    # By descriptor: no path needs escaping, and none is too long for the options of a mount.
+    lower, upper, work = (os.open(path, os.O_PATH) for path in (launch.lower, UPPER, WORK))
+    # Volatile: the end of a run would otherwise wait until the host's whole disk has been written out.
+    return f"lowerdir={_fd(lower)},upperdir={_fd(upper)},workdir={_fd(work)},userxattr,volatile"
+
+
+def _bind_host() -> None:
+    with os.scandir("/") as entries:
+        for entry in entries:
+            if entry.name in _OWN:
+                continue
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), entry.name)
+                continue
+            if entry.is_dir():
+                os.mkdir(entry.name)
+            else:
+                os.close(os.open(entry.name, os.O_CREAT | os.O_WRONLY))
+            linux.mount(entry.path, entry.name, None, linux.MS_BIND | linux.MS_REC)
+
+
+def _hide(launch: Launch, held: dict[str, int]) -> None:
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    hidden = [path[1:] for path in launch.hidden if os.path.isdir(path[1:])]
+    for path in hidden:
+        linux.mount("tmpfs", path, "tmpfs", flags, "mode=755,size=1m")
+    for shown, fd in held.items():
+        target = shown[1:]
+        os.makedirs(target, exist_ok=True)
+        linux.mount(_fd(fd), target, None, linux.MS_BIND | linux.MS_REC)
+        linux.mount(
+            None, target, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | _locked_flags(target)
+        )
+    for path in hidden:
+        linux.mount(None, path, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | flags)
+
+
+def _locked_flags(path: str) -> int:
+    """What a remount in a user namespace must repeat, or the kernel refuses it."""
+    flags = os.statvfs(path).f_flag
+    kept = flags & (linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC | 1024 | 2048)
+    return kept | (_MS_RELATIME if flags & _ST_RELATIME else 0)
+
+
+# ---- bubblewrap: we mount the workspace, it does the rest -----------------------------------------------------
+
+
+def mount_workspace(launch: Launch) -> None:
+    """In a user and mount namespace of this process, mount the overlay on the attempt's directory `spell`."""
+    linux.unshare_user(linux.CLONE_NEWNS)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
+    layers = _workspace_layers(launch)
+    linux.mount("overlay", WORKSPACE, "overlay", linux.MS_NOSUID | linux.MS_NODEV, layers)
+
+
+def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
+    """The command line of bubblewrap for a command; `directory` is the attempt's."""
+    argv = [launch.bubblewrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
+    argv += ["--cap-drop", "ALL"]
+    with os.scandir("/") as entries:
+        for entry in entries:
+            if entry.name in _OWN:
+                continue
+            if entry.is_symlink():
+                argv += ["--symlink", os.readlink(entry.path), entry.path]
+            else:
+                argv += ["--dev-bind" if entry.name == "dev" else "--bind", entry.path, entry.path]
+    argv += ["--bind", f"{directory}/{TEMPORARY}", _TMP, "--bind", f"{directory}/{WORKSPACE}", SPELL]
+    # What stands below /tmp is out of sight already.
+    hidden = [path for path in launch.hidden if not path.startswith(f"{_TMP}/")]
+    for path in hidden:
+        argv += ["--tmpfs", path]
+    for path in launch.read_only:
+        argv += ["--ro-bind", path, path]
+    for path in hidden:
+        argv += ["--remount-ro", path]
+    argv += ["--proc", "/proc", "--remount-ro", "/", "--chdir", launch.cwd, "--", *launch.argv]
+    return tuple(argv)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory of the workspace that the code does not have."""
+    with suppress(FileExistsError):
+        os.makedirs(path)

@@ -1,0 +1,123 @@
+# ruff: noqa: PTH -- walks and opens by descriptor and lstat, which pathlib has no names for
+"""The files a run starts with where no overlay can be mounted: its own copy, and what it looked like at first (shell)."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+
+import orjson
+
+# ioctl that makes a file share the blocks of another one until either is written to.
+_FICLONE = 0x40049409
+
+
+class AbortedError(Exception):
+    """What a thread was doing is not wanted any more."""
+
+
+class Abort:
+    """Tells a working thread to give up; it looks between two files."""
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+
+    def set(self) -> None:
+        self._flag.set()
+
+    def check(self) -> None:
+        if self._flag.is_set():
+            raise AbortedError
+
+
+def signature(status: os.stat_result) -> list[int]:
+    """Equal as long as nobody has written to a file: nobody can set back the time of its last change."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def copy_tree(source: Path, target: Path, abort: Abort) -> bytes:
+    """Copy everything below `source` into the directory `target`; the baseline says what was there: path -> signature."""
+    baseline: dict[str, list[int]] = {}
+    for path, entry in walk(source):
+        abort.check()
+        to = target / path
+        if entry.is_symlink():
+            to.symlink_to(os.readlink(entry.path))
+        elif entry.is_dir(follow_symlinks=False):
+            to.mkdir(mode=0o755)
+        else:
+            _copy_file(entry.path, to)
+        if not entry.is_dir(follow_symlinks=False):
+            baseline[os.fsencode(path).hex()] = signature(to.lstat())
+    return orjson.dumps(baseline)
+
+
+def read_baseline(data: bytes) -> dict[str, list[int]]:
+    """Path -> signature, as `copy_tree` made it."""
+    return {os.fsdecode(bytes.fromhex(path)): value for path, value in orjson.loads(data).items()}
+
+
+def walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything below `root`, parents first, names in order; links are never followed."""
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        for entry in _entries(root / prefix):
+            path = f"{prefix}/{entry.name}" if prefix else entry.name
+            yield path, entry
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+
+
+def make_readable(path: str | Path) -> None:
+    """Give ourselves the right to read a file or directory of ours that a run has taken it from. No link."""
+    mode = os.lstat(path).st_mode
+    if not stat.S_ISLNK(mode):
+        os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
+
+
+def remove(path: Path) -> None:
+    """Delete a directory with everything in it, whatever rights its parts have."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError:
+        make_readable(path)
+        for _, entry in walk(path):
+            if entry.is_dir(follow_symlinks=False):
+                make_readable(entry.path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        found = os.scandir(directory)
+    except PermissionError:
+        make_readable(directory)
+        found = os.scandir(directory)
+    with found:
+        return sorted(found, key=attrgetter("name"))
+
+
+def _copy_file(source: str, target: Path) -> None:
+    with open(source, "rb") as reader:
+        mode = os.fstat(reader.fileno()).st_mode & 0o777
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(fd, _FICLONE, reader.fileno())
+                return
+            size = os.fstat(reader.fileno()).st_size
+            while size > 0:
+                done = os.copy_file_range(reader.fileno(), fd, size)
+                if done == 0:
+                    break
+                size -= done
+        finally:
+            os.close(fd)
