@@ -23,6 +23,9 @@ from spell_proto import logs
 log = logs.get()
 
 POOL_SIZE_MAX = 6
+#: How long a service waits for a server that is still starting, and how often it looks.
+START_SECONDS_MAX = 30.0
+START_RETRY_SECONDS = 0.05
 _NAME = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\s*$", re.MULTILINE)
 _SETTINGS = {
     "statement_timeout": "30000",
@@ -51,22 +54,23 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 @asynccontextmanager
 async def pool(url: str, schema: str) -> AsyncIterator[asyncpg.Pool]:
     """A pool of connections that see `schema` first. Waits up to 30 s for a server that is still starting."""
-    opened = asyncpg.create_pool(
-        url,
-        min_size=1,
-        max_size=POOL_SIZE_MAX,
-        init=_prepare,
-        command_timeout=30,
-        server_settings={**_SETTINGS, "search_path": schema, "application_name": f"spell-{schema}"},
-    )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(START_SECONDS_MAX):
         while True:
+            # A pool whose first connection failed is closed for good: each try needs a new one.
+            opened = asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=POOL_SIZE_MAX,
+                init=_prepare,
+                command_timeout=30,
+                server_settings={**_SETTINGS, "search_path": schema, "application_name": f"spell-{schema}"},
+            )
             try:
                 await opened
                 break
-            except (OSError, asyncpg.PostgresError) as error:
-                log.info("waiting for postgres", problem=repr(error))
-                await asyncio.sleep(0.2)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.debug("waiting for postgres", problem=repr(error))
+                await asyncio.sleep(START_RETRY_SECONDS)
     try:
         yield opened
     finally:
