@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 from spell_proto import checks
 from spell_proto.errors import InvalidError
 
@@ -58,9 +57,7 @@ class RunId(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         return value if isinstance(value, int) else checks.run_id(value)
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return _complete("run_ids", incomplete)
 
 
@@ -72,9 +69,7 @@ class Label(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return checks.label(value)
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return _complete("labels", incomplete)
 
 
@@ -86,14 +81,12 @@ class MachineType(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return str(value)
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
         return _complete("machine_types", incomplete)
 
 
-def _complete(what: str, incomplete: str) -> list[CompletionItem]:
-    found: list[CompletionItem] = importlib.import_module("spell_cli.suggestions").suggest(what, incomplete)
+def _complete(what: str, incomplete: str) -> list[Any]:
+    found: list[Any] = importlib.import_module("spell_cli.suggestions").suggest(what, incomplete)
     return found
 
 

@@ -1,6 +1,6 @@
 """What `spell run` does once the command line is read: code, creation, and the view of the run."""
 
-import difflib
+import importlib
 import os
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from spell_cli.client import Client, new_idempotency_key
 from spell_cli.config import Config
 from spell_cli.errors import RepositoryError
 from spell_cli.follow import watch
-from spell_cli.push import push
 from spell_cli.render import Line
 from spell_cli.repository import Inspection, Repository, root_commit
 from spell_cli.spec_from_args import Checked, with_code
@@ -115,18 +114,15 @@ def _create(client: Client, body: dict[str, Any], repository: Repository | None,
             if error.code != "commit_unknown" or repository is None:
                 raise
         known = client.put_repository(root_commit(repository.toplevel), repository.name)
+        push = importlib.import_module("spell_cli.push").push  # most commits are known
         push(repository, known["remote_url"], client.server.push_identity(), settings.spell_dir)
         return client.create_run(body, key)
     except InvalidError as error:
         if error.code == "machine_type_unknown" and error.hint is None:
-            error.hint = _near(client, str(body.get("machine_type")))
+            error.hint = importlib.import_module("spell_cli.suggestions").near_machine_type(
+                client, str(body.get("machine_type"))
+            )
         raise
     except KeyboardInterrupt:
         terminal.note("\nThe run may have been created all the same: 'spell ps' lists it.")
         raise
-
-
-def _near(client: Client, typed: str) -> str | None:
-    names = {kind["name"].lower(): kind["name"] for kind in client.machine_types()["machine_types"]}
-    near = difflib.get_close_matches(typed.strip().lower(), names, n=1)
-    return f"Did you mean {names[near[0]]}?" if near else None

@@ -99,13 +99,24 @@ class Client:
     # Files and code
 
     def resources(self, path: str, *, recursive: bool) -> answers.Listing:
-        query = "?recursive=1" if recursive else ""
-        return cast(answers.Listing, self._json("GET", f"/api/resources/{quote(path)}{query}"))
+        place = f"/api/resources/{quote(path)}".removesuffix("/")
+        return cast(answers.Listing, self._json("GET", place + ("?recursive=1" if recursive else "")))
+
+    def is_file(self, path: str) -> bool:
+        """Whether a path that exists is a file, and no directory."""
+        return (
+            self._ask(Call("HEAD", f"/api/files/{quote(path)}", None, {}, self._answer_seconds)).status < 400
+        )
 
     def file(self, path: str, start: int) -> http.client.HTTPResponse:
         """The bytes of a file from `start` on. One attempt."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        return self.stream(f"/api/files/{quote(path)}", accept="application/octet-stream", headers=headers)
+        response = self.stream(
+            f"/api/files/{quote(path)}", accept="application/octet-stream", headers=headers
+        )
+        if start and response.status != 206:
+            raise CliError(f"{self.server.describe()} cannot send the rest of a file alone.")
+        return response
 
     def put_repository(self, root_commit: str, name: str) -> answers.Repository:
         body = {"root_commit": root_commit, "name": name}
@@ -116,9 +127,10 @@ class Client:
 
     # Everything else
 
-    def events(self, after: str | None, *, live: bool) -> http.client.HTTPResponse:
-        query = {"follow": str(int(live))} | ({"after": after} if after is not None else {})
-        return self.stream(f"/api/events?{urlencode(query)}", accept="application/x-ndjson")
+    def events(self, after: str, *, live: bool) -> http.client.HTTPResponse:
+        """The stream of all moves behind a cursor. One attempt."""
+        query = urlencode({"follow": int(live), "after": after})
+        return self.stream(f"/api/events?{query}", accept="application/x-ndjson")
 
     def machine_types(self) -> answers.MachineTypes:
         return cast(answers.MachineTypes, self._json("GET", "/api/machine-types"))

@@ -153,7 +153,7 @@ def _fetch(client: Client, fetch: Fetch, on_bytes: Callable[[int], None], stop: 
     try:
         with os.fdopen(handle, "wb") as file:
             arrived = _Arrived(file, on_bytes)
-            _receive(client, fetch.source, arrived, stop)
+            _receive(client, fetch, arrived, stop)
         if stop.is_set():
             return
         _check(fetch, arrived)
@@ -183,13 +183,13 @@ class _Arrived:
         self._on_bytes(len(data))
 
 
-def _receive(client: Client, source: str, arrived: _Arrived, stop: threading.Event) -> None:
+def _receive(client: Client, fetch: Fetch, arrived: _Arrived, stop: threading.Event) -> None:
     """All bytes of a file, over as many connections as it takes."""
     attempts, last = pauses(), time.monotonic()
     while True:
         before = arrived.size
         try:
-            for data in chunks(client.file(source, arrived.size)):
+            for data in chunks(client.file(fetch.source, arrived.size)):
                 arrived.add(data)
                 if stop.is_set():
                     return
@@ -197,6 +197,8 @@ def _receive(client: Client, source: str, arrived: _Arrived, stop: threading.Eve
             problem = error
         else:
             return
+        if arrived.size == fetch.entry["size"]:
+            return  # there is no rest to ask for
         client.forget()
         if arrived.size > before:
             attempts, last = pauses(), time.monotonic()

@@ -96,7 +96,7 @@ class Follower:
         )
         if self._tail is not None:
             # Where the last lines begin is known to the server only. From here on we resume by offset.
-            self._offset = int(response.headers.get("Spell-Journal-Offset", "0"))
+            self._offset = int(response.headers.get("Spell-Offset", "0"))
             self._tail = None
         decoder = Decoder()
         for data in chunks(response):

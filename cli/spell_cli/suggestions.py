@@ -1,5 +1,6 @@
-"""What a TAB offers: run ids, labels and machine types of the server, if it answers at once."""
+"""What a TAB offers, and what was probably meant: run ids, labels and machine types the server knows."""
 
+import difflib
 import os
 
 from click.shell_completion import CompletionItem
@@ -32,3 +33,10 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
     if what == "labels":
         return [(label, None) for label in dict.fromkeys(label for run in runs for label in run["labels"])]
     return [(str(run["id"]), safe(f"{run['state']}: {run['spec']['command']}"[:60])) for run in runs]
+
+
+def near_machine_type(client: Client, typed: str) -> str | None:
+    """The type of machine somebody probably meant."""
+    names = {kind["name"].lower(): kind["name"] for kind in client.machine_types()["machine_types"]}
+    near = difflib.get_close_matches(typed.strip().lower(), names, n=1)
+    return f"Did you mean {names[near[0]]}?" if near else None

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import cast
 
 import click
@@ -23,29 +24,28 @@ from spell_cli.times import moment
     "events", cls=SpellCommand, examples=("spell events", "spell events --follow --json | jq .after")
 )
 @click.option("-f", "--follow", is_flag=True, help="Stay and show what happens.")
-@click.option("--after", metavar="CURSOR", help="Go on behind this event: the 'cursor' of --json.")
+@click.option(
+    "--after", metavar="CURSOR", default="", help="Begin behind this event: its 'cursor' in --json."
+)
 @json_option
-def events(follow: bool, after: str | None, as_json: bool) -> None:
+def events(follow: bool, after: str, as_json: bool) -> None:
     """Show what happens to all runs: every change of state, and every stop and kill."""
     client = Client(config.load(os.environ).connect())
-    if not follow:
-        # Begins with a call that can start the stack and waits for a server that is restarting.
-        client.machine_types()
+    # A call that starts the stack, and waits for a server that is restarting.
+    client.machine_types()
+    stream = _Stream(client, after)
     attempts, lost_at = pauses(), None
     while True:
-        problem: Exception = ConnectionError("the stream ended")
         try:
-            for line in lines(client.events(after, live=follow)):
-                event = cast(Event, json.loads(line)) if line else None
-                if not event:
-                    continue  # a sign of life
-                after, lost_at, attempts = event["cursor"], None, pauses()
-                say(line.decode() if as_json else _sentence(event))
+            for line, event in stream.read(live=follow):
+                attempts, lost_at = pauses(), None
+                say(line.decode() if as_json else sentence(event))
             if not follow:
                 return
+            problem: Exception = ConnectionError("the stream ended")
+        except BrokenPipeError:
+            raise
         except LOST as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             problem = error
         client.forget()
         lost_at = lost_at or time.monotonic()
@@ -55,7 +55,33 @@ def events(follow: bool, after: str | None, as_json: bool) -> None:
         time.sleep(next(attempts))
 
 
-def _sentence(event: Event) -> str:
+class _Stream:
+    """Every event once, over as many connections as it takes.
+
+    A cursor is a place from which nothing is missed, so after a lost connection some come again.
+    """
+
+    def __init__(self, client: Client, after: str) -> None:
+        self._client = client
+        self._after = after
+        self._seen: set[tuple[int, int]] = set()
+
+    def read(self, *, live: bool) -> Iterator[tuple[bytes, Event]]:
+        for line in lines(self._client.events(self._after, live=live)):
+            event = cast(Event, json.loads(line)) if line else None
+            if not event:
+                continue  # a sign of life
+            key = (event["run_id"], event["version"])
+            if key not in self._seen:
+                yield line, event
+            self._seen.add(key)
+            if event["cursor"] != self._after:
+                self._after = event["cursor"]
+                self._seen.clear()
+
+
+def sentence(event: Event) -> str:
+    """One event for a person."""
     at = moment(event["at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     if event["kind"] == "intent":
         what = "is to be stopped" if event["intent"] == Intent.STOP else "is to be killed"

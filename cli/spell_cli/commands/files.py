@@ -68,10 +68,10 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> None:
     settings = config.load(os.environ)
     server = settings.connect()
     resource = _resource(source_path)
-    listing = Client(server).resources(resource, recursive=True)
+    client = Client(server)
+    entries = client.resources(resource, recursive=True)["entries"]
     target = Path(local_dir)
-    base, entries = _base(resource, listing["path"], listing["entries"])
-    fetches, problems = plan(base, entries, target)
+    fetches, problems = plan(_base(client, resource, entries), entries, target)
     for problem in problems:
         warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
     ignored = {fetch.target for fetch in blocked(fetches)}
@@ -90,17 +90,11 @@ def _resource(path: str) -> str:
     return path.removeprefix("./").strip("/")
 
 
-def _base(resource: str, listed: str, entries: list[Entry]) -> tuple[str, list[Entry]]:
-    """The directory the entries are relative to. The listing of one file is that file, below its directory."""
-    del listed
+def _base(client: Client, resource: str, entries: list[Entry]) -> str:
+    """The directory that the entries are relative to: a file is listed alone, under its own name."""
     parent, _, name = resource.rpartition("/")
-    if (
-        len(entries) == 1
-        and entries[0]["size"] is not None
-        and entries[0]["path"] in {"", ".", name, resource}
-    ):
-        return parent, [{**entries[0], "path": name}]
-    return resource, entries
+    alone = len(entries) == 1 and entries[0]["path"] == name and client.is_file(resource)
+    return parent if alone else resource
 
 
 def _not_overwritten(there: list[Fetch], *, force: bool, ignore: bool) -> list[Fetch]:

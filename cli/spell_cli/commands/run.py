@@ -1,6 +1,5 @@
 """`spell run`: reads the command line, sets git to work, and hands over to `spell_cli.casting`."""
 
-import gc
 import importlib
 from pathlib import Path
 
@@ -94,7 +93,6 @@ def run(
     # git reads the work tree while Python reads the modules that talk to the server.
     inspection = Inspection(directory)
     casting = importlib.import_module("spell_cli.casting")
-    gc.freeze()
     code: int = casting.cast_spell(
         request, inspection, casting.Wishes(background=background, force=force, verbose=verbose)
     )
