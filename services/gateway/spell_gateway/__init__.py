@@ -1,0 +1,1 @@
+"""The gateway answers the world: runs, logs, files and accounts over HTTP."""

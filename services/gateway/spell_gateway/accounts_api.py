@@ -52,51 +52,15 @@ class AccountsApi:
         return web.Response(status=204)
 
     def routes(self) -> list[Route]:
-        # fmt: off -- one call per line reads as the table it is
+        # One call per line reads as the table it is.
+        # fmt: off
         return [
             Route("GET", "/api/me", self.me, "Show who is asking", "account", Me),
             Route("GET", "/api/tokens", self.tokens, "List tokens", "account", TokenList),
-            Route(
-                "POST",
-                "/api/tokens",
-                self.add_token,
-                "Make a token",
-                "account",
-                TokenMade,
-                TokenRequest,
-                status=201,
-            ),
-            Route(
-                "DELETE",
-                "/api/tokens/{id}",
-                self.delete_token,
-                "Delete a token",
-                "account",
-                None,
-                status=204,
-                also={404: "no such token of yours"},
-            ),
+            Route("POST", "/api/tokens", self.add_token, "Make a token", "account", TokenMade, TokenRequest, status=201),
+            Route("DELETE", "/api/tokens/{id}", self.delete_token, "Delete a token", "account", None, status=204, also={404: "no such token of yours"}),
             Route("GET", "/api/keys", self.keys, "List SSH keys", "account", KeyList),
-            Route(
-                "POST",
-                "/api/keys",
-                self.add_key,
-                "Add an SSH key",
-                "account",
-                KeyView,
-                KeyRequest,
-                status=201,
-                also={409: "somebody else has it"},
-            ),
-            Route(
-                "DELETE",
-                "/api/keys/{id}",
-                self.delete_key,
-                "Delete an SSH key",
-                "account",
-                None,
-                status=204,
-                also={404: "no such key of yours"},
-            ),
+            Route("POST", "/api/keys", self.add_key, "Add an SSH key", "account", KeyView, KeyRequest, status=201, also={409: "somebody else has it"}),
+            Route("DELETE", "/api/keys/{id}", self.delete_key, "Delete an SSH key", "account", None, status=204, also={404: "no such key of yours"}),
         ]
         # fmt: on

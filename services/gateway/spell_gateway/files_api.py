@@ -10,11 +10,17 @@ from spell_gateway import asked
 from spell_gateway.files import Files
 from spell_gateway.outlet import no_such_part, relay
 from spell_gateway.resources import disposition
-from spell_gateway.routes import BYTES, FLAG, RANGE, Param, Route
+from spell_gateway.routes import BYTES, FLAG, PARTS, RANGE, Param, Route
 from spell_gateway.shapes import RepositoryRequest, ResourceList, User
 from spell_gateway.storage import Storage
 
 REPOSITORY_REQUEST = TypeAdapter(RepositoryRequest)
+RECURSIVE = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)
+REFUSED = {
+    404: "no such file, or somebody else's",
+    409: "the run still goes on, or the path is a directory",
+    422: "no path",
+}
 
 
 class FilesApi:
@@ -64,55 +70,13 @@ class FilesApi:
         return json_response(await self._storage.repositories(user.id))
 
     def routes(self) -> list[Route]:
-        # fmt: off -- one call per line reads as the table it is
-        recursive = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)
-        refused = {
-            404: "no such file, or somebody else's",
-            409: "the run still goes on, or the path is a directory",
-            422: "no path",
-        }
+        # One call per line reads as the table it is.
+        # fmt: off
         return [
-            Route(
-                "GET",
-                "/api/files/{path:.*}",
-                self.content,
-                "Get a saved file",
-                "files",
-                (BYTES,),
-                None,
-                (RANGE,),
-                also={**refused, 206: "the part asked for", 304: "it has not changed", 416: "no such part"},
-            ),
-            Route(
-                "GET",
-                "/api/resources",
-                self.listing,
-                "List what there is",
-                "files",
-                ResourceList,
-                None,
-                (recursive,),
-            ),
-            Route(
-                "GET",
-                "/api/resources/{path:.*}",
-                self.listing,
-                "List saved files",
-                "files",
-                ResourceList,
-                None,
-                (recursive,),
-                also=refused,
-            ),
-            Route(
-                "PUT",
-                "/api/repositories",
-                self.put_repository,
-                "Register a repository to push to",
-                "code",
-                Repository,
-                RepositoryRequest,
-            ),
+            Route("GET", "/api/files/{path:.*}", self.content, "Get a saved file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
+            Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
+            Route("GET", "/api/resources/{path:.*}", self.listing, "List saved files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
+            Route("PUT", "/api/repositories", self.put_repository, "Register a repository to push to", "code", Repository, RepositoryRequest),
             Route("GET", "/api/repositories", self.repositories, "List repositories", "code", RepositoryList),
         ]
         # fmt: on

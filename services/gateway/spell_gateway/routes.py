@@ -51,4 +51,5 @@ class Route:
 
 WHOLE = {"type": "integer", "minimum": 0}
 FLAG = {"type": "string", "enum": ["0", "1"], "default": "0"}
+PARTS = {206: "the part asked for", 416: "no such part"}
 RANGE = Param("Range", "Part of the bytes, as in RFC 9110.", {"type": "string"}, "header")

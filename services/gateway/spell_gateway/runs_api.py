@@ -10,7 +10,7 @@ from spell_proto.views import EndOutcome, MachineTypeList, RunList, RunView, Tra
 
 from spell_gateway import asked
 from spell_gateway.outlet import no_such_part, relay
-from spell_gateway.routes import BYTES, RANGE, WHOLE, Param, Route
+from spell_gateway.routes import BYTES, PARTS, RANGE, WHOLE, Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, User
@@ -19,6 +19,25 @@ from spell_gateway.storage import Storage
 REQUEST = TypeAdapter(RunRequest)
 BATCH = TypeAdapter(Batch)
 NO_RUN = {404: "no such run, or somebody else's"}
+CLASHES = {
+    200: "the run that an earlier request with this key made",
+    409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request",
+}
+PAGE = (
+    Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),
+    Param("label", "Only runs with this label; repeated: with any of them.", {"type": "string"}),
+    Param("repository", "Only runs of the repository of this name.", {"type": "string"}),
+    Param("before", "Only runs with a smaller id: the way to the next page.", WHOLE),
+)
+KEY = Param(
+    "Idempotency-Key",
+    "The same key and body again give the same run.",
+    {"type": "string", "minLength": 1, "maxLength": 128},
+    "header",
+)
+STREAM = Param(
+    "stream", "Which output.", {"type": "string", "enum": ["all", "stdout", "stderr"], "default": "all"}
+)
 
 
 class RunsApi:
@@ -93,99 +112,20 @@ class RunsApi:
             return no_such_part(await self._storage.output_bytes(run.id, run.attempt, stream))
 
     def routes(self) -> list[Route]:
-        # fmt: off -- one call per line reads as the table it is
-        page = (
-            Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),
-            Param("label", "Only runs with this label; repeated: with any of them.", {"type": "string"}),
-            Param("repository", "Only runs of the repository of this name.", {"type": "string"}),
-            Param("before", "Only runs with a smaller id: the way to the next page.", WHOLE),
-        )
-        key = Param(
-            "Idempotency-Key",
-            "The same key and body again give the same run.",
-            {"type": "string", "minLength": 1, "maxLength": 128},
-            "header",
-        )
-        stream = Param(
-            "stream",
-            "Which output.",
-            {"type": "string", "enum": ["all", "stdout", "stderr"], "default": "all"},
-        )
-        clash = {
-            409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request"
-        }
+        # One call per line reads as the table it is.
+        # fmt: off
         return [
-            Route(
-                "POST",
-                "/api/runs",
-                self.create,
-                "Create a run",
-                "runs",
-                RunView,
-                RunRequest,
-                (key,),
-                201,
-                {**clash, 200: "the run that an earlier request with this key made"},
-            ),
-            Route("GET", "/api/runs", self.listed, "List runs, newest first", "runs", RunList, None, page),
+            Route("POST", "/api/runs", self.create, "Create a run", "runs", RunView, RunRequest, (KEY,), 201, CLASHES),
+            Route("GET", "/api/runs", self.listed, "List runs, newest first", "runs", RunList, None, PAGE),
             Route("POST", "/api/runs/stop", self.stop_all, "Stop several runs", "runs", BatchOutcome, Batch),
             Route("POST", "/api/runs/kill", self.kill_all, "Kill several runs", "runs", BatchOutcome, Batch),
             Route("GET", "/api/runs/{id}", self.shown, "Show a run", "runs", RunView, also=NO_RUN),
-            Route(
-                "GET",
-                "/api/runs/{id}/transitions",
-                self.transitions,
-                "Show how a run moved",
-                "runs",
-                TransitionList,
-                also=NO_RUN,
-            ),
-            Route(
-                "POST",
-                "/api/runs/{id}/stop",
-                self.stop,
-                "Stop a run and keep its files",
-                "runs",
-                EndOutcome,
-                also=NO_RUN,
-            ),
+            Route("GET", "/api/runs/{id}/transitions", self.transitions, "Show how a run moved", "runs", TransitionList, also=NO_RUN),
+            Route("POST", "/api/runs/{id}/stop", self.stop, "Stop a run and keep its files", "runs", EndOutcome, also=NO_RUN),
             Route("POST", "/api/runs/{id}/kill", self.kill, "Kill a run", "runs", EndOutcome, also=NO_RUN),
-            Route(
-                "PUT",
-                "/api/runs/{id}/labels/{label}",
-                self.add_label,
-                "Label a run",
-                "runs",
-                RunView,
-                also=NO_RUN,
-            ),
-            Route(
-                "DELETE",
-                "/api/runs/{id}/labels/{label}",
-                self.remove_label,
-                "Take a label off a run",
-                "runs",
-                RunView,
-                also=NO_RUN,
-            ),
-            Route(
-                "GET",
-                "/api/runs/{id}/log",
-                self.log,
-                "Get the output of a run",
-                "logs",
-                (BYTES,),
-                None,
-                (stream, RANGE),
-                also={**NO_RUN, 206: "the part asked for", 416: "no such part"},
-            ),
-            Route(
-                "GET",
-                "/api/machine-types",
-                self.machine_types,
-                "List machine types",
-                "service",
-                MachineTypeList,
-            ),
+            Route("PUT", "/api/runs/{id}/labels/{label}", self.add_label, "Label a run", "runs", RunView, also=NO_RUN),
+            Route("DELETE", "/api/runs/{id}/labels/{label}", self.remove_label, "Take a label off a run", "runs", RunView, also=NO_RUN),
+            Route("GET", "/api/runs/{id}/log", self.log, "Get the output of a run", "logs", (BYTES,), None, (STREAM, RANGE), also=NO_RUN | PARTS),
+            Route("GET", "/api/machine-types", self.machine_types, "List machine types", "service", MachineTypeList),
         ]
         # fmt: on

@@ -33,49 +33,14 @@ class ServiceApi:
         return json_response(await self._doctor.verify(user, run_id))
 
     def routes(self) -> list[Route]:
-        # fmt: off -- one call per line reads as the table it is
         run = Param("run_id", "Only this run; else all of yours, the newest 1000 with their bytes.", WHOLE)
+        # One call per line reads as the table it is.
+        # fmt: off
         return [
-            Route(
-                "GET",
-                "/api/health",
-                None,
-                "Say whether the gateway works",
-                "service",
-                Health,
-                open_handler=self.health,
-            ),
-            Route(
-                "GET",
-                "/api/openapi.json",
-                None,
-                "Get this document",
-                "service",
-                (JSON,),
-                open_handler=self.document,
-            ),
-            Route(
-                "GET",
-                "/api/asyncapi.json",
-                None,
-                "Get the description of all messages",
-                "service",
-                (JSON,),
-                open_handler=self.document,
-            ),
-            Route(
-                "GET", "/api/status", self.status, "Show limits, counts and services", "service", StatusView
-            ),
-            Route(
-                "GET",
-                "/api/verify",
-                self.verify,
-                "Check what must always hold",
-                "service",
-                Verdict,
-                None,
-                (run,),
-                also={404: "no such run"},
-            ),
+            Route("GET", "/api/health", None, "Say whether the gateway works", "service", Health, open_handler=self.health),
+            Route("GET", "/api/openapi.json", None, "Get this document", "service", (JSON,), open_handler=self.document),
+            Route("GET", "/api/asyncapi.json", None, "Get the description of all messages", "service", (JSON,), open_handler=self.document),
+            Route("GET", "/api/status", self.status, "Show limits, counts and services", "service", StatusView),
+            Route("GET", "/api/verify", self.verify, "Check what must always hold", "service", Verdict, None, (run,), also={404: "no such run"}),
         ]
         # fmt: on

@@ -1,0 +1,154 @@
+"""Paths of saved files: what is refused, what is listed, where links lead."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from spell_gateway.resources import Tree, digest_of, disposition, parse_path, run_of
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError
+from spell_proto.spec import EnvironmentRequest, RunSpec
+from spell_proto.state import Intent, RunState
+from spell_proto.views import Manifest, ManifestEntry, RunView
+
+AT = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def entry(path, link=None):
+    return ManifestEntry(path=path, size=3, sha256="0" * 64, mode=0o644, modified_at=AT, link=link)
+
+
+def tree(*paths, **links):
+    entries = [*(entry(path) for path in paths), *(entry(path, link) for path, link in links.items())]
+    return Tree(Manifest(entries=tuple(entries)))
+
+
+def run(state, manifest=None):
+    spec = RunSpec(
+        command="true",
+        machine_type="CPU",
+        environment=EnvironmentRequest(),
+        env={},
+        code=None,
+        description="",
+        timeout_seconds=None,
+    )
+    return RunView(
+        id=12,
+        owner_id=1,
+        creator="ada",
+        state=state,
+        intent=Intent.RUN,
+        reason=None,
+        message=None,
+        version=1,
+        attempt=1,
+        machine_id=None,
+        machine_reachable=False,
+        spec=spec,
+        labels=(),
+        exit_code=None,
+        created_at=AT,
+        started_at=None,
+        ended_at=None,
+        run_seconds=None,
+        manifest=manifest,
+        saved_files=None,
+        saved_bytes=None,
+        log=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/7/..",
+        "runs/../7",
+        "runs//7",
+        "/runs/7",
+        "runs/7//",
+        "runs/./7",
+        "runs/7/a\0b",
+        "runs/7/a\\b",
+        "runs/7/" + "x" * 4096,
+        "runs/7/\ud800",
+    ],
+)
+def test_a_path_that_goes_elsewhere_is_refused(path):
+    with pytest.raises(InvalidError) as refused:
+        parse_path(path)
+
+    assert refused.value.code == "path_invalid"
+    assert refused.value.field == "path"
+
+
+@given(st.text())
+def test_no_path_is_too_strange_to_be_judged(path):
+    try:
+        parts = parse_path(path)
+    except InvalidError:
+        return
+    assert all(part not in {"", ".", ".."} for part in parts)
+
+
+@pytest.mark.parametrize(
+    "path", ["runs", "uploads/1", "runs/x", "runs/07", "runs/-1", "runs/" + "9" * 30, "runs/1"]
+)
+def test_only_runs_with_a_plain_number_are_resources(path):
+    if path == "runs/1":
+        assert run_of(parse_path(path)) == 1
+    else:
+        with pytest.raises(NotFoundError):
+            run_of(parse_path(path))
+
+
+def test_directories_are_implied_by_the_files_below_them():
+    files = tree("a-b", "a/x", "a/y/z", "a0", "b")
+
+    top = files.listing("", recursive=False)
+    below = files.listing("a", recursive=True)
+
+    assert [(item.path, item.size) for item in top] == [("a", None), ("a-b", 3), ("a0", 3), ("b", 3)]
+    assert [item.path for item in below] == ["x", "y/z"]
+    assert [item.path for item in files.listing("a/y/z", recursive=False)] == ["z"]
+    assert files.listing("a/", recursive=False) is None
+    assert files.listing("nothing", recursive=False) is None
+
+
+def test_a_link_leads_to_a_file_inside_or_nowhere():
+    files = tree(
+        "d/a", **{"d/b": "a", "d/c": "../d/b", "out": "/etc/shadow", "up": "../../x", "loop": "loop"}
+    )
+
+    assert files.file("d/c").path == "d/a"
+    assert [files.file(path) for path in ("out", "up", "loop")] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "text"),
+    [
+        (RunState.RUNNING, ConflictError, "resource_not_ready: run 12 is running"),
+        (RunState.SAVING, ConflictError, "resource_not_ready: run 12 is saving"),
+        (RunState.KILLED, NotFoundError, "run 12 was killed; no outputs"),
+        (RunState.FAILED, NotFoundError, "run 12 failed; no outputs"),
+        (RunState.INTERRUPTED, NotFoundError, "run 12 was interrupted; no outputs"),
+    ],
+)
+def test_a_run_without_files_says_why(state, error, text):
+    with pytest.raises(error, match=text):
+        digest_of(run(state))
+
+
+def test_a_run_that_saved_nothing_has_an_empty_listing_and_a_failed_one_may_have_files():
+    assert digest_of(run(RunState.COMPLETE)) is None
+    assert digest_of(run(RunState.FAILED, "ab")) == "ab"
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_no_file_name_breaks_out_of_its_header(name):
+    header = disposition(name)
+
+    assert header.isascii()
+    assert header.isprintable()
+    assert header.count('"') == 2
+    assert header.count(";") == 2
