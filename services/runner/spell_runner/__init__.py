@@ -1,0 +1,1 @@
+"""One per machine: runs commands under shims, keeps their logs and files, and reports every step."""

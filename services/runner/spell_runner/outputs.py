@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- walks and opens by descriptor and lstat, which pathlib has no names for
+# ruff: noqa: PTH115, PTH123 -- walks and opens by descriptor and lstat, which pathlib has no names for
 """Which files of a workspace are new or changed: by the upper layer of its overlay, or by a baseline.
 
 New and changed regular files and links count, links as links. Equal content never counts, `.git` never, and what

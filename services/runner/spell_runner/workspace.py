@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- walks and opens by descriptor and lstat, which pathlib has no names for
+# ruff: noqa: PTH101, PTH115, PTH123 -- walks and opens by descriptor and lstat, which pathlib has no names for
 """The files a run starts with where no overlay can be mounted: its own copy, and what it looked like at first (shell)."""
 
 import contextlib

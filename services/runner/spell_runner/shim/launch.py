@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH108, PTH118, PTH123 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """What the runner tells a shim (`launch.json`) and what a shim writes down of its command (`shim.jsonl`).
 
 `shim.jsonl` is the claim on an attempt: whoever links it into place first decides whether the command ever

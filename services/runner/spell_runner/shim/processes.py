@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH123, PTH208 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """Processes by /proc: whether one still lives, who descends from whom, and signals to whole trees (shell).
 
 Standard library only: this is loaded once by the fork server and then only forked.

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH102, PTH103, PTH112, PTH115, PTH211 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """What a command sees of its machine: the host's tree with a workspace at /spell, its own /tmp, and no platform (shell).
 
 Standard library only: this is loaded once by the fork server and then only forked.

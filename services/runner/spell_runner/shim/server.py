@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH104, PTH108 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """The fork server: forks a shim for every attempt it is told to start, and outlives the runner that started it (shell).
 
 A runner connects to `shimd.sock` in the data directory, reads one line (which code the server runs) and sends
@@ -105,7 +105,7 @@ class Server:
             os.fchdir(place)
             os.closerange(3, 3 + 64)
             shim.main(name)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- the last frame of this process
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(70)

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH104, PTH108, PTH109, PTH123 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """One shim: the parent of one command, from its start to the last byte of its output (shell).
 
 It claims the attempt, starts the command, takes its output into the journal, ends it when told to, and writes
