@@ -177,11 +177,15 @@ def _ending(returncode: int | None) -> str:
 
 
 def birth(pid: int) -> str:
-    """When a process began, in the kernel's own count: a pid and its birth name one process for ever."""
+    """When a process began, in the kernel's own count: a pid and its birth name one process for ever.
+
+    Empty for one that has ended, also where nobody has asked yet how it ended.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return "?"
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return ""
+    return "" if state in "ZX" else fields[18]
 
 
 async def end_left_over(layout: Layout) -> None:
@@ -190,7 +194,7 @@ async def end_left_over(layout: Layout) -> None:
     for file in layout.run.glob("*.pid"):
         try:
             pid, began = file.read_text().split()
-            alive = birth(int(pid)) == began != "?"
+            alive = birth(int(pid)) == began
         except (OSError, ValueError):
             alive = False
         if alive:

@@ -30,6 +30,7 @@ class Server:
         self._snapshot = snapshot
         self._stop = stop
         self._watchers: set[asyncio.StreamWriter] = set()
+        self._inode = 0
         self._answers: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
 
@@ -37,6 +38,7 @@ class Server:
         self._path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._answer, str(self._path))
         self._path.chmod(0o600)
+        self._inode = self._path.stat().st_ino
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,6 +68,13 @@ class Server:
                 await reader.read()  # until the other side hangs up
         self._watchers.discard(writer)
         writer.close()
+
+    def mine(self) -> bool:
+        """Whether the socket still stands where it was put: its directory may have been removed."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     def tell(self, snapshot: dict[str, Any]) -> None:
         """Send a line to all who watch."""

@@ -15,32 +15,30 @@ from spell_standalone import memory
 from spell_standalone.errors import StandaloneError
 
 _END_SECONDS_MAX = 10.0
-_SHIM = b"spell_runner.shim"
+#: As they name themselves: one shim for each run, and the server that forks them.
+_SHIM = "spell-shim"
+_SERVER = "spell-shimd"
 
 
 def runs_alive(data: Path) -> int:
     """How many runs of the stack in `data` are held by a shim right now."""
-    shims = _shims(data)
-    # The fork server is a parent of shims; each other one holds a run.
-    return sum(1 for pid in shims if not shims & set(memory.children(pid)))
+    return len(_named({_SHIM}, data.resolve()))
 
 
-def _shims(data: Path) -> set[int]:
+def _named(names: set[str], data: Path) -> set[int]:
+    """The processes with one of these names that stand in the data directory."""
     found = set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _is_shim(entry, os.fsencode(data)):
-            found.add(int(entry.name))
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "comm").read_text().strip() in names and (entry / "cwd").readlink().is_relative_to(
+                data
+            ):
+                found.add(int(entry.name))
+        except OSError:
+            continue  # it has ended, or it is somebody else's
     return found
-
-
-def _is_shim(process: Path, data: bytes) -> bool:
-    try:
-        words = process.joinpath("cmdline").read_bytes()
-        if _SHIM not in words:
-            return False
-        return data in words or data in process.joinpath("environ").read_bytes()
-    except OSError:
-        return False
 
 
 def _with_descendants(pid: int) -> set[int]:
@@ -57,15 +55,16 @@ async def purge(data: Path) -> None:
         StandaloneError: a process does not end, or something cannot be removed.
     """
     deadline = time.monotonic() + _END_SECONDS_MAX
-    while shims := _shims(data):
+    if data.is_symlink():
+        raise StandaloneError(f"{data} is a link: remove what it points to by hand")
+    data = data.resolve()
+    while shims := _named({_SHIM, _SERVER}, data):
         if time.monotonic() > deadline:
             raise StandaloneError(f"process {min(shims)} of a run does not end; nothing was removed")
         for pid in {descendant for shim in shims for descendant in _with_descendants(shim)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.05)
-    if data.is_symlink():
-        raise StandaloneError(f"{data} is a link: remove what it points to by hand")
     problems: list[str] = []
 
     def retry(action: Callable[[str], Any], path: str, info: Any) -> None:

@@ -105,6 +105,10 @@ class Supervisor:
 
     def _changed(self) -> None:
         self._news.set()
+        if not self._control.mine():
+            # Removed, and perhaps made again by another: nothing there may be touched. The kernel ends the services.
+            log.error("%s is gone: nothing is left to serve", self._layout.data)
+            os._exit(os.EX_UNAVAILABLE)
         self._control.tell(self.snapshot())
 
     async def _serve(self) -> None:
@@ -175,6 +179,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOG_LOOK_SECONDS):
                     await self.stop.wait()
+            self._changed()
             for file in self._layout.logs.glob("*.log"):
                 _keep_small(file)
 
