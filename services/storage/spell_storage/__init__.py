@@ -1,0 +1,1 @@
+"""Keeps bytes: journals of runs, blobs and manifests of files, and code as git repositories."""

@@ -1,13 +1,16 @@
 """What the routes have in common: numbers out of paths and queries, bodies with a bound, byte ranges as answers."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from aiohttp import web
 from spell_proto.errors import InvalidError, RefusedError, shown
 
 from spell_storage import ranges
 
+#: An answer on its way. It is closed when the client goes away, and with it the file or process behind it.
+Pieces = AsyncGenerator[bytes, None]
 BYTES = "application/octet-stream"
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -63,7 +66,7 @@ async def body(request: web.Request, bytes_max: int) -> bytes:
 async def range_response(
     request: web.Request,
     size: int,
-    pieces: Callable[[int, int], AsyncIterator[bytes]],
+    pieces: Callable[[int, int], Pieces],
     headers: dict[str, str] | None = None,
 ) -> web.StreamResponse:
     """Answer with the bytes the request asks for: 200, 206 or 416. `pieces(first, length)` yields exactly those."""
@@ -88,7 +91,7 @@ async def range_response(
 
 async def streamed(
     request: web.Request,
-    pieces: AsyncIterator[bytes],
+    pieces: Pieces,
     headers: dict[str, str],
     *,
     status: int = 200,
@@ -101,17 +104,18 @@ async def streamed(
     gathered: list[bytes] = []
     size = sent = 0
     try:
-        async for piece in pieces:
-            gathered.append(piece)
-            size += len(piece)
-            if size - sent < _WRITE_BYTES_MIN:
-                continue
-            if response is None:
-                response = web.StreamResponse(status=status, headers=headers)
-                response.content_length = length
-                await response.prepare(request)
-            await response.write(b"".join(gathered))
-            gathered, sent = [], size
+        async with aclosing(pieces):
+            async for piece in pieces:
+                gathered.append(piece)
+                size += len(piece)
+                if size - sent < _WRITE_BYTES_MIN:
+                    continue
+                if response is None:
+                    response = web.StreamResponse(status=status, headers=headers)
+                    response.content_length = length
+                    await response.prepare(request)
+                await response.write(b"".join(gathered))
+                gathered, sent = [], size
         if length is not None and size != length:
             raise RuntimeError(f"{length} bytes were promised and {size} were there")  # noqa: TRY301 -- breaks the connection below
         if response is None:

@@ -6,7 +6,7 @@ a row without having sent the bytes.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC
 
 import asyncpg
@@ -84,7 +84,7 @@ class Blobs:
             raise NotFoundError("blob_unknown", f"no blob {digest}")
         return size
 
-    def stream(self, digest: str, first: int, length: int) -> AsyncIterator[bytes]:
+    def stream(self, digest: str, first: int, length: int) -> AsyncGenerator[bytes, None]:
         """Bytes of a blob whose owner has been checked with `size`."""
         return self._objects.stream(_key(digest), first, length)
 

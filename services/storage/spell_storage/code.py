@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -84,7 +84,7 @@ class Code:
         await self._record(owner_id, repository_id, found)
         log.info("commits pushed", owner_id=owner_id, repository_id=repository_id, commits=list(found))
 
-    async def tree(self, owner_id: int, repository_id: int, name: str) -> AsyncIterator[bytes]:
+    async def tree(self, owner_id: int, repository_id: int, name: str) -> AsyncGenerator[bytes, None]:
         """The tree stream of a commit of this very repository, ready to be read.
 
         Raises:

@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from spell_proto import logs
 from spell_proto.errors import SpellError
@@ -33,6 +35,8 @@ _OPTIONS = (
     "-c", "transfer.bundleURI=false",
     "-c", "gc.pruneExpire=never",
     "-c", "pack.threads=2",
+    # Blobs above this are streamed instead of held in memory.
+    "-c", "core.bigFileThreshold=16m",
 )  # fmt: skip
 _RECEIVE_OPTIONS = (
     "-c", "receive.fsckObjects=true",
@@ -143,17 +147,18 @@ class Repositories:
             GitError: it failed or took too long.
         """
         async with self._processes:
-            process = await asyncio.create_subprocess_exec(
-                *command(repository, *arguments),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment(),
-                start_new_session=True,
-            )
+            with stdin_of(given) as stdin:
+                process = await asyncio.create_subprocess_exec(
+                    *command(repository, *arguments),
+                    stdin=stdin,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=environment(),
+                    start_new_session=True,
+                )
             try:
                 async with asyncio.timeout(GIT_SECONDS_MAX):
-                    printed, complaint = await process.communicate(given)
+                    printed, complaint = await process.communicate()
             except TimeoutError:
                 raise GitError(f"git {arguments[0]} took more than {GIT_SECONDS_MAX} s") from None
             finally:
@@ -193,6 +198,15 @@ class Repositories:
         if moves:
             await self.run(repository, "update-ref", "--stdin", given=moves.encode())
         await self.run(repository, "pack-refs", "--all")
+
+
+@contextmanager
+def stdin_of(given: bytes) -> Iterator[IO[bytes]]:
+    """A file to start a process with. A pipe would have to be written to, and breaks when the process ends early."""
+    with tempfile.TemporaryFile(prefix="spell-stdin-") as file:
+        file.write(given)
+        file.seek(0)
+        yield file
 
 
 def end(process: asyncio.subprocess.Process) -> None:

@@ -183,10 +183,10 @@ async def _give(process: asyncssh.SSHServerProcess[bytes], stdin: asyncio.Stream
         try:
             stdin.write(data)
             await stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            return  # git has said all it will say; what it printed still goes out
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stdin.close()
+        except (BrokenPipeError, ConnectionResetError, RuntimeError):
+            # git reads no more (uvloop says RuntimeError for a closed pipe); what it printed still goes out.
+            return
+    stdin.close()
 
 
 async def _take(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:

@@ -1,6 +1,6 @@
 """Journals in the database: commit chunks, find them, read them back (shell; the rules are in `chunks`)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -113,7 +113,7 @@ class Journals:
         assert chunk.object_key is not None
         return await self.objects.get(chunk.object_key)
 
-    async def bytes_from(self, journal: JournalId, offset: int, limit: int) -> AsyncIterator[bytes]:
+    async def bytes_from(self, journal: JournalId, offset: int, limit: int) -> AsyncGenerator[bytes, None]:
         """The journal's bytes from `offset` to its end, at most `limit`, a chunk at a time.
 
         Raises:
@@ -133,7 +133,7 @@ class Journals:
 
     async def output(
         self, journal: JournalId, stream: Stream, first: int, length: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The output bytes `first` to `first + length` of a stream, which the journal is known to have."""
         start = await self.pool.fetchval(_SQL["chunk_of_output"], *journal, first, stream)
         if start is None:

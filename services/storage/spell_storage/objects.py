@@ -4,7 +4,7 @@ import asyncio
 import ctypes
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Objects:
             result = await obstore.get_async(self._store, key)
             return bytes(await result.bytes_async())
 
-    async def stream(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+    async def stream(self, key: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """A range of an object, piece by piece. Raises `FileNotFoundError` when the object is not there."""
         if length == 0:
             return

@@ -1,8 +1,7 @@
 """The files of a commit as one stream, read from git objects: no checkout, no filters, no attributes."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,25 +33,26 @@ def read_listing(printed: bytes) -> list[TreeFile]:
     return files
 
 
-async def stream(repositories: git.Repositories, repository: Path, commit: str) -> AsyncIterator[bytes]:
+async def stream(
+    repositories: git.Repositories, repository: Path, commit: str
+) -> AsyncGenerator[bytes, None]:
     """The tree stream of a commit: a line of JSON before each file's bytes, and a last line with their number.
 
     Raises:
         GitError: an object is missing or git failed; what was sent until then lacks the last line.
     """
     files = read_listing(await repositories.run(repository, "ls-tree", "-r", "-z", "--full-tree", commit))
-    process = await asyncio.create_subprocess_exec(
-        *git.command(repository, "cat-file", "--batch", "--buffer"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=git.environment(),
-        start_new_session=True,
-        limit=_PIECE_BYTES,
-    )
-    assert process.stdin is not None
+    with git.stdin_of("".join(f"{file.blob}\n" for file in files).encode()) as blobs:
+        process = await asyncio.create_subprocess_exec(
+            *git.command(repository, "cat-file", "--batch", "--buffer"),
+            stdin=blobs,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=git.environment(),
+            start_new_session=True,
+            limit=_PIECE_BYTES,
+        )
     assert process.stdout is not None
-    feeding = asyncio.ensure_future(_feed(process.stdin, files))
     try:
         contents = _Contents(process.stdout)
         for file in files:
@@ -64,19 +64,8 @@ async def stream(repositories: git.Repositories, repository: Path, commit: str) 
             await contents.skip_newline()
         yield orjson.dumps({"end": len(files)}) + b"\n"
     finally:
-        feeding.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-            await feeding
         git.end(process)
         await process.wait()
-
-
-async def _feed(stdin: asyncio.StreamWriter, files: Sequence[TreeFile]) -> None:
-    """Ask for the blobs, never further ahead than the pipe is long."""
-    for first in range(0, len(files), 1000):
-        stdin.write("".join(f"{file.blob}\n" for file in files[first : first + 1000]).encode())
-        await stdin.drain()
-    stdin.close()
 
 
 class _Contents:
