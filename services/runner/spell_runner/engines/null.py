@@ -27,10 +27,11 @@ class NullEngine:
         pass
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        pass
+        del spec, notes, abort
+        launch.take(directory.path, 1, 0)
 
     async def start(self, directory: Directory) -> None:
-        launch.take(directory.path, 1, 0)
+        pass
 
     def look(self, directory: Directory, *, alive: bool) -> Look:
         del alive
