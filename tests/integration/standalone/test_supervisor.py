@@ -1,0 +1,210 @@
+"""The stack on one machine: up, down, crashes, and nothing left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from support.standalone import alive, prepared, standalone, until
+
+SERVICES = ["postgres", "nats", "scheduler", "storage", "builder", "gateway", "runner"]
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def stack():
+    with standalone() as running:
+        yield running
+
+
+def pids(stack):
+    return {service["name"]: service["pid"] for service in stack.status()["services"]}
+
+
+def test_up_brings_all_services_and_says_how_to_reach_them(stack):
+    status = json.loads(stack.manage("status", "--json").stdout)
+
+    assert status["state"] == "ready"
+    assert [service["name"] for service in status["services"]] == SERVICES
+    assert all(service["state"] == "running" and service["pss_bytes"] > 0 for service in status["services"])
+    client = stack.client
+    assert client["url"] == status["url"]
+    assert client["token"].startswith("spell_")
+    known_host = (stack.data / "known_hosts").read_text().split()
+    assert known_host[0].startswith("[127.0.0.1]:")
+    assert known_host[1] == "ssh-ed25519"
+
+
+def test_secrets_are_readable_by_their_owner_only(stack):
+    for path in (
+        stack.data / name for name in ("client.json", "settings.json", "nats.conf", "subscriber.url")
+    ):
+        assert path.stat().st_mode & 0o777 == 0o600, path
+    assert (stack.directory / "spell.pem").stat().st_mode & 0o777 == 0o600
+    assert stack.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_password_stands_in_a_command_line(stack):
+    kept = json.loads((stack.data / "settings.json").read_text())
+    secrets = [*kept["postgres_passwords"].values(), *kept["nats_passwords"].values(), kept["token"]]
+
+    for pid in pids(stack).values():
+        words = subprocess.check_output(["ps", "-o", "args=", "-p", str(pid)], text=True)
+        assert not any(secret in words for secret in secrets)
+
+
+def test_up_on_a_running_stack_changes_nothing_and_is_quick(stack):
+    before = pids(stack)
+    begun = time.monotonic()
+
+    result = stack.manage("up")
+
+    assert result.rc == 0
+    assert time.monotonic() - begun < 2
+    assert pids(stack) == before
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_is_killed_is_started_again(stack, name):
+    restarts = stack.service(name)["restarts"]
+
+    pid = stack.kill9(name)
+
+    stack.until_running(name, instead_of=pid)
+    assert stack.service(name)["restarts"] > restarts
+    result = stack.spell("run", "--force", "true")
+    assert result.rc == 0, f"{result}\n{stack.logs()}"
+
+
+def test_a_supervisor_that_is_killed_takes_everything_with_it_and_up_works_again(stack):
+    before = pids(stack)
+    supervisor = stack.pid("supervisor")
+
+    os.kill(supervisor, signal.SIGKILL)
+
+    until(
+        lambda: not any(alive(pid) for pid in before.values()),
+        10,
+        lambda: f"still there: {[name for name, pid in before.items() if alive(pid)]}",
+    )
+    assert stack.spell("run", "--force", "true").rc == 0  # starts it again by itself
+    assert not set(pids(stack).values()) & set(before.values())
+
+
+def test_down_stops_everything_and_up_finds_the_runs_again():
+    with standalone() as stack:
+        assert stack.spell("run", "--force", "echo hello").rc == 0
+        before = pids(stack)
+        supervisor = stack.pid("supervisor")
+
+        result = stack.manage("down")
+
+        assert result.rc == 0, result
+        assert not any(alive(pid) for pid in (*before.values(), supervisor))
+        assert not (stack.data / "client.json").exists()
+        assert stack.manage("down").rc == 0
+        stack.up()
+        assert "\nhello\n" in stack.spell("logs", "1").stdout
+
+
+def test_a_run_goes_on_while_the_stack_is_down_and_is_ended_by_a_purge():
+    with standalone() as stack:
+        stack.cast("sleep 600")
+        until(lambda: stack.run(1)["state"].lower() == "running", 30, stack.logs)
+
+        down = stack.manage("down")
+        purge = stack.manage("down", "--purge")
+
+        assert "1 run goes on" in down.stderr
+        assert purge.rc == 0, purge
+        assert not stack.data.exists()
+        assert (stack.directory / "spell.pem").exists()
+        sleeping = subprocess.run(["pgrep", "-f", "^sleep 600$"], capture_output=True, text=True, check=False)
+        assert sleeping.stdout == ""
+
+
+def test_two_ups_at_once_start_one_stack():
+    with prepared() as stack:
+        line = [sys.executable, "-m", "spell_standalone", "up", "--dir", str(stack.directory)]
+        ups = [subprocess.Popen(line, env=stack.environment, cwd=stack.work) for _ in range(3)]
+
+        codes = [up.wait(120) for up in ups]
+
+        assert codes == [0, 0, 0]
+        serving = subprocess.check_output(
+            ["pgrep", "-f", f"spell_standalone serve --dir {stack.directory}"], text=True
+        )
+        assert serving.split() == [str(stack.pid("supervisor"))]
+
+
+def test_a_supervisor_in_the_foreground_ends_with_0_on_sigterm():
+    with prepared() as stack:
+        line = [sys.executable, "-m", "spell_standalone", "serve", "--dir", str(stack.directory)]
+        with subprocess.Popen(
+            line, env=stack.environment, cwd=stack.work, stderr=subprocess.DEVNULL
+        ) as server:
+            until((stack.data / "client.json").exists, 60, stack.logs)
+            running = pids(stack)
+
+            server.send_signal(signal.SIGTERM)
+
+            assert server.wait(60) == 0
+        assert not any(alive(pid) for pid in running.values())
+
+
+def test_a_port_that_somebody_else_has_taken_is_given_up():
+    with standalone() as stack:
+        port = int(stack.client["url"].rpartition(":")[2])
+        stack.manage("down")
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+
+            stack.up()
+
+            assert int(stack.client["url"].rpartition(":")[2]) != port
+        assert stack.spell("ps").rc == 0
+
+
+def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log():
+    with prepared(slots="many") as stack:
+        result = stack.manage("up")
+
+        assert result.rc == 69
+        assert "runner does not start" in result.stderr
+        assert "SPELL_SLOTS must be a number" in result.stderr
+        assert stack.status() is None
+
+
+def test_a_path_without_room_for_sockets_is_refused_in_words():
+    with prepared() as stack:
+        stack.directory = stack.directory / ("x" * 80)
+
+        result = stack.manage("up")
+
+        assert result.rc == 69
+        assert "set SPELL_DIR to a shorter path" in result.stderr
+
+
+def test_a_missing_postgres_is_said_plainly():
+    with prepared(pg_bin="/nowhere") as stack:
+        result = stack.manage("up")
+
+        assert result.rc == 69
+        assert "Postgres is missing: SPELL_PG_BIN is /nowhere" in result.stderr
+
+
+def test_a_stack_whose_directory_is_removed_leaves_nothing_running():
+    with standalone() as stack:
+        running = [*pids(stack).values(), stack.pid("supervisor")]
+        subprocess.run(["rm", "-rf", str(stack.data)], check=True)
+
+        os.kill(running[1], signal.SIGKILL)
+
+        until(lambda: not any(alive(pid) for pid in running), 20, lambda: "something still runs")
