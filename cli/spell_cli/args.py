@@ -22,9 +22,9 @@ class SpellCommand(click.Command):
         super().__init__(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:
-            self._refuse_repeated(ctx, list(args))
         with usage_errors(ctx):
+            if not ctx.resilient_parsing:
+                self._refuse_repeated(ctx, list(args))
             return super().parse_args(ctx, args)
 
     def _refuse_repeated(self, ctx: click.Context, args: list[str]) -> None:
@@ -44,6 +44,9 @@ def usage_errors(ctx: click.Context | None = None) -> Iterator[None]:
     """A field that is wrong on the command line is a usage error."""
     try:
         yield
+    except click.UsageError as error:
+        error.ctx = error.ctx or ctx
+        raise
     except InvalidError as error:
         message = f"{error.message}\n{error.hint}" if error.hint else error.message
         raise click.UsageError(message, ctx or click.get_current_context()) from None

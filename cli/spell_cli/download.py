@@ -193,12 +193,11 @@ def _receive(client: Client, fetch: Fetch, arrived: _Arrived, stop: threading.Ev
                 arrived.add(data)
                 if stop.is_set():
                     return
+            problem: Exception = ConnectionError("the connection ended too early")
         except LOST as error:
             problem = error
-        else:
+        if arrived.size >= (fetch.entry["size"] or 0):
             return
-        if arrived.size == fetch.entry["size"]:
-            return  # there is no rest to ask for
         client.forget()
         if arrived.size > before:
             attempts, last = pauses(), time.monotonic()

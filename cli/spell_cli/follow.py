@@ -15,7 +15,7 @@ from spell_cli.screen import Screen
 #: An outage is mentioned when it has lasted this long.
 NOTE_AFTER_SECONDS = 3.0
 #: A stack that was stopped on purpose does not come back by itself.
-GONE_AFTER_SECONDS = 5.0
+GONE_AFTER_SECONDS = 3.0
 GIVE_UP_AFTER_SECONDS = 600.0
 
 

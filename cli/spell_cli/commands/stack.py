@@ -16,7 +16,7 @@ from spell_cli.tables import table
 from spell_cli.terminal import ask, can_ask, complain, note, of_stdout, say, warn
 from spell_cli.times import human_size
 
-_PATIENCE_SECONDS = 3.0
+_PATIENCE_SECONDS = 2.0
 
 
 @click.command("up", cls=SpellCommand, examples=("spell up",))

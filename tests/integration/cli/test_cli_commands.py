@@ -1,0 +1,415 @@
+"""Every command but `run`, as a process."""
+
+import json
+import re
+import threading
+
+import pytest
+from integration.cli.cli_server import note, stdout, whole
+
+pytestmark = pytest.mark.integration
+
+
+def out(done):
+    return done.stdout.decode()
+
+
+def err(done):
+    return done.stderr.decode()
+
+
+def test_without_words_there_is_help(cli):
+    done = cli()
+
+    assert done.returncode == 0
+    assert out(done).startswith("Usage: spell [OPTIONS] [COMMAND] [ARGS]...")
+    assert re.search(r"^  run +Run a command", out(done), re.MULTILINE)
+
+
+def test_the_version_is_told(cli):
+    assert re.fullmatch(r"spell, version [\d.]+\n", out(cli("--version")))
+
+
+def test_a_slip_in_a_command_gets_a_suggestion(cli):
+    done = cli("lgs", "7")
+
+    assert done.returncode == 2
+    assert "Did you mean 'logs'?" in err(done)
+
+
+@pytest.mark.parametrize("command", ["logs", "stop"])
+def test_a_run_that_does_not_exist_is_refused(cli, command):
+    done = cli(command, "7")
+
+    assert (done.returncode, err(done)) == (1, "ERROR: run 7: there is no such run\n")
+
+
+def test_ps_lists_the_newest_last(cli, server):
+    server.add_run(state="complete", exit_code=66, labels=["x"])
+    server.add_run(state="running")
+    server.add_run()
+
+    assert out(cli("ps")).splitlines() == [
+        "ID  REPOSITORY  COMMAND  STATUS         CREATOR",
+        "1               true     Complete (66)  alice",
+        "2               true     *Running       alice",
+        "3               true     Queued         alice",
+    ]
+    assert len(out(cli("ps", "-n", "1")).splitlines()) == 2
+    assert [run["id"] for run in json.loads(out(cli("ps", "--label", "x", "--json")))] == [1]
+
+
+def test_ps_colours_active_runs_on_a_terminal_only(cli, server):
+    server.add_run(state="running")
+    coloured, plain = cli.terminal("ps"), cli.terminal("ps", NO_COLOR="1")
+    coloured.end()
+    plain.end()
+
+    assert b"\x1b[32m*Running\x1b[0m" in coloured.raw
+    assert b"\x1b" not in plain.raw
+
+
+def test_ps_of_a_repository_that_does_not_exist(cli):
+    done = cli("ps", "-r", "nosuch")
+
+    assert (done.returncode, err(done)) == (1, "ERROR: No repository found named nosuch\n")
+
+
+def test_info_shows_a_run(cli, server):
+    server.add_run(state="complete", exit_code=0, labels=["x"])
+    done = cli("info", "1")
+
+    assert re.search(r"^Status +complete \(0\)$", out(done), re.MULTILINE)
+    assert re.search(r"^Labels +x$", out(done), re.MULTILINE)
+    assert json.loads(out(cli("info", "--json", "1")))["id"] == 1
+
+
+def test_logs_of_a_run_that_goes_on_end_where_they_are(cli, server):
+    server.add_run(state="running")
+    server.script = [*whole()[:4], stdout(b"so far\n"), threading.Event()]
+    done = cli("logs", "1")
+
+    assert done.returncode == 0
+    assert out(done).endswith("✨ Run is running\nso far\n")
+
+
+def test_logs_of_a_failed_run_are_no_failure(cli, server):
+    server.add_run()
+    server.final = {"state": "failed", "reason": "oom"}
+
+    assert cli("logs", "1").returncode == 0
+
+
+def test_the_tail_of_a_log_goes_on_behind_a_lost_connection(cli, server):
+    server.add_run()
+    lines = [stdout(b"line %d\n" % number) for number in range(20)]
+    server.script = [*lines[:15], "cut", *lines[15:]]
+    done = cli("logs", "-f", "-n", "10", "1")
+
+    assert re.findall(r"line (\d+)", out(done)) == [str(number) for number in range(10, 20)]
+
+
+def test_a_phase_that_was_left_open_is_not_called_done(cli, server):
+    server.add_run()
+    server.script = [*whole()[:2], note("Installing"), threading.Event()]
+    terminal = cli.terminal("logs", "1")
+
+    assert terminal.end() == 0
+    assert terminal.lines == ["✨ Machine_Requested… done", "✨ Building…", ""]
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ([{"state": "complete", "exit_code": 0}], 0),
+        ([{"state": "complete", "exit_code": 3}], 3),
+        ([{"state": "complete", "exit_code": 0}, {"state": "failed"}, {"state": "killed"}], 70),
+        ([{"state": "stopped"}, {"state": "interrupted"}], 75),
+    ],
+)
+def test_waiting_ends_as_the_runs_did(cli, server, states, code):
+    for given in states:
+        server.add_run(**given)
+
+    assert cli("wait", *map(str, server.runs)).returncode == code
+
+
+def test_waiting_waits(cli, server):
+    run = server.add_run(state="running")
+    process = cli.start("wait", "1")
+    while len(server.asked) < 2:
+        assert process.poll() is None
+    run |= {"state": "complete", "exit_code": 5}
+
+    assert process.wait(20) == 5
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "text"),
+    [
+        ("running", "stop", "Stopping run 1. Use 'spell logs -f 1' to view logs while the job finishes.\n"),
+        ("requested", "stop", "Killed run 1. Execution was not initiated.\n"),
+        ("complete", "stop", "Run 1 is already complete.\n"),
+        ("running", "kill", "1\n"),
+        ("killed", "kill", "Run 1 is already killed.\n"),
+    ],
+)
+def test_ending_one_run(cli, server, state, command, text):
+    server.add_run(state=state)
+    done = cli(command, "1")
+
+    assert (done.returncode, out(done)) == (0, text)
+    assert out(cli(command, "-q", "1")) == ""
+
+
+def test_ending_several_runs(cli, server):
+    for state in ("running", "requested", "complete"):
+        server.add_run(state=state)
+    done = cli("stop", "1", "2", "3", "9", "1")
+
+    assert done.returncode == 1
+    assert out(done).splitlines() == [
+        "Executing batch stop... Use 'spell logs -f RUN_ID' to view logs for a run while the job finishes.",
+        "| Already finished: 3",
+        "| Run ID does not exist: 9",
+        "--------------------------------------",
+        "| Successfully stopping: 1 . Any outputs will be pushed and saved.",
+        "| Successfully killed: 2 . Execution was not initiated.",
+    ]
+    assert out(cli("kill", "1", "2")).splitlines() == [
+        "Executing batch kill...",
+        "| Successfully killed: 1 2",
+    ]
+
+
+def test_labels_come_and_go(cli, server):
+    server.add_run()
+
+    assert out(cli("label", "1", "a b")) == "Successfully added label a b to run 1.\n"
+    assert server.runs[1]["labels"] == ["a b"]
+    assert out(cli("label", "1", "a b", "--remove")) == "Successfully removed label a b from run 1.\n"
+    assert server.runs[1]["labels"] == []
+
+
+def test_ls_shows_sizes_dates_and_directories(cli, server):
+    server.add_file(1, "model.pt", b"x" * 3000)
+    server.entries["runs/1"] += [
+        {"path": "ckpt", "size": None, "modified_at": None, "sha256": None, "mode": None, "link": None},
+        {"path": "latest", "size": 0, "modified_at": None, "sha256": None, "mode": None, "link": "model.pt"},
+    ]
+
+    assert out(cli("ls", "runs/1/")).splitlines() == [
+        "    3000 Nov 22 11:50   model.pt",
+        "       - -              ckpt/",
+        "       0 -              latest → model.pt",
+    ]
+    assert out(cli("ls", "-h", "runs/1")).startswith("    2.9K")
+    assert len(json.loads(out(cli("ls", "--json", "runs/1")))) == 3
+
+
+def test_ls_of_nothing(cli, server):
+    server.entries[""] = []
+
+    assert (out(cli("ls")), err(cli("ls"))) == ("", "No files yet.\n")
+    assert cli("ls", "runs/9").returncode == 1
+
+
+def test_cp_fetches_whole_directories(cli, server):
+    big = bytes(range(256)) * 4000
+    server.add_file(1, "a/b/big.bin", big)
+    server.add_file(1, "run.sh", b"#!/bin/sh\n", mode=0o755)
+    server.add_file(1, "empty", b"")
+    server.entries["runs/1"].append(
+        {"path": "a/link", "size": 0, "modified_at": None, "sha256": None, "mode": 0o777, "link": "b/big.bin"}
+    )
+    done = cli("cp", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 4 files.\n", err(done)
+    # The server hangs up in the middle of it once.
+    assert (cli.cwd / "out/a/b/big.bin").read_bytes() == big
+    assert (cli.cwd / "out/a/link").read_bytes() == big
+    assert (cli.cwd / "out/run.sh").stat().st_mode & 0o777 == 0o755
+    assert (cli.cwd / "out/empty").read_bytes() == b""
+    assert not list((cli.cwd / "out").rglob(".spell-*"))
+
+
+def test_cp_fetches_one_file(cli, server):
+    server.add_file(1, "model.pt", b"weights")
+
+    assert out(cli("cp", "runs/1/model.pt")) == "✔ Copied 1 files.\n"
+    assert (cli.cwd / "model.pt").read_bytes() == b"weights"
+
+
+def test_cp_of_a_directory_that_holds_one_file_of_its_own_name(cli, server):
+    server.add_file(1, "data/data", b"x")
+    server.entries["runs/1/data"] = [{**server.entries["runs/1"][0], "path": "data"}]
+
+    assert out(cli("cp", "runs/1/data", "out")) == "✔ Copied 1 files.\n"
+    assert (cli.cwd / "out/data").read_bytes() == b"x"
+
+
+def test_cp_does_not_keep_what_did_not_arrive_as_it_was_saved(cli, server):
+    server.add_file(1, "model.pt", b"weights", sha256="0" * 64)
+    done = cli("cp", "runs/1", "out")
+
+    assert done.returncode == 1
+    assert "did not arrive as it was saved" in err(done)
+    assert list((cli.cwd / "out").iterdir()) == []
+
+
+def test_cp_never_leaves_its_directory(cli, server):
+    server.add_file(1, "fine", b"x")
+    server.entries["runs/1"] += [
+        {**server.entries["runs/1"][0], "path": "../evil"},
+        {**server.entries["runs/1"][0], "path": "l", "link": "/etc/passwd"},
+    ]
+    done = cli("cp", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 1 files. Skipped 2 files.\n"
+    assert sorted(path.name for path in cli.cwd.rglob("*")) == ["fine", "out"]
+
+
+def test_cp_asks_before_it_overwrites(cli, server):
+    server.add_file(1, "x", b"new")
+    (cli.cwd / "x").write_text("old")
+
+    refused = cli("cp", "runs/1")
+    assert refused.returncode == 1
+    assert "File 'x' already exists." in err(refused)
+
+    assert out(cli("cp", "-i", "runs/1")) == "✔ Copied 0 files. Skipped 1 files.\n"
+    assert (cli.cwd / "x").read_text() == "old"
+
+    terminal = cli.terminal("cp", "runs/1")
+    terminal.until("File 'x' already exists. Are you sure you want to overwrite? [y/N]: ")
+    terminal.type("\n")
+    assert terminal.end() == 0
+    assert (cli.cwd / "x").read_text() == "old"
+
+    assert out(cli("cp", "-f", "runs/1")) == "✔ Copied 1 files.\n"
+    assert (cli.cwd / "x").read_text() == "new"
+
+
+def test_cp_leaves_a_directory_in_the_way_alone(cli, server):
+    server.add_file(1, "x", b"new")
+    (cli.cwd / "x").mkdir()
+    done = cli("cp", "-f", "runs/1")
+
+    assert "File 'x' ignored: a local directory with that name already exists." in " ".join(err(done).split())
+    assert (cli.cwd / "x").is_dir()
+
+
+def event(run_id, version, cursor, **given):
+    row = {"run_id": run_id, "version": version, "kind": "moved", "before": None, "after": "requested"}
+    more = {"intent": "run", "reason": None, "exit_code": None, "at": "2026-11-22T11:50:00.123456Z"}
+    return row | more | {"cursor": cursor} | given
+
+
+def test_events_are_told_in_sentences(cli, server):
+    server.events = [
+        event(1, 1, "a"),
+        event(1, 2, "b", before="requested", after="building"),
+        event(1, 3, "c", kind="intent", before="running", after="running", intent="stop"),
+        event(1, 4, "d", before="pushing", after="stopped", reason="stopped_by_user", exit_code=143),
+    ]
+
+    assert out(cli("events")).splitlines() == [
+        "2026-11-22 11:50:00.123  run 1  requested",
+        "2026-11-22 11:50:00.123  run 1  requested → building",
+        "2026-11-22 11:50:00.123  run 1  is to be stopped",
+        "2026-11-22 11:50:00.123  run 1  pushing → stopped (143), stopped by its user",
+    ]
+    assert [json.loads(line)["version"] for line in out(cli("events", "--json")).splitlines()] == [1, 2, 3, 4]
+
+
+def test_events_that_come_again_after_a_lost_connection_are_told_once(cli, server):
+    server.events = [event(1, 1, ""), event(1, 2, ""), event(1, 3, "")]
+    process = cli.start("events", "--follow", "--json")
+    while sum(path == "/api/events" for _, path, _, _ in server.asked) < 3:
+        assert process.poll() is None
+    process.terminate()
+
+    versions = [json.loads(line)["version"] for line in process.communicate(timeout=20)[0].splitlines()]
+    assert versions == [1, 2, 3]
+
+
+def test_verify_gives_a_verdict(cli, server):
+    done = cli("verify", "7")
+    assert (done.returncode, out(done)) == (
+        0,
+        "✔ I1  Every move is legal (12 checked)\nRun 7: all 1 checks hold.\n",
+    )
+
+    server.checks.append(
+        {"id": "I2", "title": "Logs are whole", "ok": False, "checked": 3, "detail": "run 5"}
+    )
+    done = cli("verify")
+    assert done.returncode == 1
+    assert out(done).splitlines()[1:] == [
+        "✖ I2  Logs are whole (3 checked)",
+        "  run 5",
+        "All runs: 1 of 2 checks do not hold.",
+    ]
+    assert len(json.loads(out(cli("verify", "--json")))) == 2
+
+
+def test_status_shows_services_then_limits_and_counts(cli):
+    done = cli("status")
+
+    assert done.returncode == 0
+    assert out(done).splitlines() == [
+        "SERVICE  STATE  VERSION  DETAIL",
+        "gateway  ok     0.1.0",
+        "",
+        "Run history:",
+        "- total: 9 runs",
+        "- running: 1 runs",
+        "- currently queued due to concurrency: 2 runs",
+        "- plan concurrency limit: 4 runs",
+    ]
+    assert json.loads(out(cli("status", "--json")))["status"]["total"] == 9
+
+
+def test_keys_are_added_listed_and_removed(cli, server):
+    assert out(cli("keys", "list")) == "There were no keys found for you.\n"
+
+    (cli.cwd / "k.pub").write_text("ssh-ed25519 AAAA me\n")
+    assert "Successfully added key laptop" in out(cli("keys", "add", "k.pub", "-t", "laptop"))
+    assert server.posts("/api/keys")[0][1] == {"title": "laptop", "public_key": "ssh-ed25519 AAAA me"}
+
+    assert out(cli("keys", "generate")).startswith("Successfully added key ")
+    assert (cli.spell_dir / "spell.pem").stat().st_mode & 0o777 == 0o600
+    assert cli("keys", "generate").returncode == 1
+    assert len(out(cli("keys", "list")).splitlines()) == 3
+
+    assert out(cli("keys", "rm", "laptop")) == "Successfully removed key laptop.\n"
+    assert cli("keys", "rm", "laptop").returncode == 1
+
+
+def completed(cli, *words):
+    line = ["spell", *words]
+    done = cli(COMP_WORDS="\n".join(line), COMP_CWORD=str(len(line) - 1), _SPELL_COMPLETE="bash_complete")
+    return [line.partition(",")[2] for line in out(done).splitlines() if line]
+
+
+def test_completion_knows_commands_options_runs_labels_and_machines(cli, server):
+    server.add_run(state="running", labels=["baseline"])
+
+    assert completed(cli, "st") == ["stop", "status"]
+    assert "--machine-type" in completed(cli, "run", "--")
+    assert completed(cli, "logs", "") == ["1"]
+    assert completed(cli, "run", "-t", "V") == ["V100"]
+    assert completed(cli, "ps", "--label", "b") == ["baseline"]
+
+
+def test_completion_never_starts_anything_and_never_complains(local):
+    assert completed(local, "logs", "") == []
+    assert not local.spell_dir.exists()
+
+
+def test_names_of_others_cannot_act_on_the_terminal(cli, server):
+    server.add_run()
+    server.runs[1]["spec"]["command"] = "a\x1b]52;c;x\x07\nb"
+
+    assert "\x1b" not in out(cli("ps"))
+    assert "\x1b" not in out(cli("info", "1"))
