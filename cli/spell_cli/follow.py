@@ -32,9 +32,9 @@ def watch(
     """Show a run on stdout and stderr, to its end if `live`; the exit code. ^C leaves the run alone."""
     with Screen() as screen:
         renderer = Renderer(run_id, spinners=screen.terminal.live and not verbose)
-        screen.show(first)
         follower = Follower(client, run_id, screen, renderer, tail=tail)
         try:
+            screen.show(first)
             if created is not None:
                 screen.show(renderer.queued(created))
             run = follower.to_end() if live else follower.history()

@@ -6,6 +6,7 @@ unfinished line of output begins with a line break.
 
 import contextlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Iterable
@@ -88,8 +89,13 @@ class Screen:
     def _flush(self) -> None:
         data = memoryview(b"".join(self._pending))
         self._pending.clear()
+        descriptor = 2 if self._pending_to_stderr else 1
         while data:
-            data = data[os.write(2 if self._pending_to_stderr else 1, data) :]
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:
+                # Somebody who shares the terminal or pipe with us has made it non-blocking.
+                select.select([], [descriptor], [])
 
     def _erase(self) -> None:
         if self._drawn:
