@@ -98,6 +98,7 @@ class Follower:
         self._attempt = 0
         self._began_at = 0.0
         self._heard: tuple[TransitionView, ...] = ()
+        self._told: tuple[TransitionView, ...] = ()
         self._final: TransitionView | None = None
         self._run: RunView | None = None
         self._read_since_final = False
@@ -129,6 +130,7 @@ class Follower:
         give_up_at = now + WHOLE_SECONDS_MAX
         self._look_at, self._ping_at = now + self._poll_seconds(), now + PING_SECONDS
         while not self._of.live.stopping:
+            await self._tell(sink)
             if await self._finish(sink):
                 return
             if not self._wish.follow and (self._final is None or time.monotonic() > give_up_at):
@@ -163,7 +165,7 @@ class Follower:
             self._listener.lost, self._listener.news, self._read_at = False, True, now
         if self._looking_is_due(now):
             self._listener.news = False
-            await self._look_again(sink)
+            await self._look_again()
         elif self._reading_is_due(now):
             await self._read_storage(sink)
         elif now >= self._ping_at and self._whole_records:
@@ -226,7 +228,7 @@ class Follower:
             self._run = await self._of.scheduler.run(self._owner_id, self._run_id)
             self._final = last
 
-    async def _look_again(self, sink: Sink) -> None:
+    async def _look_again(self) -> None:
         try:
             await self._look()
         except UnavailableError:
@@ -235,11 +237,10 @@ class Follower:
         now = time.monotonic()
         self._look_at = now + self._poll_seconds()
         self._retry_at = now if self._attempt else now + MISSING_SECONDS_MIN
-        await self._tell(sink)
 
     async def _tell(self, sink: Sink) -> None:
         """Tell of the transitions that are told before the journal is whole."""
-        if not self._whole_records:
+        if not self._whole_records or self._told is self._heard:
             return
         for row in self._heard:
             if row.version <= self._version or row.after in FINAL:
@@ -249,6 +250,7 @@ class Follower:
             elif row.after is RunState.REQUESTED:
                 await sink.state(row, await self._created_text())
             self._version = row.version
+        self._told = self._heard
 
     async def _created_text(self) -> str:
         try:
