@@ -104,7 +104,14 @@ class Appender:
         if pieces.broken is not None:
             log.warning("a journal holds bytes that are no record", **journal._asdict(), offset=pieces.broken)
         fence = parts[0].fence
-        return Write(journal, fence, [await self._placed(journal, fence, chunk) for chunk in pieces.chunks])
+        if all(len(chunk.data) <= INLINE_BYTES_MAX for chunk in pieces.chunks):
+            return Write(journal, fence, pieces.chunks)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                placing = [tasks.create_task(self._placed(journal, fence, chunk)) for chunk in pieces.chunks]
+        except* UnavailableError as errors:
+            raise UnavailableError("unavailable", str(errors.exceptions[0])) from errors
+        return Write(journal, fence, [task.result() for task in placing])
 
     async def _placed(self, journal: JournalId, fence: int, chunk: Chunk) -> Chunk:
         """The chunk with its bytes in the object store, if it is a large one."""

@@ -112,7 +112,7 @@ class Blobs:
         await self._objects.put(_key(stored.digest), data)
         await self._objects.settle()
         async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(_SQL["add_blob"], owner_id, stored.digest, len(data))
+            await connection.execute(_SQL["add_manifest_blob"], owner_id, stored.digest, len(data))
             await connection.execute(
                 _SQL["add_manifest"], owner_id, stored.digest, stored.files, stored.bytes
             )

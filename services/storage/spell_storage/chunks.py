@@ -24,12 +24,15 @@ from spell_proto.views import JournalPart
 
 #: Up to here a chunk is a row; above, an object with a row that names it.
 INLINE_BYTES_MAX = 64 * 1024
-#: A reader holds one chunk in memory.
-CHUNK_BYTES_MAX = 4 << 20
+#: A reader holds one chunk in memory, and looks at each record of the chunk where a tail begins. A record that
+#: is longer by its header is a chunk of its own.
+CHUNK_BYTES_MAX = 1 << 20
 
 _HEADER_BYTES_MAX = 4096
 _INT_MAX = 2**31 - 1
 _OFFSET_MAX = 2**62
+# Plain numbers: this is the inner loop of every append.
+_STDOUT, _STDERR, _END = RecordKind.STDOUT.value, RecordKind.STDERR.value, RecordKind.END.value
 _STORED_KINDS = frozenset(kind.value for kind in RecordKind if kind < RecordKind.STATE)
 _PART: TypeAdapter[JournalPart] = TypeAdapter(JournalPart)
 
@@ -199,14 +202,14 @@ def _take(
             _keep(growing, body[kept:position])
             chunks.append(growing.finished(seals=False))
             growing, kept = _Growing(growing.start + growing.size), position
-        if kind == RecordKind.STDOUT:
+        if kind == _STDOUT:
             growing.stdout_bytes += length
             growing.newlines += body.count(b"\n", payload, following)
-        elif kind == RecordKind.STDERR:
+        elif kind == _STDERR:
             growing.stderr_bytes += length
             growing.newlines += body.count(b"\n", payload, following)
         position = following
-        ended = kind == RecordKind.END
+        ended = kind == _END
     _keep(growing, body[kept:position])
     stop = ended or broken is not None
     if stop and growing.size:

@@ -19,10 +19,11 @@ _ROWS_AT_ONCE = 64
 _ACQUIRE_SECONDS_MAX = 10.0
 
 Stream = Literal["stdout", "stderr", "all"]
-_KINDS: dict[Stream, frozenset[RecordKind]] = {
-    "stdout": frozenset({RecordKind.STDOUT}),
-    "stderr": frozenset({RecordKind.STDERR}),
-    "all": OUTPUT,
+# Plain numbers: telling them apart is the inner loop of reading output.
+_KINDS: dict[Stream, frozenset[int]] = {
+    "stdout": frozenset({RecordKind.STDOUT.value}),
+    "stderr": frozenset({RecordKind.STDERR.value}),
+    "all": frozenset(kind.value for kind in OUTPUT),
 }
 
 
@@ -161,27 +162,28 @@ class Journals:
         raise AssertionError(f"the newline {newline} of {journal} was counted and is in no chunk")
 
 
-def payloads(data: bytes, kinds: frozenset[RecordKind]) -> bytes:
+def payloads(data: bytes, kinds: frozenset[int]) -> bytes:
     """The payloads of a chunk's records of some kinds, joined."""
-    view = memoryview(data)
-    found: list[memoryview] = []
+    found: list[bytes] = []
     position = 0
-    while position < len(data):
+    size = len(data)
+    while position < size:
         length, kind, _ = HEADER.unpack_from(data, position)
         begin = position + HEADER.size
         position = begin + length
         if kind in kinds:
-            found.append(view[begin:position])
+            found.append(data[begin:position])
     return b"".join(found)
 
 
 def behind_newline(data: bytes, number: int) -> int:
     """Where in a chunk the record begins that holds what follows the newline `number` (from 1) of its output."""
+    kinds = _KINDS["all"]
     position = 0
     while position < len(data):
         length, kind, _ = HEADER.unpack_from(data, position)
         begin, end = position + HEADER.size, position + HEADER.size + length
-        if kind in OUTPUT:
+        if kind in kinds:
             number -= data.count(b"\n", begin, end)
             if number <= 0:
                 # Nothing of the line before it is shown when the record ends with exactly this newline.

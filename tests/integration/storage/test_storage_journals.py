@@ -132,7 +132,7 @@ async def test_one_request_brings_many_journals_and_answers_in_their_order(api):
     ]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 async def test_overlapping_concurrent_resent_parts_never_tear_or_double_a_byte(storage, run_id, seed):
     """Several senders push random overlapping ranges of the same journals until all of them are sealed."""
     rng = random.Random(seed)
@@ -243,7 +243,7 @@ async def test_large_parts_become_objects_and_come_back(api, storage, run_id):
 
 
 async def test_many_small_chunks_are_merged_while_they_are_read(api, postgres, run_id):
-    data, borders, streams = a_journal(13, 700)
+    data, borders, streams = a_journal(13, 280)
 
     for first, last in itertools.pairwise(borders):
         await post(api, (run_id, 0, 1, first, data[first:last]))
@@ -256,7 +256,7 @@ async def test_many_small_chunks_are_merged_while_they_are_read(api, postgres, r
                     "SELECT count(*) FROM storage.chunks WHERE run_id = $1", run_id
                 )
                 assert await get(api, f"/journals/{run_id}/0/bytes", offset=100) == data[100:]
-                if count < 300:
+                if count < 100:
                     break
     finally:
         await connection.close()

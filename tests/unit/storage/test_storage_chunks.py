@@ -69,8 +69,8 @@ def test_parts_that_follow_each_other_become_one_chunk():
 
 
 def test_a_chunk_never_grows_beyond_what_a_reader_holds_in_memory():
-    record = encode(RecordKind.STDOUT, 1, b"x\n" * (PAYLOAD_BYTES_MAX // 2))
-    data = record * 9
+    record = encode(RecordKind.STDOUT, 1, b"x\n" * 150_000)
+    data = record * 20
 
     pieces = cut([a_part(data[: 5 * len(record)], 0), a_part(data[len(record) :], len(record))], 0).chunks
 
@@ -78,6 +78,14 @@ def test_a_chunk_never_grows_beyond_what_a_reader_holds_in_memory():
     assert all(len(chunk.data) <= chunks.CHUNK_BYTES_MAX for chunk in pieces)
     assert [chunk.start for chunk in pieces[1:]] == [chunk.end for chunk in pieces[:-1]]
     assert sum(chunk.newlines for chunk in pieces) == data.count(b"\n")
+
+
+def test_a_record_of_the_largest_size_is_a_chunk_of_its_own():
+    small, large = encode(RecordKind.NOTE, 1, b"{}"), encode(RecordKind.STDOUT, 1, bytes(PAYLOAD_BYTES_MAX))
+
+    pieces = cut([a_part(small + large + small, 0)], 0).chunks
+
+    assert [chunk.data for chunk in pieces] == [small, large, small]
 
 
 def test_nothing_is_taken_behind_an_end_marker():
