@@ -78,6 +78,7 @@ class Renderer:
         self._state: RunState | None = None
         self._spinning: str | None = None
         self._errors = 0
+        self._last_note = ""
 
     def record(self, record: Record) -> list[Action]:
         """What one record of the stream shows."""
@@ -115,7 +116,10 @@ class Renderer:
         state = RunState(run["state"])
         emoji = _FINAL_EMOJI.get(state, "✨")
         actions = self._settle("failed" if state is S.FAILED else "done" if state in _ENDED_WELL else "")
-        actions += [Line(emoji, text) for text in _epitaph(run, state)]
+        epitaph = _epitaph(run, state)
+        # What the platform has just said need not be said again.
+        if epitaph is not None and epitaph != self._last_note:
+            actions.append(Line("✨" if state is S.COMPLETE else emoji, epitaph))
         if run["run_seconds"] is not None:
             actions.append(Line(emoji, f"Total run time: {go_duration(run['run_seconds'])}"))
         actions.append(Line(emoji, f"Run {self._run_id} {state}"))
@@ -141,6 +145,8 @@ class Renderer:
         text = str(note.get("text", "")).rstrip("\n")
         is_error = note.get("level") == "error"
         self._errors += is_error
+        shown_as_line = note.get("important") or self._spinning is None
+        self._last_note = text if shown_as_line else ""
         if note.get("important"):
             return [Line("💫", text)]
         if self._spinners and is_error:
@@ -170,17 +176,18 @@ class Renderer:
 _ENDED_WELL = frozenset({S.COMPLETE, S.STOPPED})
 
 
-def _epitaph(run: Run, state: RunState) -> list[str]:
+def _epitaph(run: Run, state: RunState) -> str | None:
     """What there is to say about an end besides its name."""
     if state is S.COMPLETE:
         code = run["exit_code"]
-        return [f"The command ended with {exit_code_text(code)}"] if code else []
-    if run["message"]:
-        return [run["message"]]
+        return f"The command ended with {exit_code_text(code)}" if code else None
     reason = run["reason"]
-    if reason is None or reason in {Reason.STOPPED_BY_USER, Reason.KILLED_BY_USER}:
-        return []
-    return [f"Run {run['id']}: {REASON_TEXT[Reason(reason)]}"]
+    if reason in {Reason.STOPPED_BY_USER, Reason.KILLED_BY_USER}:
+        return None
+    reason_text = REASON_TEXT[Reason(reason)] if reason is not None else None
+    if run["message"] and run["message"] != reason_text:
+        return run["message"]
+    return f"Run {run['id']}: {reason_text}" if reason_text else None
 
 
 def exit_code_text(code: int) -> str:

@@ -114,7 +114,7 @@ def _since(run: Run, now: datetime) -> str:
 
 def _why(run: Run) -> str:
     reason = REASON_TEXT[Reason(run["reason"])] if run["reason"] else ""
-    if run["message"]:
+    if run["message"] and run["message"] != reason:
         return f"{reason}: {run['message']}" if reason else run["message"]
     return reason
 

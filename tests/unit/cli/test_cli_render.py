@@ -198,6 +198,24 @@ def test_a_failed_run_says_why_before_its_last_line():
     ]
 
 
+def test_what_was_just_said_is_not_said_again_at_the_end():
+    run = a_run("failed", reason="build_failed", message="pip: no such thing", run_seconds=None)
+    records = [requested(), phase("building"), note("pip: no such thing", level="error", important=True)]
+
+    assert [action.text for action in settled(played(records, run, spinners=True))][1:4] == [
+        "pip: no such thing",
+        "Building… failed",
+        "Run 7 failed",
+    ]
+
+
+@pytest.mark.parametrize(("state", "reason"), [("stopped", "stopped_by_user"), ("killed", "killed_by_user")])
+def test_a_user_is_not_told_what_the_user_did(state, reason):
+    actions = played([], a_run(state, reason=reason, message="stopped by its user"), spinners=False)
+
+    assert [action.text for action in actions] == ["Total run time: 6.870837s", f"Run 7 {state}"]
+
+
 def test_a_reason_without_a_message_is_put_into_words():
     actions = played([], a_run("stopped", reason="timeout"), spinners=False)
 
