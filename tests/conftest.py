@@ -1,6 +1,7 @@
-"""Fixtures for every test: one Postgres cluster and one NATS server per session, started when first asked for.
+"""Fixtures for every test: one Postgres, one NATS, one whole stack per session, started when first asked for.
 
-A test that kills or wipes a server opens its own one with `support.stack.postgres()` or `support.stack.nats()`.
+A test that kills or wipes a server opens its own one: `support.stack.postgres()`, `support.stack.nats()`,
+`support.standalone.standalone()`.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from typing import TypeVar
 
 import pytest
 from support import stack
+from support.standalone import Stack
+from support.standalone import standalone as standalone_stack
 
 T = TypeVar("T")
 
@@ -34,3 +37,10 @@ def postgres() -> Iterator[stack.Postgres]:
 def nats() -> Iterator[stack.Nats]:
     """The session's NATS server: `nats.service_url`, `nats.runner_url("m1")`, `nats.subscriber_url`."""
     yield from _held_open(stack.nats())
+
+
+@pytest.fixture(scope="session")
+def standalone() -> Iterator[Stack]:
+    """The session's standalone stack, for tests that crash nothing and need no settings of their own."""
+    with standalone_stack() as running:
+        yield running

@@ -1,0 +1,1 @@
+"""Makes environments: a request becomes exact versions, and exact versions become a directory, once."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spell_standalone import control, probes, purge
-from spell_standalone.child import end_left_over
+from spell_standalone.child import birth, end_left_over
 from spell_standalone.layout import Layout
 from spell_standalone.services import NAMES
 
@@ -115,7 +115,10 @@ async def down(layout: Layout, *, everything: bool) -> int:
     except TimeoutError:
         _say(f"The supervisor (process {supervisor}) does not end; ending it.")
         os.kill(supervisor, 9)
+    await _gone(supervisor)
     if not layout.data.exists():
+        if everything:
+            await purge.purge(layout.data)  # runs may have outlived even their directory
         _say("There is no stack here.")
         return os.EX_OK
     with layout.lock.open("w") as lock:
@@ -134,6 +137,14 @@ async def down(layout: Layout, *, everything: bool) -> int:
         runs = "1 run goes" if going_on == 1 else f"{going_on} runs go"
         _say(f"{runs} on without it; the next 'spell up' finds them again.")
     return os.EX_OK
+
+
+async def _gone(pid: int) -> None:
+    """Wait until a supervisor that has said goodbye has also left."""
+    born = birth(pid)
+    deadline = time.monotonic() + DOWN_SECONDS_MAX
+    while born and birth(pid) == born and time.monotonic() < deadline:  # noqa: ASYNC110 -- no event tells
+        await asyncio.sleep(0.01)
 
 
 async def _locked(descriptor: int) -> bool:

@@ -80,6 +80,7 @@ async def purge(data: Path) -> None:
         except OSError:
             problems.append(f"{path}: {info[1]}")
 
-    shutil.rmtree(data, onerror=retry)
+    if data.exists():
+        shutil.rmtree(data, onerror=retry)
     if data.exists():
         raise StandaloneError(f"{data} could not be removed whole: {'; '.join(problems[:3])}")
