@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,8 +46,12 @@ class Service:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "spell_storage"], env=self.environment, stdout=log, stderr=log
             )
-        listening = asyncio.run(http.until_listening(self.directory / "storage.sock", 20))
-        assert listening, self.log
+        deadline = time.monotonic() + 20
+        with socket.socket(socket.AF_UNIX) as probe:
+            while probe.connect_ex(str(self.directory / "storage.sock")) != 0:
+                assert self.process.poll() is None, self.log
+                assert time.monotonic() < deadline, self.log
+                time.sleep(0.01)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
@@ -123,10 +129,23 @@ def storage(postgres) -> Iterator[Service]:
 
 
 @pytest.fixture
-def own_storage(postgres) -> Iterator[Service]:
+def start_storage() -> Iterator[Callable[[str], Service]]:
+    """Starts services that a test may kill; takes the URL of their database."""
+    with ExitStack() as services:
+        yield lambda database_url: services.enter_context(_service(database_url))
+
+
+@pytest.fixture
+def own_storage(postgres, start_storage) -> Service:
     """A running service that a test may kill."""
-    with _service(postgres.url("storage")) as service:
-        yield service
+    return start_storage(postgres.url("storage"))
+
+
+@pytest.fixture
+async def own_database() -> AsyncIterator[stack.Postgres]:
+    """A cluster that a test may kill."""
+    async with stack.postgres() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -417,6 +417,22 @@ async def test_an_unknown_key_gets_nowhere(api, storage, person, tmp_path):
     assert b"Permission denied (publickey)" in pushed.stderr
 
 
+async def test_offering_somebodys_public_key_gives_none_of_their_rights(api, person, other):
+    """A server is asked about a key before it is proven: only the proven one may count."""
+    other.commit(a=b"1")
+    theirs = await a_repository(api, person, other.rev())
+    own = await a_repository(api, other)
+    (other.directory / "theirs.pub").write_bytes((person.directory / "key.pub").read_bytes())
+    other.ssh_options[2:2] = ["-i", str(other.directory / "theirs.pub")]
+
+    refused = other.push(theirs, check=False)
+    other.push(own)
+
+    assert b"no such repository" in refused.stderr
+    assert (await commit_of(api, other, other.rev())).repository_id == own.id
+    assert await code_of(api, person, other.rev()) == "commit_unknown"
+
+
 async def test_only_the_user_git_may_log_in(person):
     assert b"Permission denied (publickey)" in person.ssh("true", user="root").stderr
 

@@ -81,6 +81,28 @@ async def test_what_was_acknowledged_survives_kill_9_again_and_again(own_storage
             assert check.ok, check.detail
 
 
+async def test_without_its_database_the_service_says_so_and_comes_back_with_it(own_database, start_storage):
+    run_id = next(_runs)
+    data, _, _ = a_journal(3, 5)
+    service = start_storage(own_database.url("storage"))
+    async with Caller(service.address) as api:
+        await post(api, (run_id, 0, 1, 0, data[:200]))
+        own_database.kill9()
+
+        with pytest.raises(UnavailableError):
+            await post(api, (run_id, 0, 1, 0, data))
+        health = await api.call("GET", "/health", HEALTH)
+        await own_database.restart()
+        async with asyncio.timeout(20):
+            while not (await api.call("GET", "/health", HEALTH)).ok:
+                await asyncio.sleep(0.05)
+        [end] = await post(api, (run_id, 0, 1, 0, data))
+
+        assert not health.ok
+        assert (end.end, end.sealed) == (len(data), True)
+        assert await bytes_of(api, run_id) == data
+
+
 async def test_two_copies_of_the_service_append_to_the_same_journals(storage, own_storage):
     rng = random.Random(2)
     journals = {next(_runs): a_journal(seed, 80, 400) for seed in range(5)}
