@@ -1,0 +1,99 @@
+"""An attempt's directory survives a death at any line: it is read back as far as it is whole."""
+
+from datetime import UTC, datetime
+
+import pytest
+from spell_proto.events import CommandStarted, OutputsSaved
+from spell_proto.journal import RecordKind, encode, encode_json
+from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
+from spell_proto.state import Intent, Reason
+from spell_runner.directory import STEPS, Directory
+from spell_runner.notes import Notes
+from spell_runner.phases import KILLED, failed
+from spell_runner.shim import launch
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def a_spec():
+    run = RunSpec(
+        command="true",
+        machine_type="CPU",
+        environment=EnvironmentRequest(),
+        env={"SECRET": "x"},
+        code=None,
+        description="",
+        timeout_seconds=None,
+    )
+    return AttemptSpec(run_id=7, attempt=1, fence=3, owner_id=1, intent=Intent.RUN, spec=run)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    spec = a_spec()
+    return Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
+
+
+def test_the_intent_record_is_read_back_and_for_our_eyes_only(directory):
+    taken = directory.taken()
+
+    assert taken.spec == a_spec()
+    assert taken.boot_id == "boot"
+    assert (directory / "intent.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_attempt_is_taken_on_once(directory):
+    with pytest.raises(OSError, match="not empty"):
+        Directory.take_on(directory.path.parent, a_spec(), b"{}", "boot")
+
+
+def test_a_torn_step_is_dropped_and_the_next_one_follows_the_last_whole_one(directory):
+    first, second = CommandStarted(at=NOW), OutputsSaved(at=NOW, manifest=None, files=0, bytes=0)
+    directory.note((first,))
+    with (directory / STEPS).open("ab") as file:
+        file.write(b'{"at": "2026-01')
+
+    assert directory.steps() == [first]
+    directory.note((second,))
+    assert directory.steps() == [first, second]
+
+
+@pytest.mark.parametrize("verdict", [KILLED, failed(Reason.BUILD_FAILED, "no such package: nunpy")])
+def test_a_verdict_is_read_back(directory, verdict):
+    assert directory.verdict() is None
+
+    directory.conclude(verdict)
+
+    assert directory.verdict() == verdict
+
+
+def test_a_torn_record_is_cut_off_and_what_is_left_is_counted(directory):
+    whole = encode_json(RecordKind.PHASE, 1, phase="running", text="x") + encode(RecordKind.STDOUT, 2, b"abc")
+    torn = encode(RecordKind.STDERR, 3, b"defgh")
+    for cut in range(1, len(torn)):
+        (directory / launch.JOURNAL).write_bytes(whole + torn[:cut])
+
+        totals, ended = directory.mend()
+
+        assert (directory / launch.JOURNAL).read_bytes() == whole
+        assert (totals.stdout_bytes, totals.stderr_bytes, ended) == (3, 0, False)
+
+
+def test_nothing_is_written_after_the_end_marker(directory):
+    rings = []
+    notes = Notes(directory, lambda: rings.append(1))
+    notes.line("before")
+    notes.end(directory.mend()[0])
+    size = directory.journal_size()
+
+    notes.line("after")
+
+    assert directory.journal_size() == size
+    assert directory.mend()[1] is True
+    assert len(rings) == 2
+
+
+def test_a_claim_is_taken_once(directory):
+    assert launch.take(directory.path, 0, 0) is True
+    assert launch.take(directory.path, 42, 1) is False
+    assert launch.read(directory.path).pid == 0

@@ -1,0 +1,200 @@
+"""Which files count as made by a run: by a baseline here, by a real overlay in the integration tests."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from spell_runner import outputs
+from spell_runner.outputs import Changes, Found, in_copy, resource_paths
+from spell_runner.workspace import Abort, AbortedError, copy_tree, read_baseline, remove
+
+
+@pytest.fixture
+def place(tmp_path):
+    lower, workspace = tmp_path / "lower", tmp_path / "workspace"
+    repository = lower / "repo"
+    (repository / "pkg").mkdir(parents=True)
+    (repository / "same.txt").write_text("same")
+    (repository / "edited.txt").write_text("before")
+    (repository / "pkg" / "gone.py").write_text("gone")
+    (repository / "link").symlink_to("same.txt")
+    workspace.mkdir()
+    baseline = read_baseline(copy_tree(lower, workspace, Abort()))
+
+    def changes():
+        return in_copy(workspace, lower, baseline, Abort())
+
+    return workspace, changes
+
+
+def paths(changes):
+    return [found.path for found in changes.found]
+
+
+def test_an_untouched_workspace_has_no_changes(place):
+    _, changes = place
+
+    assert changes() == Changes()
+
+
+def test_new_changed_and_deleted_files_are_found(place):
+    workspace, changes = place
+    (workspace / "repo/edited.txt").write_text("after!")
+    (workspace / "repo/new").mkdir()
+    (workspace / "repo/new/file").write_text("x")
+    (workspace / "out.bin").write_bytes(b"abc")
+    (workspace / "repo/pkg/gone.py").unlink()
+
+    found = changes()
+
+    assert paths(found) == ["out.bin", "repo/edited.txt", "repo/new/file"]
+    assert found.deleted == ["repo/pkg/gone.py"]
+
+
+def test_equal_content_does_not_count_whatever_was_done_to_the_file(place):
+    workspace, changes = place
+    same = workspace / "repo/same.txt"
+    same.write_text("different")
+    same.write_text("same")
+    os.utime(workspace / "repo/edited.txt", (1, 1))
+    (workspace / "repo/link").unlink()
+    (workspace / "repo/link").symlink_to("same.txt")
+
+    assert changes() == Changes()
+
+
+def test_a_change_that_keeps_size_and_time_is_found(place):
+    workspace, changes = place
+    file = workspace / "repo/edited.txt"
+    before = file.stat()
+    file.write_text("BEFORE")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert paths(changes()) == ["repo/edited.txt"]
+
+
+def test_links_are_kept_as_links_and_never_followed(place):
+    workspace, changes = place
+    (workspace / "secret").symlink_to("/etc/passwd")
+    (workspace / "dir").symlink_to("/etc")
+    (workspace / "repo/link").unlink()
+    (workspace / "repo/link").symlink_to("edited.txt")
+
+    found = changes()
+
+    assert [(one.path, one.link) for one in found.found] == [
+        ("dir", "/etc"),
+        ("repo/link", "edited.txt"),
+        ("secret", "/etc/passwd"),
+    ]
+
+
+def test_what_is_no_file_is_left_out_with_a_note(place):
+    workspace, changes = place
+    os.mkfifo(workspace / "pipe")
+
+    found = changes()
+
+    assert found.found == []
+    assert found.notes == ["Not saved: '/spell/pipe' (neither a file nor a link)"]
+
+
+def test_git_directories_are_never_saved(place):
+    workspace, changes = place
+    for place_of_git in (".git", "repo/.git", "repo/deep/.git"):
+        (workspace / place_of_git).mkdir(parents=True)
+        (workspace / place_of_git / "config").write_text("x")
+
+    assert changes() == Changes()
+
+
+def test_names_that_json_cannot_carry_are_refused_by_name(place):
+    workspace, changes = place
+    Path(os.fsdecode(os.fsencode(workspace) + b"/bad-\xff")).write_text("x")
+    (workspace / "two\nlines").mkdir()
+    (workspace / "two\nlines" / "inside").write_text("x")
+    (workspace / "gut-ü.txt").write_text("x")
+
+    found = changes()
+
+    assert paths(found) == ["gut-ü.txt"]
+    assert found.notes == [
+        "Not saved: '/spell/bad-\\xff' (its name is not UTF-8)",
+        "Not saved: '/spell/two\\x0alines' (its name holds control characters)",
+    ]
+
+
+def test_paths_are_relative_to_the_repository_and_others_to_the_workspace():
+    changes = Changes([found("repo/a/b"), found("results/x")], ["repo/gone"])
+
+    placed, deleted = resource_paths(changes, "repo")
+
+    assert set(placed) == {"a/b", "results/x"}
+    assert deleted == ["gone"]
+
+
+def test_without_code_paths_are_relative_to_the_workspace():
+    placed, deleted = resource_paths(Changes([found("repo/a")]), None)
+
+    assert set(placed) == {"repo/a"}
+    assert deleted == []
+
+
+def test_two_files_that_would_share_a_path_are_both_kept():
+    changes = Changes(
+        [found("repo/x"), found("x"), found("repo/d/file"), found("d"), found("repo/f"), found("f/in")]
+    )
+
+    placed, _ = resource_paths(changes, "repo")
+
+    assert {path: one.path for path, one in placed.items()} == {
+        "x": "repo/x",
+        "spell/x": "x",
+        "d/file": "repo/d/file",
+        "spell/d": "d",
+        "f": "repo/f",
+        "spell/f/in": "f/in",
+    }
+
+
+def found(path):
+    return Found(path, "/nowhere", 0o644, 1, 0)
+
+
+def test_a_thread_gives_up_when_told_to(tmp_path):
+    (tmp_path / "file").write_text("x")
+    abort = Abort()
+    threading.Thread(target=abort.set).start()
+
+    def scan_for_ever():
+        while True:
+            in_copy(tmp_path, tmp_path / "lower", {}, abort)
+
+    with pytest.raises(AbortedError):
+        scan_for_ever()
+
+
+def test_a_directory_is_removed_whatever_rights_its_parts_have(tmp_path):
+    top = tmp_path / "top"
+    (top / "work" / "work").mkdir(parents=True)
+    (top / "work" / "work" / "file").write_text("x")
+    (top / "work" / "work").chmod(0)
+    (top / "work").chmod(0)
+
+    remove(top)
+
+    assert not top.exists()
+
+
+def test_an_opaque_directory_hides_what_is_below_it(tmp_path):
+    upper, lower = tmp_path / "upper", tmp_path / "lower"
+    for path in (lower / "d/old", lower / "d/kept", upper / "d/kept"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("kept")
+    os.setxattr(upper / "d", "user.overlay.opaque", b"y")
+
+    changes = outputs.in_overlay(upper, lower, Abort())
+
+    assert paths(changes) == []
+    assert changes.deleted == ["d/old"]

@@ -1,0 +1,181 @@
+"""What an attempt does next follows from what is on disk and what is wanted, and from nothing else."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from spell_proto.events import (
+    AttemptFinished,
+    AttemptKilled,
+    CommandExited,
+    CommandStarted,
+    LogTotals,
+    OutputsSaved,
+)
+from spell_proto.state import Intent, Reason
+from spell_runner import phases
+from spell_runner.phases import Exit, Facts, Look, Outcome, Status, decide
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+T1 = T0 + timedelta(seconds=1)
+LOG = LogTotals(journal_bytes=1, stdout_bytes=0, stderr_bytes=0, dropped_bytes=0, sha256="0" * 64)
+STARTED = CommandStarted(at=T0)
+EXITED = CommandExited(at=T1, exit_code=0, exit_cause="exit")
+SAVED = OutputsSaved(at=T1, manifest=None, files=0, bytes=0)
+
+
+def an_exit(cause="exit", error=None, at=T1):
+    return Exit(at, 7, cause, 1, 2, 0, "0" * 64, 99, error)
+
+
+def facts(status, *, intent=Intent.RUN, steps=(), started=T0, ended=None, same_boot=True, verdict=None):
+    return Facts(intent, tuple(steps), Look(status, started, ended), same_boot, verdict)
+
+
+def test_an_untouched_attempt_is_prepared_and_then_started():
+    assert decide(facts(Status.ABSENT)) == phases.Prepare()
+    assert decide(facts(Status.ASKED)) == phases.Start()
+
+
+@pytest.mark.parametrize("intent", [Intent.STOP, Intent.KILL])
+def test_an_end_before_the_claim_keeps_the_command_from_ever_starting(intent):
+    assert decide(facts(Status.ABSENT, intent=intent)) == phases.Conclude(phases.KILLED)
+    assert decide(facts(Status.ASKED, intent=intent)) == phases.Cancel()
+    assert decide(facts(Status.CANCELLED, intent=intent)) == phases.Conclude(phases.KILLED)
+
+
+def test_a_running_command_is_noted_then_waited_for_then_ended_when_asked():
+    assert decide(facts(Status.RUNNING)) == phases.Note((STARTED,))
+    assert decide(facts(Status.RUNNING, steps=[STARTED])) == phases.Wait()
+    assert decide(facts(Status.RUNNING, steps=[STARTED], intent=Intent.STOP)) == phases.End(Intent.STOP)
+    assert decide(facts(Status.RUNNING, started=None, intent=Intent.KILL)) == phases.End(Intent.KILL)
+
+
+@pytest.mark.parametrize(("cause", "noted"), [("exit", "exit"), ("stop", "stop")])
+def test_an_exit_is_noted_with_its_cause_and_with_the_start_that_was_missed(cause, noted):
+    action = decide(facts(Status.EXITED, ended=an_exit(cause), intent=Intent.STOP))
+
+    assert action == phases.Note((STARTED, CommandExited(at=T1, exit_code=7, exit_cause=noted)))
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_duration():
+    action = decide(facts(Status.EXITED, ended=an_exit(at=T0 - timedelta(hours=1))))
+
+    assert isinstance(action, phases.Note)
+    assert action.steps[1].at == T0
+
+
+def test_a_killed_command_is_not_saved():
+    assert decide(facts(Status.EXITED, ended=an_exit("kill"), intent=Intent.KILL)) == phases.Conclude(
+        phases.KILLED
+    )
+
+
+def test_a_kill_after_the_exit_gives_up_what_is_left():
+    for steps in ([STARTED, EXITED], [STARTED, EXITED, SAVED]):
+        assert decide(facts(Status.EXITED, steps=steps, intent=Intent.KILL)) == phases.Conclude(phases.KILLED)
+
+
+def test_a_stop_after_the_exit_changes_nothing():
+    assert decide(facts(Status.EXITED, steps=[STARTED, EXITED], intent=Intent.STOP)) == phases.Save()
+    saved = facts(Status.EXITED, steps=[STARTED, EXITED, SAVED], intent=Intent.STOP)
+    assert decide(saved) == phases.Conclude(phases.FINISHED)
+
+
+def test_a_command_that_could_not_be_started_fails_with_the_reason():
+    failed = facts(Status.EXITED, started=None, ended=an_exit(error="Argument list too long"))
+
+    assert decide(failed) == phases.Conclude(phases.failed(Reason.START_FAILED, "Argument list too long"))
+
+
+def test_a_shim_that_heard_of_the_end_before_the_start_has_started_nothing():
+    asked = facts(Status.EXITED, started=None, ended=an_exit("stop"), intent=Intent.STOP)
+
+    assert decide(asked) == phases.Conclude(phases.KILLED)
+
+
+def test_a_lost_shim_and_a_reboot_are_told_apart():
+    lost = decide(facts(Status.LOST, steps=[STARTED]))
+    rebooted = decide(facts(Status.LOST, steps=[STARTED], same_boot=False))
+
+    assert lost == phases.Conclude(phases.failed(Reason.SHIM_LOST))
+    assert rebooted == phases.Conclude(phases.failed(Reason.HOST_REBOOTED))
+    assert decide(facts(Status.LOST, intent=Intent.KILL)) == phases.Conclude(phases.KILLED)
+
+
+def test_an_attempt_of_another_boot_is_never_started():
+    for status in (Status.ABSENT, Status.ASKED, Status.RUNNING):
+        assert decide(facts(status, same_boot=False)) == phases.Conclude(phases.failed(Reason.HOST_REBOOTED))
+
+
+def test_an_exit_that_was_written_down_before_a_reboot_counts():
+    action = decide(facts(Status.EXITED, ended=an_exit(), same_boot=False))
+
+    assert isinstance(action, phases.Note)
+
+
+def test_a_verdict_is_sealed_and_a_last_step_ends_everything():
+    killed = facts(Status.RUNNING, verdict=phases.KILLED)
+    over = facts(Status.EXITED, steps=[AttemptKilled(at=T1, log=LOG)], verdict=phases.KILLED)
+
+    assert decide(killed) == phases.Seal(phases.KILLED)
+    assert decide(over) == phases.Rest()
+
+
+def test_whatever_the_facts_there_is_something_to_do_and_it_ends():
+    """From every combination, doing what is decided reaches the end in a bounded number of steps."""
+    for status, intent, same_boot in itertools.product(Status, Intent, [True, False]):
+        ended = an_exit() if status is Status.EXITED else None
+        now = facts(status, intent=intent, ended=ended, same_boot=same_boot)
+        for _ in range(20):
+            action = decide(now)
+            if isinstance(action, phases.Rest):
+                break
+            now = after(now, action)
+
+        assert isinstance(decide(now), phases.Rest), now
+
+
+def after(now, action):
+    """The facts when an action has been carried out and everything went well."""
+    steps, look, verdict = now.steps, now.look, now.verdict
+    match action:
+        case phases.Prepare():
+            look = Look(Status.ASKED)
+        case phases.Start():
+            look = Look(Status.RUNNING, T0)
+        case phases.Cancel():
+            look = Look(Status.CANCELLED)
+        case phases.Wait() | phases.End():
+            look = Look(Status.EXITED, T0, an_exit())
+        case phases.Note(steps=more):
+            steps += more
+        case phases.Save():
+            steps += (SAVED,)
+        case phases.Conclude(verdict=made):
+            verdict = made
+        case phases.Seal(verdict=made):
+            steps += (phases.last_step(made, LOG, T1),)
+    return Facts(now.intent, steps, look, now.same_boot, verdict)
+
+
+def test_the_last_step_says_how_it_ended():
+    assert phases.last_step(phases.FINISHED, LOG, T1) == AttemptFinished(at=T1, log=LOG)
+    failed = phases.last_step(phases.failed(Reason.BUILD_FAILED, "no such package"), LOG, T1)
+    assert (failed.reason, failed.message) == (Reason.BUILD_FAILED, "no such package")
+    assert phases.failed(Reason.SHIM_LOST).outcome is Outcome.FAILED
+    assert phases.failed(Reason.SHIM_LOST).message
+
+
+@pytest.mark.parametrize(
+    ("intent", "saving", "aborts"),
+    [
+        (Intent.RUN, False, False),
+        (Intent.STOP, False, True),
+        (Intent.STOP, True, False),
+        (Intent.KILL, False, True),
+        (Intent.KILL, True, True),
+    ],
+)
+def test_a_stop_gives_up_what_comes_before_the_command_and_a_kill_everything(intent, saving, aborts):
+    assert phases.aborts(intent, saving=saving) is aborts
