@@ -17,7 +17,7 @@ from spell_cli.client import Client
 from spell_cli.config import Config
 from spell_cli.errors import CliError
 from spell_cli.tables import table
-from spell_cli.terminal import ask, can_ask, note, say
+from spell_cli.terminal import ask, can_ask, say
 from spell_cli.times import local_time
 
 
@@ -80,8 +80,6 @@ def generate(title: str | None, force: bool) -> None:
     title = title or f"{socket.gethostname()} Spell CLI"
     _generate(path, title)
     _add(settings, title, path.with_name(path.name + ".pub"))
-    if settings.server is None:
-        note("The local stack uses a key of its own; this one is for servers elsewhere.")
 
 
 @keys.command("rm", examples=("spell keys rm laptop", "spell keys rm 3"))
