@@ -73,9 +73,9 @@ class FilesApi:
         # One call per line reads as the table it is.
         # fmt: off
         return [
-            Route("GET", "/api/files/{path:.*}", self.content, "Get a saved file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
+            Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a saved file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
             Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
-            Route("GET", "/api/resources/{path:.*}", self.listing, "List saved files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
+            Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List saved files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
             Route("PUT", "/api/repositories", self.put_repository, "Register a repository to push to", "code", Repository, RepositoryRequest),
             Route("GET", "/api/repositories", self.repositories, "List repositories", "code", RepositoryList),
         ]

@@ -203,6 +203,13 @@ class Client:
 
         return await until(final)
 
+    async def until_state(self, run_id: int, state: str) -> None:
+        async def reached() -> bool:
+            _, run = await self.ask("GET", f"/api/runs/{run_id}")
+            return bool(run["state"] == state)
+
+        await until(reached)
+
     @asynccontextmanager
     async def follow(self, run_id: int, **params: Any) -> AsyncIterator["Stream"]:
         async with self.session.get(f"/api/runs/{run_id}/follow", params=params) as response:
