@@ -77,9 +77,7 @@ def in_copy(workspace: Path, lower: Path, baseline: dict[str, list[int]], abort:
         seen.add(path)
         if baseline.get(path) != signature(status):
             _add(changes, path, entry, status, lower / path)
-    changes.deleted = [
-        path for path in baseline if path not in seen and not os.path.lexists(workspace / path)
-    ]
+    changes.deleted = [path for path in baseline if path not in seen and _gone(workspace, path)]
     _order(changes)
     return changes
 
@@ -184,6 +182,13 @@ def _same_content(path: str, size: int, below: Path) -> bool:
 
 def _is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
+
+
+def _gone(workspace: Path, path: str) -> bool:
+    """Whether a file of the code is not there any more: it may have become a directory, or a parent of it a link."""
+    if any((workspace / parent).is_symlink() for parent in Path(path).parents):
+        return True
+    return not os.path.lexists(workspace / path) or _is_directory(workspace / path)
 
 
 def _opaque(path: str) -> bool:

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import uuid
+from pathlib import Path
 
 import pytest
 from integration.runner import shims
@@ -25,13 +26,13 @@ MODES = [
 
 @pytest.fixture(params=MODES)
 def ask(request, yard):
-    """Run a command in a sandbox; its exit code and what it printed."""
+    """Run a command in a sandbox; its exit code and what it printed on stdout."""
 
     def run(command, *, overlay=True, **given):
         started = yard.start(command, request.param, overlay=overlay, **given)
         ending = started.until_over().ending
         assert ending.error is None
-        return ending.exit_code, started.output().decode(), started
+        return ending.exit_code, started.output(RecordKind.STDOUT).decode(), started
 
     return run
 
@@ -80,9 +81,9 @@ def test_what_is_hidden_cannot_be_uncovered(ask, yard):
         f"cat {yard.data}/secret/token /proc/1/root{yard.data}/secret/token; "
         "grep CapEff /proc/self/status"
     )
-    _, said, _ = ask(command)
+    _, said, started = ask(command)
 
-    assert "s3cret" not in said
+    assert b"s3cret" not in started.output()
     assert said.splitlines()[-1].split() == ["CapEff:", "0000000000000000"]
 
 
@@ -91,7 +92,7 @@ def test_temporary_files_are_the_runs_own(ask):
     code, said, _ = ask(f"ls -A /tmp; echo x > /tmp/{name}; cat /tmp/{name}")
 
     assert (code, said) == (0, "x\n")
-    assert not os.path.exists(f"/tmp/{name}")
+    assert not Path(f"/tmp/{name}").exists()
 
 
 def test_only_its_own_processes_are_visible(ask):
