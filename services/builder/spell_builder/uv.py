@@ -28,6 +28,8 @@ NETWORK_TRIES = 4
 NETWORK_BACKOFF_SECONDS = 1.0
 _OUTPUT_BYTES_KEPT = 256 * 1024
 _READ_BYTES = 64 * 1024
+#: Names a directory that will have another name in a moment.
+_NOT_WORTH_SAYING = b"Using Python "
 
 _PASSED = frozenset(
     {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "NETRC"}
@@ -164,7 +166,8 @@ async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             failing = failing or line.startswith(b"error:")
-            say(line.decode(errors="replace").rstrip(), failing)
+            if not line.startswith(_NOT_WORTH_SAYING):
+                say(line.decode(errors="replace").rstrip(), failing)
         if len(rest) > _READ_BYTES:
             say(rest.decode(errors="replace"), failing)
             rest = b""
