@@ -9,6 +9,7 @@ from spell_proto.journal import HEADER, Decoder, Record, RecordKind
 from spell_cli.answers import Run
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import ExitCode, UnreachableError
+from spell_cli.last_lines import LastLines
 from spell_cli.render import Action, Line, Renderer, detached, run_exit_code
 from spell_cli.screen import Screen
 
@@ -38,7 +39,8 @@ def watch(
             if created is not None:
                 screen.show(renderer.queued(created))
             run = follower.to_end() if live else follower.history()
-            screen.show(renderer.leave() if run is None else renderer.done(run))
+            follower.show(renderer.leave() if run is None else renderer.done(run))
+            follower.release()
         except KeyboardInterrupt:
             screen.show([*renderer.leave(), Line("", ""), *(detached(run_id) if live else ())])
             return ExitCode.DETACHED
@@ -58,11 +60,25 @@ class Follower:
         self._screen = screen
         self._renderer = renderer
         self._tail = tail
+        self._held = None if tail is None else LastLines(tail)
         self._offset = 0
         self._version = 0
         self._run: Run | None = None
         self._lost_at: float | None = None
         self._noted = False
+
+    def show(self, actions: Sequence[Action]) -> None:
+        """Show actions, or hold them back while only the last lines are wanted."""
+        if self._held is None:
+            self._screen.show(actions)
+        else:
+            self._held.add(actions)
+
+    def release(self) -> None:
+        """The history is over: show the last lines of it; what comes from here on is shown as it comes."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._screen.show(held.take())
 
     def to_end(self) -> Run:
         """Show everything until the run is final."""
@@ -104,7 +120,11 @@ class Follower:
             actions: list[Action] = []
             for record in decoder.feed(data):
                 actions += self._take(record)
-            self._screen.show(actions)
+                if live and record.kind is RecordKind.CAUGHT_UP:
+                    self.show(actions)
+                    self.release()
+                    actions = []
+            self.show(actions)
 
     def _take(self, record: Record) -> list[Action]:
         if record.kind is RecordKind.DONE:
