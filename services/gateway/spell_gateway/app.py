@@ -29,8 +29,8 @@ def public_app(routes: list[Route], authenticator: Authenticator) -> web.Applica
         else:
             assert route.handler is not None, f"{route.path} has no handler"
             handler = _for_users(route.handler, authenticator)
-            if route.method == "GET":
-                app.router.add_get(route.path, handler)
+            if route.method == "GET" and not route.lasts:
+                app.router.add_get(route.path, handler)  # and HEAD
             else:
                 app.router.add_route(route.method, route.path, handler)
     return app

@@ -135,19 +135,25 @@ class Live:
             self._bus = connected
             try:
                 while await ticker(stop, IDLE_SECONDS, wake=self._wanted):
-                    if not self._runs and not self._owners:
-                        continue
-                    async with (
-                        connected.tail(subjects.LOGS.subjects[0], self._on_log),
-                        connected.tail(subjects.EVENTS_OF_ALL_RUNS, self._on_event),
-                    ):
-                        self._subscribed.set()
-                        self._rouse_all()
-                        await self._until_nobody_follows(stop, connected)
-                        self._subscribed.clear()
+                    if self._runs or self._owners:
+                        await self._serve_followers(stop, connected)
             finally:
                 self._subscribed.clear()
                 self._bus = None
+
+    async def _serve_followers(self, stop: asyncio.Event, connected: bus.Bus) -> None:
+        try:
+            async with (
+                connected.tail(subjects.LOGS.subjects[0], self._on_log),
+                connected.tail(subjects.EVENTS_OF_ALL_RUNS, self._on_event),
+            ):
+                self._subscribed.set()
+                self._rouse_all()
+                await self._until_nobody_follows(stop, connected)
+        except bus.LOST as error:
+            log.info("subscribing failed; followers do without", problem=repr(error))
+        finally:
+            self._subscribed.clear()
 
     async def _until_nobody_follows(self, stop: asyncio.Event, connected: bus.Bus) -> None:
         reconnects = connected.client.stats["reconnects"]

@@ -45,6 +45,11 @@ class Route:
     text: str = ""
 
     @property
+    def lasts(self) -> bool:
+        """Whether the answer goes on for as long as something happens."""
+        return isinstance(self.answer, tuple) and LINES in self.answer
+
+    @property
     def needs_token(self) -> bool:
         return self.open_handler is None
 

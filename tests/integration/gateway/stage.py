@@ -34,7 +34,6 @@ from support.scheduler import SchedulerProcess, WireMachine, machine
 
 DEADLINE_SECONDS = 15.0
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHgRJ0dgYFVVRGRYcWY3b2xkS2V5Rm9yVGVzdHM0 ada@laptop"
-FINGERPRINT = "SHA256:" + "x"
 
 
 async def until(condition: Any, *, seconds: float = DEADLINE_SECONDS) -> Any:

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from integration.gateway.stage import Stream
+from spell_gateway import follow
 from spell_gateway.accounts import new_token
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
@@ -358,7 +359,7 @@ async def test_a_slow_reader_holds_nobody_and_loses_nothing(world):
     assert stream.kinds[-1] == RecordKind.DONE
 
 
-async def test_a_silent_service_of_ours_is_let_go_when_the_gateway_stops(world):
+async def test_a_follower_is_let_go_when_the_gateway_stops(world):
     run = FlakyRun(1, 1, 60)
     run.stored = whole_records(run.journal[:1000])
     world.runs[1] = run
@@ -370,6 +371,18 @@ async def test_a_silent_service_of_ours_is_let_go_when_the_gateway_stops(world):
 
     assert stream.journal == run.journal[: run.stored]
     assert not stream.of(RecordKind.DONE)
+
+
+async def test_a_quiet_stream_is_kept_alive(world, monkeypatch):
+    monkeypatch.setattr(follow, "PING_SECONDS", 0.05)
+    run = FlakyRun(1, 1, 60)
+    world.runs[1] = run
+    async with world.session.get("/api/runs/1/follow") as response:
+        stream = Stream(response)
+        while len(stream.of(RecordKind.PING)) < 3:
+            await stream.read()
+
+    assert stream.journal == b""
 
 
 async def test_a_follower_that_leaves_is_forgotten(world):

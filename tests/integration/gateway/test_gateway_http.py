@@ -192,13 +192,14 @@ async def test_a_header_that_makes_no_sense_is_refused(client, headers, status):
         ("DELETE", "/api/tokens/x", 422),
         ("GET", "/api/nothing", 404),
         ("PATCH", "/api/runs", 405),
+        ("HEAD", "/api/events", 405),
     ],
 )
 async def test_a_path_or_query_that_makes_no_sense_is_refused(client, method, path, status):
     answered, answer = await client.ask(method, path)
 
     assert answered == status, answer
-    assert set(answer) == {"code", "field", "message", "hint"}
+    assert method == "HEAD" or set(answer) == {"code", "field", "message", "hint"}
 
 
 @pytest.mark.parametrize(("limit", "most"), [("0", 1), ("-1", 1), ("1000000000", 1000), ("2", 2)])
