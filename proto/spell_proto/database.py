@@ -51,6 +51,12 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         )
 
 
+async def _keep(_connection: asyncpg.Connection) -> None:
+    """Nothing of ours leaves state in a session, so a connection goes back as it is: the usual reset is a round
+    trip to the server for every query.
+    """
+
+
 @asynccontextmanager
 async def pool(url: str, schema: str) -> AsyncIterator[asyncpg.Pool]:
     """A pool of connections that see `schema` first. Waits up to 30 s for a server that is still starting."""
@@ -62,6 +68,7 @@ async def pool(url: str, schema: str) -> AsyncIterator[asyncpg.Pool]:
                 min_size=1,
                 max_size=POOL_SIZE_MAX,
                 init=_prepare,
+                reset=_keep,
                 command_timeout=30,
                 server_settings={**_SETTINGS, "search_path": schema, "application_name": f"spell-{schema}"},
             )

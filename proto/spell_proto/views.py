@@ -74,10 +74,13 @@ class TransitionView(Shape):
 
 
 class TransitionList(Shape):
-    """Rows of the log in commit order, and the cursor to read on from."""
+    """Rows of the log in commit order, and the cursor to read on from. The log of one run that is final brings the
+    run along: whoever has read the end wants to know it.
+    """
 
     transitions: tuple[TransitionView, ...]
     cursor: str
+    run: RunView | None = None
 
 
 class EndOutcome(Shape):

@@ -65,9 +65,8 @@ class Api:
 
     async def create(self, request: web.Request) -> web.Response:
         new = await http.read_json(request, NEW_RUN)
-        run_id, existed = await self._creation.create(new)
-        view = await self._view(run_id, new.owner_id)
-        return http.json_response(view, 200 if existed else 201)
+        row, existed = await self._creation.create(new)
+        return http.json_response(await self._view_of(row), 200 if existed else 201)
 
     async def list_runs(self, request: web.Request) -> web.Response:
         limit = min(_number(request, "limit", 50) or 1, PAGE_MAX)
@@ -92,8 +91,10 @@ class Api:
         rows = await self._store.pool.fetch(SQL["run_log"], _run_id(request), _owner(request))
         if not rows:
             raise _not_found(_run_id(request))
-        shown_rows = tuple(runs.transition_of(row) for row in rows)
-        return http.json_response(TransitionList(transitions=shown_rows, cursor=str(rows[-1]["version"])))
+        views = tuple(runs.transition_of(row) for row in rows)
+        last = views[-1]
+        run = await self._view(last.run_id, last.owner_id) if last.after in FINAL else None
+        return http.json_response(TransitionList(transitions=views, cursor=str(last.version), run=run))
 
     async def end_run(self, request: web.Request) -> web.Response:
         before = await self._row(_run_id(request), _owner(request))
@@ -198,9 +199,11 @@ class Api:
         return row
 
     async def _view(self, run_id: int, owner_id: int) -> RunView:
-        row = await self._row(run_id, owner_id)
+        return await self._view_of(await self._row(run_id, owner_id))
+
+    async def _view_of(self, row: Any) -> RunView:
         reasons = await self._queue_reasons([row])
-        return runs.view_of(row, queue_reason=reasons.get(run_id))
+        return runs.view_of(row, queue_reason=reasons.get(row["id"]))
 
     async def _set_labels(self, row: Any, labels: list[str]) -> web.Response:
         await self._store.pool.execute(SQL["set_labels"], row["id"], row["owner_id"], labels)

@@ -16,7 +16,7 @@ from spell_proto.service import ticker
 from spell_proto.spec import RunSpec, Shape
 
 from spell_scheduler import lifecycle, runs
-from spell_scheduler.runs import SQL, Connection, Post
+from spell_scheduler.runs import SQL, Connection, Post, Row
 from spell_scheduler.store import Changes, Store
 
 log = logs.get()
@@ -37,10 +37,10 @@ class NewRun(Shape):
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A creation on its way: the future gets (run id, whether it had existed before)."""
+    """A creation on its way: the future gets (row of the run, whether it had existed before)."""
 
     new: NewRun
-    done: "asyncio.Future[tuple[int, bool]]" = field(
+    done: "asyncio.Future[tuple[Row, bool]]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -53,8 +53,8 @@ class Creation:
         self._queue: list[_Waiting] = []
         self._wake = asyncio.Event()
 
-    async def create(self, new: NewRun) -> tuple[int, bool]:
-        """Create a run; its id and whether an earlier request with the same key had made it already.
+    async def create(self, new: NewRun) -> tuple[Row, bool]:
+        """Create a run; its row and whether an earlier request with the same key had made it already.
 
         Raises:
             ConflictError: the key was used for another request.
@@ -92,7 +92,7 @@ class Creation:
             else:
                 waiting.done.set_result(result)
 
-    async def _commit(self, batch: Sequence[NewRun]) -> list[tuple[int, bool] | ConflictError]:
+    async def _commit(self, batch: Sequence[NewRun]) -> list[tuple[Row, bool] | ConflictError]:
         changes = Changes()
         async with self._store.pool.acquire() as connection, connection.transaction():
             await connection.execute(SQL["take_admission_lock"])
@@ -102,8 +102,14 @@ class Creation:
                 await self._store.admit(connection, changes)
                 admitted = {order.run_id for _, order in changes.orders}
             await self._post_builds(connection, fresh, admitted, changes)
+            ids = [result[0] for result in results if not isinstance(result, ConflictError)]
+            rows = await connection.fetch(SQL["get_runs"], ids, self._store.settings.reachable_seconds)
         await self._store.hand_over(changes)
-        return results
+        row_of = {row["id"]: row for row in rows}
+        return [
+            result if isinstance(result, ConflictError) else (row_of[result[0]], result[1])
+            for result in results
+        ]
 
     async def _insert(
         self, connection: Connection, batch: Sequence[NewRun], changes: Changes

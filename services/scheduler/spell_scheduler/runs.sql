@@ -103,6 +103,10 @@ SELECT nextval('fences') AS fence FROM generate_series(1, $1::int);
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $3), false) AS machine_reachable
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = $1 AND r.owner_id = $2;
 
+-- name: get_runs
+SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $2), false) AS machine_reachable
+FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = ANY ($1::bigint[]);
+
 -- name: list_runs
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $6), false) AS machine_reachable
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id
