@@ -71,7 +71,7 @@ lint: sync
 	@echo "Checking types"
 	@$(BIN)/mypy
 	@echo "Checking that no service imports another"
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 check: lint ## Lint, types, borders between services, unit tests (under two minutes)
 	@echo "Running the unit tests"
@@ -94,7 +94,7 @@ run: sync ## Set everything up and run the quick start on this machine
 	@echo '$$ spell run --pip scikit-learn "python train.py"'
 	@cd examples/quickstart && $(SPELL) run --pip scikit-learn "python train.py"
 	@id=$$($(SPELL) ps --number 1 --json | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)[-1]["id"])'); \
-	echo "\$$ spell ls runs/$$id/examples/quickstart"; $(SPELL) ls runs/$$id/examples/quickstart; \
+	for path in runs/$$id runs/$$id/examples/quickstart; do echo "\$$ spell ls $$path"; $(SPELL) ls $$path; done; \
 	echo "\$$ spell cp runs/$$id out"; $(SPELL) cp --force runs/$$id out; \
 	find out -type f
 

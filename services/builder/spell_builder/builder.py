@@ -4,7 +4,6 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.spec import EnvironmentRequest
@@ -154,7 +153,8 @@ class Builder:
                 await self._uv.make(new, flight.say, lock)
                 if resolved:
                     pinned.write_text(resolved)
-                    await self._uv.install(new, Path(pinned), flight.say, lock)
+                    await self._uv.install(new, pinned, flight.say, lock)
+                    await self._uv.compile(new, flight.say, lock)
             finally:
                 pinned.unlink(missing_ok=True)
             await asyncio.to_thread(self._directories.finish, key, resolved)
