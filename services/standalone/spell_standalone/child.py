@@ -177,15 +177,16 @@ def _ending(returncode: int | None) -> str:
 
 
 def birth(pid: int) -> str:
-    """When a process began, in the kernel's own count: a pid and its birth name one process for ever.
+    """When a process began: the boot, and the kernel's own count in it. With the pid, it names one process for ever.
 
     Empty for one that has ended, also where nobody has asked yet how it ended.
     """
     try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
         return ""
-    return "" if state in "ZX" else fields[18]
+    return "" if state in "ZX" else f"{boot}-{fields[18]}"
 
 
 async def end_left_over(layout: Layout) -> None:
