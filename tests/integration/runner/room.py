@@ -1,1 +1,411 @@
-"""x"""
+"""A machine room: the real scheduler and storage, a builder and code of the test's own, and runners to kill."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from pydantic import TypeAdapter
+from spell_proto import http
+from spell_proto.bus import Bus, connect
+from spell_proto.journal import Decoder, Record, RecordKind
+from spell_proto.spec import AttemptSpec
+from spell_proto.views import Manifest, RunView, Verdict
+from spell_runner import workspace
+from spell_runner.directory import Directory
+from spell_runner.shim import launch, processes
+from support import stack
+from support.scheduler import Client, SchedulerProcess, until
+
+DEADLINE_SECONDS = 20.0
+MACHINES = tuple(f"r{number}" for number in range(100))
+MANIFEST = TypeAdapter(Manifest)
+VERDICT = TypeAdapter(Verdict)
+FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}
+_NUMBERS = itertools.count()
+
+
+class Process:
+    """One of our programs, in a process group of its own."""
+
+    def __init__(self, name: str, directory: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self.environment = environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self.said = 0  # how long the log was when the process was started
+
+    def start(self, **settings: str) -> None:
+        with self.log.open("ab") as log:
+            self.said = log.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"spell_{self.name}"],
+                env=os.environ | self.environment | settings,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill9(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, 30)
+
+
+class Services:
+    """What all tests share."""
+
+    def __init__(self, directory: Path, postgres: stack.Postgres, nats: stack.Nats) -> None:
+        self.nats = nats
+        self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="1000")
+        self.storage_url = f"unix://{directory}/storage.sock"
+        self.storage = Process(
+            "storage",
+            directory,
+            {
+                "SPELL_DATA_DIR": str(directory / "storage"),
+                "SPELL_DATABASE_URL": postgres.url("storage"),
+                "SPELL_LISTEN": self.storage_url,
+                "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
+            },
+        )
+
+    async def start_storage(self) -> None:
+        self.storage.start()
+        assert await http.until_listening(Path(self.storage_url.removeprefix("unix://")), 20), (
+            self.storage.log.read_text()
+        )
+
+
+@asynccontextmanager
+async def services(postgres: stack.Postgres) -> AsyncIterator[Services]:
+    with stack.short_directory() as directory:
+        async with stack.nats(MACHINES) as nats:
+            made = Services(directory, postgres, nats)
+            await made.scheduler.start()
+            await made.start_storage()
+            try:
+                yield made
+            finally:
+                made.storage.kill9()
+                made.scheduler.kill9()
+
+
+# ---- what a runner talks to ------------------------------------------------------------------------------------
+
+
+class Front:
+    """Storage as the runner sees it: the real one behind, with code that tests make up, and faults on demand."""
+
+    def __init__(self, behind: str, socket: Path) -> None:
+        self.behind = behind
+        self.socket = socket
+        self.trees: dict[str, bytes] = {}
+        self.broken: re.Pattern[str] | None = None
+        self.asked: list[str] = []
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        if self.broken is not None and self.broken.search(self.asked[-1]):
+            assert request.transport is not None
+            request.transport.close()
+            raise web.HTTPServiceUnavailable
+        if match := re.fullmatch(r"/code/\d+/\d+/trees/([0-9a-f]+)", request.path):
+            if match[1] not in self.trees:
+                return web.json_response(
+                    {"code": "commit_unknown", "field": None, "message": "no such commit", "hint": None},
+                    status=404,
+                )
+            return web.Response(body=self.trees[match[1]])
+        assert self._session is not None
+        async with self._session.request(
+            request.method,
+            f"http://storage{request.path_qs}",
+            data=await request.read(),
+            headers={"Content-Type": request.headers.get("Content-Type", "application/octet-stream")},
+        ) as answer:
+            return web.Response(
+                body=await answer.read(), status=answer.status, content_type=answer.content_type
+            )
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_route("*", "/{path:.*}", self.handle)
+        connector = aiohttp.UnixConnector(self.behind.removeprefix("unix://"))
+        async with (
+            aiohttp.ClientSession(connector=connector) as self._session,
+            http.serve(app, f"unix://{self.socket}"),
+        ):
+            yield
+
+
+class Builder:
+    """A builder whose environments are directories that are there already."""
+
+    def __init__(self, directory: Path, socket: Path) -> None:
+        self.environment = directory / "env"
+        (self.environment / "bin").mkdir(parents=True)
+        (self.environment / "bin/python").symlink_to(sys.executable)
+        self.socket = socket
+        self.known = True
+        self.failure: str | None = None
+        self.release = asyncio.Event()
+        self.release.set()
+
+    async def resolved(self, request: web.Request) -> web.StreamResponse:
+        if self.known:
+            return web.json_response({"key": "k", "path": str(self.environment)})
+        return web.json_response(
+            {"code": "environment_unknown", "field": None, "message": "not yet", "hint": None}, status=404
+        )
+
+    async def ensure(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        await response.write(b'{"line": "Resolving 1 package", "level": "info"}\n{}\n')
+        await self.release.wait()
+        last = {"ready": {"key": "k", "path": str(self.environment), "cached": False}}
+        if self.failure:
+            await response.write(json.dumps({"line": self.failure, "level": "error"}).encode() + b"\n")
+            last = {"failed": {"message": self.failure}}
+        await response.write(json.dumps(last).encode() + b"\n")
+        return response
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        app = web.Application()
+        app.router.add_get("/environments/resolved/{digest}", self.resolved)
+        app.router.add_post("/environments/ensure", self.ensure)
+        async with http.serve(app, f"unix://{self.socket}"):
+            yield
+
+
+# ---- one machine -----------------------------------------------------------------------------------------------
+
+
+class Room:
+    """One machine, whose type nobody else has, and an owner of its own."""
+
+    def __init__(self, services: Services, directory: Path, sockets: Path, client: Client, bus: Bus) -> None:
+        self.services = services
+        self.number = next(_NUMBERS)
+        self.machine_id = MACHINES[self.number]
+        self.machine_type = f"T{self.number}"
+        self.data = directory / "runner"
+        self.directory = directory
+        self.client = client
+        self.bus = bus
+        self.front = Front(services.storage_url, sockets / "front.sock")
+        self.builder = Builder(directory, sockets / "builder.sock")
+        self.runner = Process(
+            "runner",
+            directory,
+            {
+                "SPELL_DATA_DIR": str(self.data),
+                "SPELL_MACHINE_ID": self.machine_id,
+                "SPELL_MACHINE_TYPE": self.machine_type,
+                "SPELL_NATS_URL": services.nats.runner_url(self.machine_id),
+                "SPELL_SCHEDULER_URL": f"unix://{services.scheduler.socket}",
+                "SPELL_STORAGE_URL": f"unix://{self.front.socket}",
+                "SPELL_BUILDER_URL": f"unix://{self.builder.socket}",
+                "SPELL_HEARTBEAT_SECONDS": "0.5",
+                "SPELL_GRACE_SECONDS": "2",
+                "SPELL_SHIMD_LINGER_SECONDS": "2",
+                "SPELL_ISOLATION": "none",
+            },
+        )
+
+    def mend(self) -> None:
+        """Undo the faults that a test has made."""
+        self.front.broken = None
+        self.front.asked.clear()
+        self.builder.known = True
+        self.builder.failure = None
+        self.builder.release.set()
+        assert self.runner.process is not None
+        if self.runner.process.poll() is not None:
+            self.runner.start()
+
+    async def create(self, command: str, **given: Any) -> int:
+        view = await self.client.create(command=command, machine_type=self.machine_type, **given)
+        return view.id
+
+    async def until_final(self, run_id: int) -> RunView:
+        async def final() -> RunView | None:
+            view = await self.client.get(run_id)
+            return view if view.state in FINAL else None
+
+        try:
+            return await until(final, seconds=DEADLINE_SECONDS)
+        except TimeoutError:
+            view = await self.client.get(run_id)
+            raise AssertionError((view, self.runner.log.read_text()[-4000:])) from None
+
+    async def until_state(self, run_id: int, state: str) -> None:
+        async def reached() -> bool:
+            return (await self.client.get(run_id)).state == state
+
+        await until(reached, seconds=DEADLINE_SECONDS)
+
+    async def until_logged(self, run_id: int, wanted: bytes) -> None:
+        journal = self.attempt(run_id) / launch.JOURNAL
+        await self.until_true(lambda: journal.exists() and wanted in journal.read_bytes())
+
+    async def held(self, run_id: int) -> AttemptSpec:
+        """The spec of an attempt, as the machine has it."""
+        return Directory(self.attempt(run_id)).taken().spec
+
+    def attempt(self, run_id: int) -> Path:
+        return self.data / "attempts" / f"{run_id}-1"
+
+    async def until_gone(self, run_id: int) -> None:
+        async def gone() -> bool:
+            return not self.attempt(run_id).exists()
+
+        await until(gone)
+
+    async def until_true(self, condition: Callable[[], Any]) -> Any:
+        async def true() -> Any:
+            return condition()
+
+        return await until(true)
+
+    async def records(self, run_id: int) -> list[Record]:
+        """The log as storage has it."""
+        path = f"/journals/{run_id}/1/bytes"
+        async with (
+            http.Caller(self.services.storage_url) as caller,
+            caller.open("GET", path, params={"offset": 0}) as answer,
+        ):
+            return Decoder().feed(await answer.read())
+
+    async def output(self, run_id: int) -> bytes:
+        records = await self.records(run_id)
+        return b"".join(one.payload for one in records if one.kind in {RecordKind.STDOUT, RecordKind.STDERR})
+
+    async def lines(self, run_id: int) -> list[str]:
+        """The platform's own lines."""
+        kinds = {RecordKind.NOTE, RecordKind.PHASE}
+        return [one.json()["text"] for one in await self.records(run_id) if one.kind in kinds]
+
+    async def files(self, view: RunView) -> dict[str, bytes]:
+        """What was saved: path -> content (a link's is its target)."""
+        if view.manifest is None:
+            return {}
+        owner = {"owner_id": view.owner_id}
+        async with http.Caller(self.services.storage_url) as caller:
+            manifest = await caller.call("GET", f"/manifests/{view.manifest}", MANIFEST, params=owner)
+            saved = {}
+            for entry in manifest.entries:
+                if entry.link is not None:
+                    saved[entry.path] = entry.link.encode()
+                    continue
+                async with caller.open("GET", f"/blobs/{entry.sha256}", params=owner) as answer:
+                    saved[entry.path] = await answer.read()
+            return saved
+
+    async def assert_whole(self, view: RunView) -> None:
+        """The scheduler's invariants hold, and the stored log is what was reported."""
+        for check in (await self.client.verify()).checks:
+            assert check.ok, check
+        assert view.log is not None
+        params = {"run_id": view.id, "attempt": 1, **view.log.model_dump()}
+        async with http.Caller(self.services.storage_url) as caller:
+            verdict = await caller.call("GET", "/verify", VERDICT, params=params)
+        assert all(check.ok for check in verdict.checks), verdict
+
+    def steps(self, run_id: int) -> bytes:
+        """The steps the machine has noted."""
+        path = self.attempt(run_id) / "steps.jsonl"
+        return path.read_bytes() if path.exists() else b""
+
+    def ready_since_start(self) -> bool:
+        return b"runner ready" in self.runner.log.read_bytes()[self.runner.said :]
+
+    def shim(self, run_id: int) -> launch.Claim:
+        claim = launch.read(self.attempt(run_id))
+        assert claim is not None
+        return claim
+
+    def end_everything(self) -> None:
+        if self.runner.process is not None and self.runner.process.poll() is None:
+            self.runner.kill9()
+        for path in (self.data / "attempts").glob("*-*"):
+            claim = launch.read(path)
+            if claim is not None and claim.pid > 1 and processes.alive(claim.pid, claim.ticks):
+                for pid in (claim.pid, *processes.descendants(claim.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def room(services: Services, **settings: str) -> AsyncIterator[Room]:
+    """A machine whose runner is up. Its data is not below /tmp, which a sandbox replaces."""
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
+    async with AsyncExitStack() as opened:
+        sockets = opened.enter_context(stack.short_directory())
+        caller = await opened.enter_async_context(http.Caller(f"unix://{services.scheduler.socket}"))
+        bus = await opened.enter_async_context(connect(services.nats.service_url, "service"))
+        made = Room(services, directory, sockets, Client(caller, 1000 + next(_NUMBERS)), bus)
+        made.runner.environment |= settings
+        await opened.enter_async_context(made.front.open())
+        await opened.enter_async_context(made.builder.open())
+        made.runner.start()
+        try:
+            await until_registered(made)
+            yield made
+        finally:
+            made.end_everything()
+            workspace.remove(directory)
+
+
+async def until_registered(made: Room) -> None:
+    async def known() -> bool:
+        async with made.client.caller.open("GET", "/machine-types") as answer:
+            return made.machine_type in (await answer.text())
+
+    try:
+        await until(known)
+    except TimeoutError:
+        raise AssertionError(made.runner.log.read_text()[-4000:]) from None
+
+
+def tree(files: dict[str, bytes]) -> bytes:
+    """A tree stream as storage sends it."""
+    parts = []
+    for path, content in sorted(files.items()):
+        header = {"mode": "100644", "size": len(content), "path_hex": path.encode().hex()}
+        parts.append(json.dumps(header).encode() + b"\n" + content)
+    return b"".join(parts) + json.dumps({"end": len(files)}).encode() + b"\n"
+
+
+def code(
+    commit: str = "c" * 40, tree_id: str = "d" * 40, root: str = "repo", cwd: str = "."
+) -> dict[str, Any]:
+    return {
+        "repository_id": 1,
+        "repository": root,
+        "commit": commit,
+        "tree": tree_id,
+        "root_directory": root,
+        "cwd": cwd,
+    }

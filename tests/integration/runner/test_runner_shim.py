@@ -58,7 +58,7 @@ def test_a_command_that_is_not_found_ends_with_127(start):
 def test_a_shell_that_is_not_there_is_a_failed_start(yard):
     ending = yard.start("true", argv=("/no/such/shell",)).until_over().ending
 
-    assert ending.error == "No such file or directory"
+    assert ending.error == "/no/such/shell: No such file or directory"
 
 
 def test_an_environment_that_is_too_large_is_a_failed_start(yard):
@@ -67,7 +67,7 @@ def test_an_environment_that_is_too_large_is_a_failed_start(yard):
     for isolation, overlay in (("none", False), ("unshare", True)):
         claim = yard.start("true", isolation, overlay=overlay, env=env).until_over()
 
-        assert claim.ending.error == "Argument list too long"
+        assert claim.ending.error == "/bin/bash: Argument list too long"
         assert claim.started_us is None
 
 

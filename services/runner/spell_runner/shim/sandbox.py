@@ -76,7 +76,7 @@ def enter(launch: Launch) -> None:
         None, ".", None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
     )
     linux.pivot_root_here()
-    os.makedirs(launch.cwd, exist_ok=True)
+    make_directory(launch.cwd)
     os.chdir(launch.cwd)
     linux.drop_capabilities()
 
@@ -167,6 +167,6 @@ def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory of the workspace that the code does not have."""
-    with suppress(FileExistsError):
+    """Make a directory of the workspace that the code does not have. What is in its way shows when it is entered."""
+    with suppress(FileExistsError, NotADirectoryError):
         os.makedirs(path)

@@ -71,7 +71,7 @@ class Shim:
             try:
                 self._start()
             except OSError as error:
-                problem = error.strerror or repr(error)
+                problem = _sentence(error)
             else:
                 self._watch()
                 self._clear()
@@ -285,6 +285,11 @@ class Shim:
                 self._status = status
 
 
+def _sentence(error: OSError) -> str:
+    text = error.strerror or repr(error)
+    return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text}"
+
+
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
@@ -307,7 +312,7 @@ def _be_first(launch: Launch, out: int, err: int, problems: int) -> NoReturn:
                 break
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.write(problems, f"{error.errno or errno.EIO} {error.strerror or error}".encode())
+            os.write(problems, f"{error.errno or errno.EIO} {_sentence(error)}".encode())
     finally:
         os._exit(code)
 

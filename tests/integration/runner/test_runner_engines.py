@@ -1,0 +1,141 @@
+"""What every engine promises, asked of each of them alike."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from integration.runner.room import Builder
+from spell_proto import http
+from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
+from spell_proto.state import Intent
+from spell_runner import workspace
+from spell_runner.directory import Directory
+from spell_runner.engines.local import LocalEngine, Place
+from spell_runner.engines.null import NullEngine
+from spell_runner.engines.server import ShimServer
+from spell_runner.environments import Environments
+from spell_runner.isolation import Isolation
+from spell_runner.notes import Notes
+from spell_runner.phases import Status
+from spell_runner.settings import Machine
+from spell_runner.trees import Trees
+from spell_runner.workspace import Abort
+
+MACHINE = Machine("m", "boot", "CPU", 2, False, "nobody", "/", {})
+DEADLINE_SECONDS = 15.0
+
+
+@pytest.fixture(params=["null", "local, a copy", "local, an overlay"])
+async def engine(request, tmp_path):
+    if request.param == "null":
+        yield NullEngine()
+        return
+    data = tmp_path / "data"
+    place = Place(data, ())
+    for path in (data, place.empty, place.root, data / "attempts", data / "trees"):
+        path.mkdir()
+    overlay = request.param.endswith("overlay")
+    isolation = Isolation("unshare" if overlay else "none", overlay=overlay)
+    builder = Builder(tmp_path, tmp_path / "b.sock")
+    async with builder.open(), http.Caller(f"unix://{builder.socket}") as caller:
+        made = LocalEngine(
+            MACHINE,
+            place,
+            isolation,
+            ShimServer(data, 1.0),
+            Environments(caller),
+            Trees(data / "trees", caller),
+            grace_seconds=1.0,
+            log_bytes_max=1 << 20,
+        )
+        await made.open()
+        yield made
+    workspace.remove(data)
+
+
+@pytest.fixture
+def attempt(engine, tmp_path):
+    """A new attempt of that engine, whose command appends a line to a file."""
+    attempts = tmp_path / "data" / "attempts"
+    attempts.mkdir(parents=True, exist_ok=True)
+    run = RunSpec(
+        command="echo ran >> trace; sleep 0.1",
+        machine_type="CPU",
+        environment=EnvironmentRequest(),
+        env={},
+        code=None,
+        description="",
+        timeout_seconds=None,
+    )
+    spec = AttemptSpec(run_id=1, attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
+    return spec, Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
+
+
+async def prepared(engine, attempt):
+    spec, directory = attempt
+    await engine.prepare(spec, directory, Notes(directory, lambda: None), Abort())
+    return directory
+
+
+async def over(engine, directory):
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (look := engine.look(directory, alive=True)).status is not Status.EXITED:
+            assert look.status is not Status.LOST
+            await asyncio.sleep(0.005)
+    return look
+
+
+async def test_an_attempt_that_was_not_prepared_is_absent(engine, attempt):
+    _, directory = attempt
+
+    assert engine.look(directory, alive=True).status is Status.ABSENT
+
+
+async def test_a_started_command_ends_by_itself_with_a_start_and_an_end(engine, attempt):
+    directory = await prepared(engine, attempt)
+    await engine.start(directory)
+
+    look = await over(engine, directory)
+
+    assert (look.exit.exit_code, look.exit.cause, look.exit.error) == (0, "exit", None)
+    assert look.started_at <= look.exit.at <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+async def test_preparing_and_starting_again_starts_nothing_again(engine, attempt):
+    directory = await prepared(engine, attempt)
+    for _ in range(3):
+        await engine.start(directory)
+    await over(engine, directory)
+    await prepared(engine, attempt)
+    await engine.start(directory)
+    await asyncio.sleep(0.2)
+
+    changes = engine.changes(directory, Abort())
+
+    sources = [Path(found.source) for found in changes.found]
+    assert [source.read_text() for source in sources] in ([], ["ran\n"])
+
+
+async def test_a_cancelled_attempt_never_starts(engine, attempt):
+    spec, directory = attempt
+    engine.cancel(directory)
+    await prepared(engine, attempt)
+    await engine.start(directory)
+    await asyncio.sleep(0.2)
+
+    assert engine.look(directory, alive=True).status is Status.CANCELLED
+    assert spec.run_id == 1
+
+
+async def test_an_end_after_the_end_changes_nothing(engine, attempt):
+    directory = await prepared(engine, attempt)
+    await engine.start(directory)
+    before = await over(engine, directory)
+
+    for intent in (Intent.STOP, Intent.KILL, Intent.KILL):
+        engine.end(directory, intent)
+    engine.cancel(directory)
+    engine.clear(directory)
+
+    assert engine.look(directory, alive=True) == before
