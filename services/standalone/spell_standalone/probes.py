@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 PROBE_SECONDS_MAX = 2.0
-BETWEEN_SECONDS = 0.03
+BETWEEN_SECONDS = 0.05
 _ANSWER_BYTES_MAX = 1 << 20
 
 #: Whether something becomes true within so many seconds.
