@@ -255,15 +255,24 @@ class Stack:
         assert not left, f"processes of the stack were left behind: {left}"
 
     def _processes(self) -> dict[int, str]:
-        needle = os.fsencode(self.data)
         found = {}
-        for entry in Path("/proc").iterdir():
+        for pid, words in command_lines().items():
             with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-                stands = os.fsencode((entry / "cwd").readlink()) if words else b""
-                if needle in words or stands.startswith(needle):
-                    found[int(entry.name)] = words.replace(b"\0", b" ").decode(errors="replace")[:200]
+                stands = str(Path(f"/proc/{pid}/cwd").readlink())
+                if str(self.data) in words or stands.startswith(str(self.data)):
+                    found[pid] = words[:200]
         return found
+
+
+def command_lines() -> dict[int, str]:
+    """The command line of every process on this machine (a bare one has no ps)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if words:
+                found[int(entry.name)] = words.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
 
 
 def alive(pid: int) -> bool:
