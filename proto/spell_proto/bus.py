@@ -39,6 +39,8 @@ class Bus:
         self.client = client
         self._jetstream = jetstream
         self.reconnected = asyncio.Event()
+        #: Called after every reconnect: what could not be sent meanwhile can be sent now.
+        self.on_reconnect: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
@@ -240,6 +242,8 @@ async def connect(url: str, name: str) -> AsyncIterator[Bus]:
     async def on_reconnect() -> None:
         log.info("message bus reconnected")
         bus.reconnected.set()
+        for listener in bus.on_reconnect:
+            listener()
 
     closing = False
 

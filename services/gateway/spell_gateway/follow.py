@@ -225,7 +225,8 @@ class Follower:
             self._attempt = attempt
             self._began_at = next(row.at for row in self._heard if row.attempt == attempt).timestamp()
         if last.after in FINAL:
-            self._run = await self._of.scheduler.run(self._owner_id, self._run_id)
+            assert listed.run is not None, "the log of a final run brings the run along"
+            self._run = listed.run
             self._final = last
 
     async def _look_again(self) -> None:

@@ -33,6 +33,13 @@ class Relay:
         self._pool = pool
         self._bus = bus
         self._queue: asyncio.Queue[Post] = asyncio.Queue(QUEUE_MAX)
+        self._wake = asyncio.Event()
+        self._bus_was_away = False
+        bus.on_reconnect.append(self._bus_is_back)
+
+    def _bus_is_back(self) -> None:
+        self._bus_was_away = True
+        self._wake.set()
 
     def offer(self, posts: Sequence[Post]) -> None:
         """Messages of a transaction that has just been committed. What finds no room is found by the sweep."""
@@ -72,12 +79,12 @@ class Relay:
                 stored.extend(post for post, ok in zip(posts, done, strict=True) if ok)
         return stored
 
-    async def sweep_once(self) -> int:
+    async def sweep_once(self, older_than_seconds: float = LEFT_BEHIND_SECONDS) -> int:
         """Publish what was left behind; how many that were."""
         if not self._bus.connected:
             return 0
         async with self._pool.acquire() as connection, connection.transaction():
-            rows = await connection.fetch(runs.SQL["unpublished"], LEFT_BEHIND_SECONDS, BATCH)
+            rows = await connection.fetch(runs.SQL["unpublished"], older_than_seconds, BATCH)
             if not rows:
                 return 0
             batch = [Post(**dict(row)) for row in rows]
@@ -88,10 +95,12 @@ class Relay:
         return len(stored)
 
     async def sweep(self, stop: asyncio.Event) -> None:
-        """The backstop."""
-        while await ticker(stop, SWEEP_SECONDS):
+        """The backstop; at once when the bus is back, for nothing can be on its way through memory then."""
+        while await ticker(stop, SWEEP_SECONDS, wake=self._wake):
+            older_than_seconds = 0.0 if self._bus_was_away else LEFT_BEHIND_SECONDS
+            self._bus_was_away = False
             try:
-                while await self.sweep_once() == BATCH:
+                while await self.sweep_once(older_than_seconds) == BATCH:
                     pass
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("the outbox sweep waits", problem=repr(error))

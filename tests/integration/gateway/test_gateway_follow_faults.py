@@ -97,7 +97,8 @@ class FlakyRun:
             )
             for version, (kind, index, state) in enumerate(moves, 1)
         ]
-        return TransitionList(transitions=tuple(rows), cursor="1")
+        run = self.view() if self.moves == len(PATH) else None
+        return TransitionList(transitions=tuple(rows), cursor="1", run=run)
 
     def view(self):
         final = self.moves == len(PATH)
