@@ -1,6 +1,7 @@
 """The runner of one machine: `python -m spell_runner`. Wiring only."""
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -33,6 +34,8 @@ log = logs.get()
 async def main(stop: asyncio.Event) -> None:
     """Run until `stop`. Commands go on without us; what is in hand is on disk at any time."""
     chosen = settings.load(Settings)
+    # What runs are handed must be theirs to read, whatever the shell that started us thinks.
+    os.umask(0o022)
     data = Path(chosen.data_dir)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     here = machine(chosen)

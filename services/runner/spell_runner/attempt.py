@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.events import CommandExited, LogTotals, Step
+from spell_proto.events import LogTotals, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
@@ -20,6 +20,7 @@ from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError
 from spell_runner.forward import Forwarder
 from spell_runner.notes import Notes
+from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
 from spell_runner.reports import Account, Reporter
 from spell_runner.shim.launch import JOURNAL
@@ -63,11 +64,12 @@ class Attempt:
         self._engine = means.engine
         self._same_boot = same_boot
         self._verdict = None if fresh else directory.verdict()
-        self._notes = Notes(directory, lambda: means.forwarder.ring(self.tail))
+        self._notes = Notes(directory, lambda: means.forwarder.ring_later(self.tail))
         self._totals: Totals | None = None
         self._work: asyncio.Future[Any] | None = None
         self._abort = Abort()
         self._saving = False
+        self._seen: Look | None = None
         if not fresh:
             self._resume()
 
@@ -101,6 +103,7 @@ class Attempt:
 
     async def leave(self) -> None:
         """Make sure that nothing of the attempt runs any more. Its life has been cancelled before."""
+        self.directory.close()
         while True:
             look = self._engine.look(self.directory, alive=True)
             match look.status:
@@ -123,9 +126,7 @@ class Attempt:
             self._totals, self._notes.ended = self.directory.mend()
 
     async def _step(self) -> bool:
-        look = Look(Status.EXITED)
-        if not any(isinstance(step, CommandExited) for step in self.account.steps):
-            look = self._engine.look(self.directory, alive=not self.bell.is_set())
+        look = self._look(alive=not self.bell.is_set())
         self.bell.clear()
         facts = Facts(self.intent, tuple(self.account.steps), look, self._same_boot, self._verdict)
         match phases.decide(facts):
@@ -133,7 +134,7 @@ class Attempt:
                 await self._prepare()
             case phases.Start():
                 await self._engine.start(self.directory)
-                if self._engine.look(self.directory, alive=False).status is Status.ASKED:
+                if self._look(alive=False).status is Status.ASKED:
                     await self._heard()
             case phases.Wait():
                 await self._heard()
@@ -153,6 +154,12 @@ class Attempt:
             case phases.Rest():
                 return True
         return False
+
+    def _look(self, *, alive: bool) -> Look:
+        """What the engine knows; it is asked until nothing can change any more."""
+        if self._seen is None or self._seen.status not in {Status.EXITED, Status.CANCELLED}:
+            self._seen = self._engine.look(self.directory, alive=alive)
+        return self._seen
 
     async def _heard(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -176,7 +183,7 @@ class Attempt:
             await self._conclude(phases.failed(error.reason, error.message), Look(Status.ABSENT))
 
     async def _save(self) -> None:
-        ended = self._engine.look(self.directory, alive=False).exit
+        ended = self._look(alive=False).exit
         assert ended is not None
         if self._engine.talkative and self.directory.journal_size() <= ended.journal_bytes:
             self._notes.phase(RunState.SAVING, saving.SCANNING)
@@ -193,11 +200,15 @@ class Attempt:
         abort = self._abort
         if not self._engine.talkative:
             return saving.nothing()
-        changes = await asyncio.to_thread(self._engine.changes, self.directory, abort)
+        if not self._engine.touched(self.directory):
+            return await self._stored(Changes())
+        return await self._stored(await asyncio.to_thread(self._engine.changes, self.directory, abort))
+
+    async def _stored(self, changes: Changes) -> Step:
         code = self.spec.spec.code
         root_directory = None if code is None else code.root_directory
         return await saving.save(
-            self._means.storage, self.spec.owner_id, root_directory, changes, self._notes, abort
+            self._means.storage, self.spec.owner_id, root_directory, changes, self._notes, self._abort
         )
 
     async def _abortable(self, work: Coroutine[Any, Any, T], *, saving: bool) -> T | None:
@@ -256,7 +267,7 @@ class Attempt:
         )
 
     def _final_totals(self) -> Totals:
-        ended = self._engine.look(self.directory, alive=False).exit
+        ended = self._look(alive=False).exit
         if ended is None:
             return self._totals or Totals()
         return Totals(ended.stdout_bytes, ended.stderr_bytes, ended.dropped_bytes, ended.sha256)

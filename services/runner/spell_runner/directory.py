@@ -44,9 +44,19 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # Plain strings, and one descriptor for the journal: an attempt touches its files some twenty times.
+        self.name = path.name
+        self.base = str(path)
+        self._journal: int | None = None
 
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
+    def __truediv__(self, name: str) -> str:
+        return f"{self.base}/{name}"
+
+    def close(self) -> None:
+        """Let go of the journal. Anything may be called again afterwards."""
+        if self._journal is not None:
+            os.close(self._journal)
+            self._journal = None
 
     # ---- the beginning ---------------------------------------------------------------------------------------
 
@@ -56,7 +66,7 @@ class Directory:
         name = f"{spec.run_id}-{spec.attempt}"
         new = attempts / f".{name}"
         new.mkdir(mode=0o700, exist_ok=True)
-        _write(new / INTENT, b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
+        _write(f"{new}/{INTENT}", b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
         new.rename(attempts / name)
         return cls(attempts / name)
 
@@ -66,7 +76,7 @@ class Directory:
         Raises:
             ValueError: it is torn, as a power cut leaves it.
         """
-        members = orjson.loads((self / INTENT).read_bytes())
+        members = orjson.loads(_read(self / INTENT))
         return Taken(SPEC.validate_json(orjson.dumps(members["spec"])), members["boot_id"])
 
     # ---- steps and verdict -----------------------------------------------------------------------------------
@@ -81,7 +91,7 @@ class Directory:
 
     def steps(self) -> list[Step]:
         try:
-            data = (self / STEPS).read_bytes()
+            data = _read(self / STEPS)
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]
@@ -95,7 +105,7 @@ class Directory:
 
     def verdict(self) -> Verdict | None:
         try:
-            members = orjson.loads((self / VERDICT).read_bytes())
+            members = orjson.loads(_read(self / VERDICT))
         except FileNotFoundError:
             return None
         reason = members["reason"]
@@ -105,21 +115,22 @@ class Directory:
         """A file that is there whole or not at all, for our eyes only."""
         new = self / f"{name}.new"
         _write(new, data)
-        new.rename(self / name)
+        os.rename(new, self / name)  # noqa: PTH104 -- plain strings throughout
 
     # ---- the journal -----------------------------------------------------------------------------------------
 
     def append(self, records: bytes) -> None:
         """Append whole records to the journal. Only while no shim writes it."""
-        fd = os.open(self / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, records)
-        finally:
-            os.close(fd)
+        if self._journal is None:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self._journal = os.open(self / JOURNAL, flags, 0o600)
+        os.write(self._journal, records)
 
     def journal_size(self) -> int:
+        if self._journal is not None:
+            return os.fstat(self._journal).st_size
         try:
-            return (self / JOURNAL).stat().st_size
+            return os.stat(self / JOURNAL).st_size  # noqa: PTH116 -- plain strings throughout
         except FileNotFoundError:
             return 0
 
@@ -132,7 +143,7 @@ class Directory:
         counts = {RecordKind.STDOUT: 0, RecordKind.STDERR: 0}
         whole, tail = 0, b""
         try:
-            with (self / JOURNAL).open("rb") as file:
+            with Path(self / JOURNAL).open("rb") as file:
                 while data := file.read(_READ_BYTES):
                     tail += data
                     cut = whole_records(tail)
@@ -150,7 +161,16 @@ class Directory:
         return kept, ended
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123 -- plain strings throughout
+        return file.read()

@@ -9,7 +9,6 @@ where each journal ends there, and that is where the next request goes on.
 import asyncio
 import os
 from collections import deque
-from pathlib import Path
 
 import orjson
 from pydantic import TypeAdapter
@@ -27,6 +26,7 @@ log = logs.get()
 LIVE_BYTES_MAX = 256 * 1024
 SHIP_BYTES_MAX = 8 << 20
 SHIP_EVERY_SECONDS = 0.1
+TOGETHER_SECONDS = 0.003
 RETRY_SECONDS_MAX = 5.0
 #: A reader asks for this much at once; a record is never longer.
 READ_BYTES = 2 << 20
@@ -37,7 +37,7 @@ _END: TypeAdapter[JournalEnd] = TypeAdapter(JournalEnd)
 class Tail:
     """One journal on its way. All offsets stand between records, bar `size` of a file that is being written."""
 
-    def __init__(self, run_id: int, attempt: int, fence: int, path: Path) -> None:
+    def __init__(self, run_id: int, attempt: int, fence: int, path: str) -> None:
         self.run_id, self.attempt, self.fence = run_id, attempt, fence
         self.path = path
         self.fd: int | None = None
@@ -72,12 +72,13 @@ class Forwarder:
         self._tails: dict[tuple[int, int], Tail] = {}
         self._rung: dict[tuple[int, int], Tail] = {}
         self._bell = asyncio.Event()
+        self._later: asyncio.TimerHandle | None = None
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
 
     # ---- what attempts say -----------------------------------------------------------------------------------
 
-    def follow(self, run_id: int, attempt: int, fence: int, path: Path, *, fresh: bool) -> Tail:
+    def follow(self, run_id: int, attempt: int, fence: int, path: str, *, fresh: bool) -> Tail:
         """Carry this journal from now on. One that is not fresh goes on where storage's copy ends."""
         tail = Tail(run_id, attempt, fence, path)
         tail.asked = fresh
@@ -94,6 +95,16 @@ class Forwarder:
     def ring(self, tail: Tail) -> None:
         """There may be more to carry."""
         self._rung[tail.run_id, tail.attempt] = tail
+        self._bell.set()
+
+    def ring_later(self, tail: Tail) -> None:
+        """There is more to carry, and more will follow at once: let it go together."""
+        self._rung[tail.run_id, tail.attempt] = tail
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._ring_now)
+
+    def _ring_now(self) -> None:
+        self._later = None
         self._bell.set()
 
     async def seal(self, tail: Tail) -> None:

@@ -1,6 +1,7 @@
 """An attempt's directory survives a death at any line: it is read back as far as it is whole."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from spell_proto.events import CommandStarted, OutputsSaved
@@ -39,7 +40,7 @@ def test_the_intent_record_is_read_back_and_for_our_eyes_only(directory):
 
     assert taken.spec == a_spec()
     assert taken.boot_id == "boot"
-    assert (directory / "intent.json").stat().st_mode & 0o777 == 0o600
+    assert Path(directory / "intent.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_attempt_is_taken_on_once(directory):
@@ -50,7 +51,7 @@ def test_an_attempt_is_taken_on_once(directory):
 def test_a_torn_step_is_dropped_and_the_next_one_follows_the_last_whole_one(directory):
     first, second = CommandStarted(at=NOW), OutputsSaved(at=NOW, manifest=None, files=0, bytes=0)
     directory.note((first,))
-    with (directory / STEPS).open("ab") as file:
+    with Path(directory / STEPS).open("ab") as file:
         file.write(b'{"at": "2026-01')
 
     assert directory.steps() == [first]
@@ -71,11 +72,11 @@ def test_a_torn_record_is_cut_off_and_what_is_left_is_counted(directory):
     whole = encode_json(RecordKind.PHASE, 1, phase="running", text="x") + encode(RecordKind.STDOUT, 2, b"abc")
     torn = encode(RecordKind.STDERR, 3, b"defgh")
     for cut in range(1, len(torn)):
-        (directory / launch.JOURNAL).write_bytes(whole + torn[:cut])
+        Path(directory / launch.JOURNAL).write_bytes(whole + torn[:cut])
 
         totals, ended = directory.mend()
 
-        assert (directory / launch.JOURNAL).read_bytes() == whole
+        assert Path(directory / launch.JOURNAL).read_bytes() == whole
         assert (totals.stdout_bytes, totals.stderr_bytes, ended) == (3, 0, False)
 
 

@@ -54,6 +54,10 @@ class Engine(Protocol):
         """Kill what a lost command may have left behind."""
         ...
 
+    def touched(self, directory: Directory) -> bool:
+        """Whether the command can have made anything at all. Quick."""
+        ...
+
     def changes(self, directory: Directory, abort: Abort) -> Changes:
         """What the command has made. Slow: to be called in a thread."""
         ...

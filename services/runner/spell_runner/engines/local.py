@@ -1,8 +1,10 @@
 """The engine that runs commands on this machine, each under a shim that outlives the runner (shell)."""
 
 import asyncio
+import contextlib
 import os
 import socket
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,30 +92,30 @@ class LocalEngine:
                 spec.spec.code,
                 lambda: notes.line("Storage does not answer; waiting for it"),
             )
-        parts = [launch.TEMPORARY, launch.WORKSPACE]
+        parts = [launch.TEMPORARY]
         if self._isolation.overlay:
             parts += [launch.UPPER, launch.WORK]
+        if not self._isolation.overlay or self.isolation == "bubblewrap":
+            parts.append(launch.WORKSPACE)
         for part in parts:
-            (directory / part).mkdir(exist_ok=True)
-        if self._isolation.overlay:
-            # The root of the workspace is the run's to write to, whatever the umask of the runner.
-            (directory / launch.UPPER).chmod(0o755)
-        elif not (directory / BASELINE).exists():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
+        if not self._isolation.overlay and not Path(directory / BASELINE).exists():
             await self._copy(lower, directory, abort)
         directory.write(launch.LAUNCH, self._launch(spec, directory, lower, environment).encode())
 
     async def _copy(self, lower: Path, directory: Directory, abort: Abort) -> None:
-        workspace = directory / launch.WORKSPACE
+        workspace = Path(directory / launch.WORKSPACE)
         if any(workspace.iterdir()):
             # Left half-way by a runner that was killed.
-            workspace.rename(directory / f"half-{os.getpid()}")
+            workspace.rename(directory / f"half-{time.time_ns()}")
             workspace.mkdir()
         baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
         directory.write(BASELINE, baseline)
 
     def _launch(self, spec: AttemptSpec, directory: Directory, lower: Path, environment: Path) -> Launch:
         private = self.isolation != "none"
-        root = SPELL if private else str(directory / launch.WORKSPACE)
+        root = SPELL if private else directory / launch.WORKSPACE
         code = spec.spec.code
         cwd = root if code is None else os.path.normpath(f"{root}/{code.root_directory}/{code.cwd}")
         return Launch(
@@ -142,7 +144,7 @@ class LocalEngine:
             "SHELL": self._shell,
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
-            "TMPDIR": "/tmp" if self.isolation != "none" else str(directory / launch.TEMPORARY),  # noqa: S108 -- its own
+            "TMPDIR": "/tmp" if self.isolation != "none" else directory / launch.TEMPORARY,  # noqa: S108 -- its own
             "VIRTUAL_ENV": str(environment),
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
@@ -168,9 +170,9 @@ class LocalEngine:
     # ---- meanwhile -------------------------------------------------------------------------------------------
 
     def look(self, directory: Directory, *, alive: bool) -> Look:
-        claim = launch.read(directory.path)
+        claim = launch.read(directory.base)
         if claim is None:
-            asked = (directory / launch.LAUNCH).exists()
+            asked = os.access(directory / launch.LAUNCH, os.F_OK)
             return Look(Status.ASKED if asked else Status.ABSENT)
         if claim.pid == 0:
             return Look(Status.CANCELLED)
@@ -179,7 +181,7 @@ class LocalEngine:
             return Look(Status.EXITED, started, _exit(claim.ending))
         if alive and not processes.alive(claim.pid, claim.ticks):
             # It may have written its last line between our two looks.
-            again = launch.read(directory.path)
+            again = launch.read(directory.base)
             if again is not None and again.ending is not None:
                 return Look(Status.EXITED, started, _exit(again.ending))
             return Look(Status.LOST, started)
@@ -202,17 +204,23 @@ class LocalEngine:
 
     def clear(self, directory: Directory) -> None:
         # In a namespace, everything died with the shim; elsewhere this is how its children are known.
-        processes.kill_marked(os.fsencode(directory.path) + b"/")
+        processes.kill_marked(os.fsencode(directory / ""))
 
     # ---- after -----------------------------------------------------------------------------------------------
 
+    def touched(self, directory: Directory) -> bool:
+        return any(
+            os.access(directory / part, os.F_OK) and os.listdir(directory / part)  # noqa: PTH208 -- plain strings
+            for part in (launch.UPPER, launch.WORKSPACE)
+        )
+
     def changes(self, directory: Directory, abort: Abort) -> Changes:
-        told = Launch.decode((directory / launch.LAUNCH).read_bytes())
+        told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
         lower = Path(told.lower)
         if told.overlay:
-            return in_overlay(directory / launch.UPPER, lower, abort)
-        baseline = read_baseline((directory / BASELINE).read_bytes())
-        return in_copy(directory / launch.WORKSPACE, lower, baseline, abort)
+            return in_overlay(Path(directory / launch.UPPER), lower, abort)
+        baseline = read_baseline(Path(directory / BASELINE).read_bytes())
+        return in_copy(Path(directory / launch.WORKSPACE), lower, baseline, abort)
 
 
 def _time(microseconds: int) -> datetime:

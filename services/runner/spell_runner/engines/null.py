@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent
@@ -35,12 +36,12 @@ class NullEngine:
 
     def look(self, directory: Directory, *, alive: bool) -> Look:
         del alive
-        claim = launch.read(directory.path)
+        claim = launch.read(directory.base)
         if claim is None:
             return Look(Status.ABSENT)
         if claim.pid == 0:
             return Look(Status.CANCELLED)
-        at = datetime.fromtimestamp((directory / launch.CLAIM).stat().st_mtime, UTC)
+        at = datetime.fromtimestamp(Path(directory / launch.CLAIM).stat().st_mtime, UTC)
         ended = Exit(at, 0, "exit", 0, 0, 0, _NOTHING, 0, None)
         return Look(Status.EXITED, at, ended)
 
@@ -52,6 +53,10 @@ class NullEngine:
 
     def clear(self, directory: Directory) -> None:
         pass
+
+    def touched(self, directory: Directory) -> bool:
+        del directory
+        return False
 
     def changes(self, directory: Directory, abort: Abort) -> Changes:
         del directory, abort

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH108, PTH118, PTH123 -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH108 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """What the runner tells a shim (`launch.json`) and what a shim writes down of its command (`shim.jsonl`).
 
 `shim.jsonl` is the claim on an attempt: whoever links it into place first decides whether the command ever
@@ -11,7 +11,7 @@ Standard library only: this is loaded once by the fork server and then only fork
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ JOURNAL = "journal"
 CONTROL = "control.sock"
 # Relative to the directory of an attempt, in which a shim works: so no path is too long for a unix socket.
 DOORBELL = "../../runner.dgram"
+
+_CLAIM_BYTES_MAX = 64 * 1024
 
 #: Parts of an attempt's directory that make up its workspace.
 UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
@@ -48,7 +50,8 @@ class Launch:
     bubblewrap: str = ""
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        members = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(members, separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> "Launch":
@@ -86,7 +89,7 @@ class Claim:
 
 def take(directory: Path | str, pid: int, ticks: int) -> bool:
     """Claim an attempt for the process `pid` (0: nobody shall start it). False when it is claimed already."""
-    path = os.path.join(directory, CLAIM)
+    path = f"{directory}/{CLAIM}"
     own = f"{path}.{os.getpid()}.{pid}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(own)
@@ -112,10 +115,13 @@ def append(path: Path | str, members: dict[str, Any]) -> None:
 def read(directory: Path | str) -> Claim | None:
     """What is known of an attempt's shim; None while nobody has claimed it."""
     try:
-        with open(os.path.join(directory, CLAIM), "rb") as file:
-            data = file.read()
+        fd = os.open(f"{directory}/{CLAIM}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    try:
+        data = os.read(fd, _CLAIM_BYTES_MAX)
+    finally:
+        os.close(fd)
     lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
     started: int | None = None
     ending: Ending | None = None
