@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 from nats.js.errors import NotFoundError
 
 from spell_proto import logs
+from spell_proto.service import Pace
 from spell_proto.subjects import STREAMS, Stream
 
 log = logs.get()
@@ -205,8 +206,10 @@ class Bus:
         self.reconnected.clear()
         stopped = asyncio.ensure_future(stop.wait())
         lost = asyncio.ensure_future(self.reconnected.wait())
+        pace = Pace()
         try:
             while not stop.is_set():
+                await pace.gather()
                 # A parked pull does not survive a reconnect, so a reconnect makes a new one at once.
                 fetch = asyncio.ensure_future(subscription.fetch(FETCH_BATCH, timeout=FETCH_SECONDS))
                 await asyncio.wait({fetch, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -223,6 +226,7 @@ class Bus:
                 await handler(batch)
                 for message in batch:
                     await message.ack()
+                pace.done()
         finally:
             stopped.cancel()
             lost.cancel()

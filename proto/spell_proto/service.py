@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from importlib import metadata
 
@@ -65,3 +66,23 @@ async def ticker(stop: asyncio.Event, seconds: float, *, wake: asyncio.Event | N
     if wake is not None:
         wake.clear()
     return not stop.is_set()
+
+
+class Pace:
+    """Batches grow under load: one that follows the last within a few milliseconds waits a moment for company.
+
+    On a quiet system nothing waits. `gather` before a batch is taken, `done` after it was handled.
+    """
+
+    BUSY_SECONDS = 0.006
+    GATHER_SECONDS = 0.004
+
+    def __init__(self) -> None:
+        self._done_at = 0.0
+
+    async def gather(self) -> None:
+        if time.monotonic() - self._done_at < self.BUSY_SECONDS:
+            await asyncio.sleep(self.GATHER_SECONDS)
+
+    def done(self) -> None:
+        self._done_at = time.monotonic()

@@ -42,8 +42,7 @@ async def main(stop: asyncio.Event) -> None:
 
         store = Store(pool, given, outgoing)
         creation = Creation(store)
-        wanted = asyncio.Event()
-        handlers = Handlers(store, wanted)
+        handlers = Handlers(store)
         async with (
             nats.answer(subjects.HEARTBEATS_OF_ALL, subjects.SCHEDULER_QUEUE, handlers.heartbeat),
             http.serve(api.application(store, creation), given.listen),
@@ -53,7 +52,7 @@ async def main(stop: asyncio.Event) -> None:
             tasks.create_task(creation.run(stop))
             tasks.create_task(relay.run(stop))
             tasks.create_task(relay.sweep(stop))
-            tasks.create_task(loops.admission(stop, store, wanted))
+            tasks.create_task(loops.admission(stop, store))
             tasks.create_task(loops.watchdog(stop, store))
             tasks.create_task(loops.housekeeping(stop, store, nats))
             tasks.create_task(

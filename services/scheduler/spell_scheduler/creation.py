@@ -6,13 +6,13 @@ statement, so ids become visible in ascending order.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from spell_proto import logs
 from spell_proto.errors import ConflictError, shown
-from spell_proto.service import ticker
+from spell_proto.service import Pace, ticker
 from spell_proto.spec import RunSpec, Shape
 
 from spell_scheduler import lifecycle, runs
@@ -45,6 +45,32 @@ class _Waiting:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """A run that is made in this transaction."""
+
+    new: NewRun
+    run: lifecycle.Run
+    now: datetime
+
+    def row(self) -> dict[str, Any]:
+        """The columns of its row that never change."""
+        spec = self.new.spec
+        return {
+            "id": self.run.id,
+            "owner_id": self.new.owner_id,
+            "creator": self.new.creator,
+            "idempotency_key": self.new.idempotency_key,
+            "request_sha256": self.new.request_sha256,
+            "spec": spec.model_dump(),
+            "machine_type": spec.machine_type,
+            "repository": spec.code.repository if spec.code else None,
+            "labels": list(self.new.labels),
+            "created_at": self.now,
+            "timeout_seconds": spec.timeout_seconds,
+        }
+
+
 class Creation:
     """Batches creations into transactions. `run` must be running."""
 
@@ -52,6 +78,7 @@ class Creation:
         self._store = store
         self._queue: list[_Waiting] = []
         self._wake = asyncio.Event()
+        self._pace = Pace()
 
     async def create(self, new: NewRun) -> tuple[Row, bool]:
         """Create a run; its row and whether an earlier request with the same key had made it already.
@@ -68,8 +95,10 @@ class Creation:
         """Serve creations until `stop`."""
         while await ticker(stop, 3600, wake=self._wake) or self._queue:
             while self._queue:
+                await self._pace.gather()
                 batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
                 await self._serve([waiting for waiting in batch if not waiting.done.cancelled()])
+                self._pace.done()
 
     async def _serve(self, batch: Sequence[_Waiting]) -> None:
         """One transaction for all of them; one each when that fails, so that one bad row harms nobody else."""
@@ -96,90 +125,72 @@ class Creation:
         changes = Changes()
         async with self._store.pool.acquire() as connection, connection.transaction():
             await connection.execute(SQL["take_admission_lock"])
-            results, fresh = await self._insert(connection, batch, changes)
-            admitted: set[int] = set()
+            fresh, old, results = await self._tell_apart(connection, batch)
             if fresh:
+                await _insert(connection, fresh, changes)
                 await self._store.admit(connection, changes)
-                admitted = {order.run_id for _, order in changes.orders}
-            await self._post_builds(connection, fresh, admitted, changes)
-            ids = [result[0] for result in results if not isinstance(result, ConflictError)]
-            rows = await connection.fetch(SQL["get_runs"], ids, self._store.settings.reachable_seconds)
+                await _post_builds(connection, fresh, changes)
+            rows = {run_id: _row_after(made, changes) for run_id, made in fresh.items()}
+            if old:
+                seconds = self._store.settings.reachable_seconds
+                rows |= {row["id"]: row for row in await connection.fetch(SQL["get_runs"], old, seconds)}
         await self._store.hand_over(changes)
-        row_of = {row["id"]: row for row in rows}
         return [
-            result if isinstance(result, ConflictError) else (row_of[result[0]], result[1])
+            result if isinstance(result, ConflictError) else (rows[result[0]], result[1])
             for result in results
         ]
 
-    async def _insert(
-        self, connection: Connection, batch: Sequence[NewRun], changes: Changes
-    ) -> tuple[list[tuple[int, bool] | ConflictError], dict[int, NewRun]]:
+    async def _tell_apart(
+        self, connection: Connection, batch: Sequence[NewRun]
+    ) -> tuple[dict[int, _Fresh], list[int], list[tuple[int, bool] | ConflictError]]:
+        """Which of a batch are new (with their ids), which were made before, and the result of each in turn."""
         keys = [
             {"owner_id": new.owner_id, "key": new.idempotency_key}
             for new in batch
             if new.idempotency_key is not None
         ]
-        opened = await connection.fetchrow(SQL["begin_create"], keys)
+        opened = await connection.fetchrow(SQL["begin_create"], keys, len(batch))
         known = {(row["owner_id"], row["key"]): (row["id"], row["request_sha256"]) for row in opened["known"]}
-        ids = iter([row["id"] for row in await connection.fetch(SQL["fresh_ids"], len(batch))])
+        old = [row["id"] for row in opened["known"]]
         results: list[tuple[int, bool] | ConflictError] = []
-        fresh: dict[int, NewRun] = {}
-        for new in batch:
+        fresh: dict[int, _Fresh] = {}
+        for new, run_id in zip(batch, opened["ids"], strict=True):
             key = (new.owner_id, new.idempotency_key)
             if new.idempotency_key is None or key not in known:
-                run_id = next(ids)
-                fresh[run_id] = new
+                run = lifecycle.Run(run_id, new.owner_id, timeout_seconds=new.spec.timeout_seconds)
+                fresh[run_id] = _Fresh(new, run, opened["now"])
                 results.append((run_id, False))
                 if new.idempotency_key is not None:
                     known[key] = (run_id, new.request_sha256)
                 continue
-            run_id, sha256 = known[key]
-            results.append((run_id, True) if sha256 == new.request_sha256 else _conflict(new, run_id))
-        if fresh:
-            await self._insert_rows(connection, fresh, opened["now"], changes)
-        return results, fresh
+            first, sha256 = known[key]
+            results.append((first, True) if sha256 == new.request_sha256 else _conflict(new, first))
+        return fresh, old, results
 
-    async def _insert_rows(
-        self, connection: Connection, fresh: dict[int, NewRun], now: datetime, changes: Changes
-    ) -> None:
-        rows, logged, posts = [], [], []
-        for run_id, new in fresh.items():
-            run = lifecycle.Run(run_id, new.owner_id, timeout_seconds=new.spec.timeout_seconds)
-            first = lifecycle.created(run, f"user {new.creator}", now)
-            rows.append(_row(run_id, new, now))
-            logged.append(first)
-            posts.append(runs.fact_post(first, f"request {new.request_sha256[:12]}"))
-        await runs.insert_created(connection, rows, logged, posts)
+
+async def _insert(connection: Connection, fresh: dict[int, _Fresh], changes: Changes) -> None:
+    logged = [lifecycle.created(made.run, f"user {made.new.creator}", made.now) for made in fresh.values()]
+    posts = [runs.fact_post(row, f"request {fresh[row.run_id].new.request_sha256[:12]}") for row in logged]
+    await runs.insert_created(connection, [made.row() for made in fresh.values()], logged, posts)
+    changes.posts.extend(posts)
+
+
+async def _post_builds(connection: Connection, fresh: dict[int, _Fresh], changes: Changes) -> None:
+    """A run that has to wait gets its environment built meanwhile."""
+    posts: list[Post] = [
+        runs.build_post(run_id, made.new.spec)
+        for run_id, made in fresh.items()
+        if run_id not in changes.admitted and made.new.spec.environment.pip
+    ]
+    if posts:
+        await runs.insert_created(connection, [], [], posts)
         changes.posts.extend(posts)
 
-    async def _post_builds(
-        self, connection: Connection, fresh: dict[int, NewRun], admitted: set[int], changes: Changes
-    ) -> None:
-        """A run that has to wait gets its environment built meanwhile."""
-        posts: list[Post] = [
-            runs.build_post(run_id, new.spec)
-            for run_id, new in fresh.items()
-            if run_id not in admitted and new.spec.environment.pip
-        ]
-        if posts:
-            await runs.insert_created(connection, [], [], posts)
-            changes.posts.extend(posts)
 
-
-def _row(run_id: int, new: NewRun, now: datetime) -> dict[str, Any]:
-    return {
-        "id": run_id,
-        "owner_id": new.owner_id,
-        "creator": new.creator,
-        "idempotency_key": new.idempotency_key,
-        "request_sha256": new.request_sha256,
-        "spec": new.spec.model_dump(),
-        "machine_type": new.spec.machine_type,
-        "repository": new.spec.code.repository if new.spec.code else None,
-        "labels": list(new.labels),
-        "created_at": now,
-        "timeout_seconds": new.spec.timeout_seconds,
-    }
+def _row_after(made: _Fresh, changes: Changes) -> Row:
+    """The row of a new run as this transaction leaves it, without asking for it."""
+    run = changes.admitted.get(made.run.id, made.run)
+    return asdict(run) | made.row() | {"machine_reachable": run.machine_id is not None}
 
 
 def _conflict(new: NewRun, run_id: int) -> ConflictError:

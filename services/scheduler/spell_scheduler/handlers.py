@@ -1,6 +1,5 @@
 """What reaches the scheduler from the bus: reports of machines and their heartbeats."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +20,8 @@ DEAD_LETTER_BYTES_MAX = 65_536
 class Handlers:
     """Turns messages into facts. Idempotent: what is known already changes nothing."""
 
-    def __init__(self, store: Store, admission_wanted: asyncio.Event) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._admission_wanted = admission_wanted
 
     async def reports(self, batch: Sequence[Any]) -> None:
         """A batch from the REPORTS stream, in one transaction. Raises while the database is away: it comes again."""
@@ -63,7 +61,7 @@ class Handlers:
             log.info(
                 "machine answers", machine_id=beat.machine_id, slots=beat.slots, isolation=beat.isolation
             )
-            self._admission_wanted.set()
+            self._store.admission_wanted.set()
         rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)
         vanished = _vanished(beat, rows)
         if vanished:

@@ -32,9 +32,9 @@ async def _guarded(what: str, once: Callable[[], Awaitable[Any]]) -> Any:
         return None
 
 
-async def admission(stop: asyncio.Event, store: Store, wanted: asyncio.Event) -> None:
+async def admission(stop: asyncio.Event, store: Store) -> None:
     """Admit whenever something may have become possible, and now and then in case nobody said so."""
-    while await ticker(stop, ADMISSION_SECONDS, wake=wanted):
+    while await ticker(stop, ADMISSION_SECONDS, wake=store.admission_wanted):
         await _guarded("admission", store.admit_now)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import asyncpg
 from spell_proto import logs, subjects
 from spell_proto.bus import Bus
-from spell_proto.service import ticker
+from spell_proto.service import Pace, ticker
 
 from spell_scheduler import runs
 from spell_scheduler.runs import Post
@@ -33,6 +33,7 @@ class Relay:
         self._pool = pool
         self._bus = bus
         self._queue: asyncio.Queue[Post] = asyncio.Queue(QUEUE_MAX)
+        self._pace = Pace()
         self._wake = asyncio.Event()
         self._bus_was_away = False
         bus.on_reconnect.append(self._bus_is_back)
@@ -56,9 +57,11 @@ class Relay:
                     batch = [await self._queue.get()]
             except TimeoutError:
                 continue
+            await self._pace.gather()
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             await self._publish_and_mark(batch)
+            self._pace.done()
 
     async def _publish_and_mark(self, batch: Sequence[Post]) -> None:
         try:

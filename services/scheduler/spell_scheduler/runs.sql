@@ -3,15 +3,12 @@
 SELECT pg_advisory_xact_lock(7733001);
 
 -- name: begin_create
--- Under the admission lock: the runs that the given idempotency keys already made, and fresh ids for the rest.
-SELECT clock_timestamp() AS now,
+-- Under the admission lock: the runs that the given idempotency keys already made, and ids for new ones.
+SELECT clock_timestamp() AS now, ARRAY(SELECT nextval('run_ids') FROM generate_series(1, $2::int)) AS ids,
   (SELECT coalesce(jsonb_agg(jsonb_build_object('owner_id', r.owner_id, 'key', r.idempotency_key,
             'id', r.id, 'request_sha256', r.request_sha256)), '[]')
      FROM runs r JOIN jsonb_to_recordset($1) AS k(owner_id bigint, key text)
        ON r.owner_id = k.owner_id AND r.idempotency_key = k.key) AS known;
-
--- name: fresh_ids
-SELECT nextval('run_ids') AS id FROM generate_series(1, $1::int);
 
 -- name: insert_created
 -- New runs, the first row of their log and its message, in one statement.
@@ -75,7 +72,8 @@ SELECT m.id, m.boot_id, m.spot, m.machine_type,
 FROM machines m WHERE m.last_seen > clock_timestamp() - make_interval(secs => $1);
 
 -- name: queue_heads
--- The oldest queued runs of each owner that has any and is below its limit, at most $2 per owner and type.
+-- The oldest queued runs of each owner that has any and is below its limit, at most $2 per owner and type; each
+-- with a fence for the case that it is admitted.
 -- The recursive part jumps from owner to owner along the index, so a queue of 100,000 costs what one of 100 does.
 WITH RECURSIVE queue_owner AS (
   SELECT t.machine_type, (SELECT min(r.owner_id) FROM runs r
@@ -91,10 +89,13 @@ WITH RECURSIVE queue_owner AS (
         AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS owner_free
   FROM queue_owner q WHERE q.owner_id IS NOT NULL
 )
-SELECT head.*, able.owner_free, clock_timestamp() AS now FROM able, LATERAL (
+SELECT head.*, able.owner_free, nextval('fences') AS fence_if_admitted, clock_timestamp() AS now FROM able, LATERAL (
   SELECT * FROM runs r WHERE r.state = 'requested' AND r.machine_type = able.machine_type
     AND r.owner_id = able.owner_id ORDER BY r.id LIMIT least(able.owner_free, $2::int)
 ) AS head WHERE able.owner_free > 0;
+
+-- name: anything_queued
+SELECT EXISTS (SELECT 1 FROM runs WHERE state = 'requested');
 
 -- name: next_fences
 SELECT nextval('fences') AS fence FROM generate_series(1, $1::int);

@@ -28,6 +28,7 @@ class Changes:
 
     posts: list[Post] = field(default_factory=list)
     orders: list[tuple[str, Order]] = field(default_factory=list)
+    admitted: dict[int, Run] = field(default_factory=dict)
     freed: bool = False
 
     def add(self, decision: Decision, cause: str) -> list[Post]:
@@ -48,6 +49,8 @@ class Store:
         self._outgoing = outgoing
         #: Set when a run with a time limit has started, so that the watchdog looks at the clock anew.
         self.deadline_set = asyncio.Event()
+        #: Set when a slot may have become free, or a machine has come.
+        self.admission_wanted = asyncio.Event()
 
     async def hand_over(self, changes: Changes) -> None:
         """Call right after commit."""
@@ -55,15 +58,15 @@ class Store:
             await self._outgoing(changes.posts, changes.orders)
 
     async def apply(self, facts: Sequence[tuple[int, Fact]], cause: str) -> dict[int, Run]:
-        """Apply facts, in order, to the runs they are about; admit others to the slots that this frees.
+        """Apply facts, in order, to the runs they are about. The slots that this frees wake admission.
 
         Returns the runs as they are afterwards, without those that do not exist.
         """
         changes = Changes()
         async with self.pool.acquire() as connection, connection.transaction():
             after = await self._apply(connection, facts, cause, changes)
-            if changes.freed:
-                await self.admit(connection, changes)
+        if changes.freed:
+            self.admission_wanted.set()
         await self.hand_over(changes)
         return after
 
@@ -130,7 +133,7 @@ class Store:
         pairs = admit(queued, free)
         if not pairs:
             return 0
-        fences = [row["fence"] for row in await connection.fetch(SQL["next_fences"], len(pairs))]
+        fences = {row["id"]: row["fence_if_admitted"] for row in heads}
         await self._write_admitted(connection, before, pairs, fences, runs.now_of(heads), changes)
         return len(pairs)
 
@@ -139,13 +142,13 @@ class Store:
         connection: Connection,
         before: dict[int, Run],
         pairs: Sequence[tuple[int, Machine]],
-        fences: Sequence[int],
+        fences: dict[int, int],
         now: datetime,
         changes: Changes,
     ) -> None:
         decided: list[Decision] = []
-        for (run_id, machine), fence in zip(pairs, fences, strict=True):
-            given = Admitted(machine.id, machine.boot_id, machine.spot, fence)
+        for run_id, machine in pairs:
+            given = Admitted(machine.id, machine.boot_id, machine.spot, fences[run_id])
             decided.append(decide(before[run_id], given, now))
         logged = [row for decision in decided for row in decision.logged]
         posts = {
@@ -161,6 +164,7 @@ class Store:
         for decision in decided:
             if decision.run.id in written:
                 changes.add(decision, "admission")
+                changes.admitted[decision.run.id] = decision.run
                 log.info(
                     "run moved",
                     run_id=decision.run.id,
@@ -170,7 +174,12 @@ class Store:
                 )
 
     async def admit_now(self) -> int:
-        """One round of admission in its own transaction."""
+        """One round of admission in its own transaction, if anything waits.
+
+        A run that is created after this look finds the free slot itself: it looks after we do, under the lock.
+        """
+        if not await self.pool.fetchval(SQL["anything_queued"]):
+            return 0
         changes = Changes()
         async with self.pool.acquire() as connection, connection.transaction():
             admitted = await self.admit(connection, changes)
