@@ -16,7 +16,7 @@ from spell_runner import doorbell, isolation
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.engines.engine import Engine
-from spell_runner.engines.local import LocalEngine, Place
+from spell_runner.engines.local import LocalEngine, Place, lower_directories
 from spell_runner.engines.null import NullEngine
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
@@ -76,7 +76,7 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     place = Place(data, hidden)
     for path in (place.empty, place.root, data / "trees"):
         path.mkdir(mode=0o755, exist_ok=True)
-    trees = Trees(data / "trees", storage)
+    trees = Trees(data / "trees", storage, lambda: lower_directories(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
         kept_apart = await isolation.probe(chosen.isolation, data, hidden, place.root, place.empty)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from spell_runner.errors import AttemptError, TreeRefusedError
 log = logs.get()
 
 RETRY_SECONDS_MAX = 5.0
+#: More trees than this, or a fuller disk, and the ones that were not used for longest go.
+TREES_MAX = 200
+DISK_FREE_SHARE_MIN = 0.1
+#: A tree that was used this recently may be about to be used by an attempt that has not said so yet.
+FRESH_SECONDS = 3600.0
 SILENCE_SECONDS_MAX = 120.0
 #: Enough bytes to be worth a trip to another thread.
 BATCH_BYTES = 1 << 20
@@ -34,9 +40,10 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class Trees:
     """The trees below `directory`, each complete where its name stands. One for the machine."""
 
-    def __init__(self, directory: Path, storage: Caller) -> None:
+    def __init__(self, directory: Path, storage: Caller, in_use: Callable[[], set[str]]) -> None:
         self._directory = directory
         self._storage = storage
+        self._in_use = in_use
         self._being_laid: dict[str, asyncio.Future[None]] = {}
 
     def forget(self) -> None:
@@ -65,7 +72,26 @@ class Trees:
             finally:
                 del self._being_laid[place.name]
                 laid.set_result(None)
+            await asyncio.to_thread(self._evict)
+        os.utime(place)
         return place
+
+    def _evict(self) -> None:
+        """Remove what was not used for longest, where there is too much, and no attempt stands on it."""
+        by_age = sorted((path.stat().st_mtime, path) for path in self._directory.iterdir())
+        in_use = self._in_use()
+        surplus = len(by_age) - TREES_MAX
+        for used, path in by_age:
+            disk = shutil.disk_usage(self._directory)
+            if surplus <= 0 and disk.free >= DISK_FREE_SHARE_MIN * disk.total:
+                return
+            if str(path) in in_use or path.name.startswith(".") or time.time() - used < FRESH_SECONDS:
+                continue
+            log.info("a code tree makes room", tree=path.name)
+            gone = path.with_name(f".gone-{path.name}")
+            path.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            surplus -= 1
 
     async def _lay(self, owner_id: int, code: CodeLocation, place: Path, waits: Callable[[], None]) -> None:
         pause = 0.1

@@ -45,7 +45,7 @@ async def engine(request, tmp_path):
             isolation,
             ShimServer(data, 1.0),
             Environments(caller),
-            Trees(data / "trees", caller),
+            Trees(data / "trees", caller, set),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )
@@ -59,6 +59,10 @@ def attempt(engine, tmp_path):
     """A new attempt of that engine, whose command appends a line to a file."""
     attempts = tmp_path / "data" / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
+    return an_attempt(attempts, 1)
+
+
+def an_attempt(attempts, run_id):
     run = RunSpec(
         command="echo ran >> trace; sleep 0.1",
         machine_type="CPU",
@@ -68,7 +72,7 @@ def attempt(engine, tmp_path):
         description="",
         timeout_seconds=None,
     )
-    spec = AttemptSpec(run_id=1, attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
+    spec = AttemptSpec(run_id=run_id, attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
     return spec, Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
 
 
@@ -76,6 +80,13 @@ async def prepared(engine, attempt):
     spec, directory = attempt
     await engine.prepare(spec, directory, Notes(directory, lambda: None), Abort())
     return directory
+
+
+async def one_more(engine, directory):
+    """Starts are taken in order: once this one is over, an earlier one has been looked at."""
+    other = await prepared(engine, an_attempt(directory.path.parent, 2))
+    await engine.start(other)
+    await over(engine, other)
 
 
 async def over(engine, directory):
@@ -109,7 +120,7 @@ async def test_preparing_and_starting_again_starts_nothing_again(engine, attempt
     await over(engine, directory)
     await prepared(engine, attempt)
     await engine.start(directory)
-    await asyncio.sleep(0.2)
+    await one_more(engine, directory)
 
     changes = engine.changes(directory, Abort())
 
@@ -118,14 +129,14 @@ async def test_preparing_and_starting_again_starts_nothing_again(engine, attempt
 
 
 async def test_a_cancelled_attempt_never_starts(engine, attempt):
-    spec, directory = attempt
+    _, directory = attempt
     engine.cancel(directory)
     await prepared(engine, attempt)
     await engine.start(directory)
-    await asyncio.sleep(0.2)
+    await one_more(engine, directory)
 
     assert engine.look(directory, alive=True).status is Status.CANCELLED
-    assert spec.run_id == 1
+    assert not engine.touched(directory)
 
 
 async def test_an_end_after_the_end_changes_nothing(engine, attempt):

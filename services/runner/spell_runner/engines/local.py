@@ -223,6 +223,15 @@ class LocalEngine:
         return in_copy(Path(directory / launch.WORKSPACE), lower, baseline, abort)
 
 
+def lower_directories(attempts: Path) -> set[str]:
+    """The code trees that the attempts on this machine stand on."""
+    found = set()
+    for told in attempts.glob(f"*/{launch.LAUNCH}"):
+        with contextlib.suppress(OSError, ValueError):
+            found.add(Launch.decode(told.read_bytes()).lower)
+    return found
+
+
 def _time(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds / 1e6, UTC)
 

@@ -104,7 +104,9 @@ def _bind_host() -> None:
                 os.mkdir(entry.name)
             else:
                 os.close(os.open(entry.name, os.O_CREAT | os.O_WRONLY))
-            linux.mount(entry.path, entry.name, None, linux.MS_BIND | linux.MS_REC)
+            # What this user may not even look at stays empty, as a network share of somebody else.
+            with suppress(PermissionError):
+                linux.mount(entry.path, entry.name, None, linux.MS_BIND | linux.MS_REC)
 
 
 def _hide(launch: Launch, held: dict[str, int]) -> None:
