@@ -53,12 +53,13 @@ WHOLE_SECONDS_MAX = 10.0
 
 
 class Sink(Protocol):
-    """Where a follower's records go; a slow one makes its calls wait."""
+    """Where a follower's records go, at the latest with the next `flush`; a slow one makes its calls wait."""
 
     async def journal(self, data: bytes, offset: int) -> None: ...
     async def state(self, transition: TransitionView, text: str) -> None: ...
     async def caught_up(self) -> None: ...
     async def ping(self) -> None: ...
+    async def flush(self) -> None: ...
     async def done(self, run: RunView) -> None: ...
 
 
@@ -160,6 +161,8 @@ class Follower:
         """Send what there is, look at what is due, or else wait until something is."""
         if await self._send_live(sink):
             return
+        # From here on it may take a while until there is more.
+        await sink.flush()
         now = time.monotonic()
         if self._listener.lost:
             self._listener.lost, self._listener.news, self._read_at = False, True, now
@@ -271,6 +274,7 @@ class Follower:
         if young and self._final is None and self._wish.follow:
             remembered = await self._of.live.remembered(self._run_id, self._listener.splice)
             await self._send_live(sink)
+            await sink.flush()
         if not remembered or self.position < self._listener.splice.end:
             give_up_at = time.monotonic() + WHOLE_SECONDS_MAX
             while not await self._read_storage(sink) and not self._of.live.stopping:

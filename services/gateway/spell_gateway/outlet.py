@@ -16,6 +16,8 @@ log = logs.get()
 STALLED_SECONDS_MAX = 300.0
 #: A service that sends nothing for so long in the middle of an answer has hung.
 SILENT_SECONDS_MAX = 30.0
+#: Small records that follow each other are sent together up to this size: a write costs more than a record.
+GATHERED_BYTES_MAX = 64 * 1024
 PASSED_ON = ("Content-Length", "Content-Range", "Accept-Ranges")
 
 
@@ -29,6 +31,29 @@ class Outlet:
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self._request = request
         self._response = response
+        self._gathered: list[bytes] = []
+        self._size = 0
+
+    async def gather(self, data: bytes) -> None:
+        """Send bytes together with what comes right after them: at the next `flush`, or when they are many."""
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size >= GATHERED_BYTES_MAX:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what was gathered."""
+        if self._gathered:
+            await self.write(self._take())
+
+    def _take(self) -> bytes:
+        data = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        self._gathered, self._size = [], 0
+        return data
+
+    async def end(self) -> None:
+        """The answer is complete."""
+        await self._response.write_eof(self._take() if self._gathered else b"")
 
     async def write(self, data: bytes) -> None:
         """Send bytes now; wait while the client has enough to read.
@@ -55,7 +80,7 @@ async def outlet(request: web.Request, response: web.StreamResponse) -> AsyncIte
     out = Outlet(request, response)
     try:
         yield out
-        await response.write_eof()
+        await out.end()
     except (ClientLeftError, ConnectionError):
         out.cut()
     except (RefusedError, aiohttp.ClientError, TimeoutError) as error:

@@ -30,14 +30,17 @@ class RecordSink:
 
     async def journal(self, data: bytes, offset: int) -> None:
         del offset  # who reads records counts them
-        await self._out.write(data)
+        await self._out.gather(data)
 
     async def _own(self, kind: RecordKind, at_us: int, payload: bytes = b"") -> None:
-        await self._out.write(encode_record(kind, at_us, payload))
+        await self._out.gather(encode_record(kind, at_us, payload))
 
     async def state(self, transition: TransitionView, text: str) -> None:
         at_us = int(transition.at.timestamp() * 1_000_000)
         await self._own(RecordKind.STATE, at_us, orjson.dumps(_state_payload(transition, text)))
+
+    async def flush(self) -> None:
+        await self._out.flush()
 
     async def caught_up(self) -> None:
         await self._own(RecordKind.CAUGHT_UP, _now_us())
@@ -62,7 +65,7 @@ class LineSink:
         del offset  # the decoder may still hold the beginning of a record
         lines = [orjson.dumps(self._line(record)) for record in self._decoder.feed(data)]
         if lines:
-            await self._out.write(b"\n".join(lines) + b"\n")
+            await self._out.gather(b"\n".join(lines) + b"\n")
 
     def _line(self, record: Record) -> dict[str, Any]:
         start = self._offset
@@ -82,10 +85,13 @@ class LineSink:
 
     async def _own(self, kind: str, at: datetime, **members: Any) -> None:
         line = {"kind": kind, "at": at, "offset": self._offset, "next_offset": self._offset, **members}
-        await self._out.write(orjson.dumps(line) + b"\n")
+        await self._out.gather(orjson.dumps(line) + b"\n")
 
     async def state(self, transition: TransitionView, text: str) -> None:
         await self._own("state", transition.at, transition=transition.model_dump(), text=text)
+
+    async def flush(self) -> None:
+        await self._out.flush()
 
     async def caught_up(self) -> None:
         await self._own("caught_up", datetime.now(UTC))
