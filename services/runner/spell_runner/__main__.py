@@ -46,6 +46,7 @@ async def main(stop: asyncio.Event) -> None:
         ]
         engine = await _engine(chosen, here, data, storage, builder)
         await engine.open()
+        stack.push_async_callback(engine.close)
         async with asyncio.TaskGroup() as group:
             tasks = Tasks(group)
             link = Link()

@@ -51,6 +51,7 @@ async def engine(request, tmp_path):
         )
         await made.open()
         yield made
+        await made.close()
     workspace.remove(data)
 
 

@@ -26,6 +26,10 @@ class Engine(Protocol):
         """Get ready to start commands; what was started before lives on."""
         ...
 
+    async def close(self) -> None:
+        """Let go; what was started lives on."""
+        ...
+
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         """Get ready everything the command needs.
 

@@ -81,6 +81,9 @@ class LocalEngine:
     async def open(self) -> None:
         await self._server.open()
 
+    async def close(self) -> None:
+        await self._server.close()
+
     # ---- before ----------------------------------------------------------------------------------------------
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:

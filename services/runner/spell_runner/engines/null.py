@@ -27,6 +27,9 @@ class NullEngine:
     async def open(self) -> None:
         pass
 
+    async def close(self) -> None:
+        pass
+
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         del spec, notes, abort
         launch.take(directory.path, 1, 0)

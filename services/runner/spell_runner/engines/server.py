@@ -40,6 +40,13 @@ class ShimServer:
                 async with asyncio.timeout(UP_SECONDS_MAX):
                     self._writer = await self._connect()
 
+    async def close(self) -> None:
+        """Leave the server alone: it ends by itself when nobody else comes."""
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
     async def start(self, name: str) -> None:
         """Have a shim forked for an attempt. A server that died has not done it: the attempt stays unclaimed."""
         await self.open()
