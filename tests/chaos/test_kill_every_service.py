@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 import tempfile
 import threading
 import time
@@ -145,6 +146,10 @@ def test_every_service_drains_on_sigterm_and_exits_0(stack, marks):
     run_id = stack.cast("--env", f"COUNT={marks / 'drained'}", COMMAND)
     down = stack.spell("down")
     assert down.rc == 0, down
+    endings = dict(
+        re.findall(r"INFO (\w+) was stopped and (.*)", (stack.data / "logs/supervisor.log").read_text())
+    )
+    assert endings == dict.fromkeys(SERVICES, "ended with exit code 0")
     stack.up()
 
     assert stack.until_final(run_id)["state"] == "complete", stack.logs()

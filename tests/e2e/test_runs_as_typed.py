@@ -26,6 +26,13 @@ def _stack() -> Iterator[Stack]:
         yield stack
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_wrong_afterwards(stack) -> Iterator[None]:
+    """Every test leaves a history in which every invariant holds."""
+    yield
+    stack.verify()
+
+
 @pytest.fixture(scope="module", name="project")
 def _project(stack) -> Path:
     return stack.repository({"file": "running on Spell!\n", "sub/inner.txt": "inner\n"}, name="project")

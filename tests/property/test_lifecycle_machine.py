@@ -195,6 +195,25 @@ class LifeOfARun(RuleBasedStateMachine):
             )
         )
 
+    @rule(data=st.data())
+    def the_scheduler_dies_before_it_commits(self, data):
+        """A decision that was not committed never was: nothing of it may be left, and the fact comes again."""
+        facts = [EndAsked(Intent.STOP, Reason.STOPPED_BY_USER, "user"), Expired()]
+        if self.noted and self.fences_started:
+            facts.append(
+                AttemptReport(
+                    machine_id="m1",
+                    run_id=1,
+                    attempt=1,
+                    fence=self.fences_started[-1],
+                    first_step=1,
+                    steps=tuple(self.noted),
+                )
+            )
+        before = self.run
+        decide(before, data.draw(st.sampled_from(facts)), self.now)
+        assert self.run is before
+
     @precondition(lambda self: self.noted)
     @rule()
     def a_stranger_reports(self):

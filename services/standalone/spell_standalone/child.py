@@ -161,6 +161,7 @@ class Child:
             log.warning("%s did not end in %.0f s", self.plan.name, self.plan.stop_seconds_max)
             self.kill()
             await process.wait()
+        log.info("%s was stopped and %s", self.plan.name, _ending(process.returncode))
 
     def kill(self) -> None:
         """End the process at once."""

@@ -1,12 +1,15 @@
 """The runner is killed, the bus, the scheduler and storage go away: runs go on, and everything is made up for."""
 
 import asyncio
+import os
 import random
 import re
+import signal
 
 import pytest
 from integration.runner import shims
 from integration.runner.room import code, room, tree
+from spell_runner.engines.server import ShimServer
 from spell_runner.shim import launch
 
 ISOLATIONS = [
@@ -159,3 +162,35 @@ async def test_a_runner_that_starts_without_a_bus_still_looks_after_its_runs(ser
 
     assert (view.state, await here.output(run_id)) == ("complete", b"up\nend\n")
     await here.assert_whole(view)
+
+
+async def test_a_fork_server_that_is_killed_is_replaced_and_its_runs_go_on(rooms):
+    here = await rooms("none")
+    running = await here.create("echo up; sleep 0.5; exit 6")
+    await here.until_logged(running, b"up\n")
+
+    for pid in here.fork_servers():
+        os.kill(pid, signal.SIGKILL)
+    after = await here.until_final(await here.create("exit 4"))
+    view = await here.until_final(running)
+
+    assert (after.state, after.exit_code) == ("complete", 4)
+    assert (view.state, view.exit_code) == ("complete", 6)
+
+
+async def test_a_fork_server_of_older_code_hands_over():
+    with shims.yard() as yard:
+        running = yard.start("echo up; sleep 0.3; exit 2")
+        running.until_output(b"up")
+        yard.connection.close()
+        yard.connection = None
+
+        server = ShimServer(yard.data, 1.0)
+        await server.open()
+        fresh = yard.launch("exit 3")
+        await server.start(fresh.path.name)
+        codes = [await asyncio.to_thread(one.until_over) for one in (running, fresh)]
+        await server.close()
+
+        assert [claim.ending.exit_code for claim in codes] == [2, 3]
+        assert yard.server.wait(10) == 0

@@ -29,12 +29,15 @@ OWNERS = itertools.count(100)
 
 
 @pytest.fixture(name="place")
-async def _place(postgres, nats) -> AsyncIterator[tuple[SchedulerProcess, Client, str]]:
+async def _place(postgres, nats, request) -> AsyncIterator[tuple[SchedulerProcess, Client, str]]:
     """A scheduler with a limit of 3 runs, a client of a fresh owner, and a machine type nobody else uses."""
     with stack.short_directory() as directory:
         async with scheduler(postgres, nats, Path(directory), SPELL_RUNS_MAX="3") as (process, caller):
             owner = next(OWNERS)
-            yield process, Client(caller, owner), f"T{owner}"
+            client = Client(caller, owner)
+            yield process, client, f"T{owner}"
+            if "damage" not in request.node.name:
+                assert [check for check in (await client.verify()).checks if not check.ok] == []
 
 
 async def test_a_run_goes_through_its_states_in_order(place, nats):
