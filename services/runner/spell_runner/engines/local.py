@@ -113,7 +113,9 @@ class LocalEngine:
             # Left half-way by a runner that was killed.
             workspace.rename(directory / f"half-{time.time_ns()}")
             workspace.mkdir()
-        baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
+        baseline = b"{}"
+        if lower != self._place.empty:
+            baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
         directory.write(BASELINE, baseline)
 
     def _launch(self, spec: AttemptSpec, directory: Directory, lower: Path, environment: Path) -> Launch:
