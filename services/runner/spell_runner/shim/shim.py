@@ -299,6 +299,7 @@ def _be_first(launch: Launch, out: int, err: int, problems: int) -> NoReturn:
     """Process 1 of a sandbox: starts the command, buries the dead, and ends as the command does."""
     code = 127
     try:
+        linux.set_name("spell-init")
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
