@@ -11,34 +11,62 @@ import asyncio
 import json
 import os
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 from stack import Stack, running, table, verdict
 
+FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}
 STATES = 5  # commits a run needs at least when nothing is batched: create, start, exit, saved, finished
+
+
+class Ends:
+    """Learns from the stream of events which runs are final: one reader for all clients, as a program that casts
+    many runs would have it.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stream = stack.request(stack.connection(), "GET", "/api/events?follow=1")
+        self._lock = threading.Lock()
+        self._ended: set[int] = set()
+        self._waiting: dict[int, threading.Event] = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._stream:
+            event = json.loads(line)
+            if event.get("after") in FINAL:
+                assert event["after"] == "complete", event
+                with self._lock:
+                    self._ended.add(event["run_id"])
+                    waiting = self._waiting.pop(event["run_id"], None)
+                if waiting is not None:
+                    waiting.set()
+
+    def wait(self, run_id: int) -> None:
+        with self._lock:
+            if run_id in self._ended:
+                return
+            ended = self._waiting.setdefault(run_id, threading.Event())
+        assert ended.wait(60), f"run {run_id} does not end"
 
 
 def throughput(stack: Stack, at_once: int, seconds: float) -> float:
     """Whole runs per second with `at_once` of them in flight, after a short warm-up."""
-    body = {"command": "true"}
-
-    def create(connection) -> int:
-        answer = stack.request(connection, "POST", "/api/runs", body)
-        run = json.loads(answer.read())
-        assert answer.status == 201, run
-        return run["id"]
+    ends = Ends(stack)
 
     def client(deadline: float) -> int:
-        connection, followed = stack.connection(), 0
+        connection, done = stack.connection(), 0
         while time.perf_counter() < deadline:
-            run_id = create(connection)
-            stream = stack.request(connection, "GET", f"/api/runs/{run_id}/follow?follow=1")
-            stream.read()
-            followed += 1
+            answer = stack.request(connection, "POST", "/api/runs", {"command": "true"})
+            run = json.loads(answer.read())
+            assert answer.status == 201, run
+            ends.wait(run["id"])
+            done += 1
         connection.close()
-        return followed
+        return done
 
     with ThreadPoolExecutor(at_once) as pool:
         for duration in (min(2.0, seconds), seconds):

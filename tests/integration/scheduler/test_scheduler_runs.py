@@ -2,12 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
-from spell_proto import subjects
+from spell_proto import bus, http, subjects
 from spell_proto.errors import ConflictError, GoneError, NotFoundError, UnavailableError
 from spell_proto.events import AttemptKilled, CommandExited, CommandStarted
 from spell_proto.state import FINAL
@@ -28,16 +28,25 @@ pytestmark = pytest.mark.integration
 OWNERS = itertools.count(100)
 
 
-@pytest.fixture(name="place")
-async def _place(postgres, nats, request) -> AsyncIterator[tuple[SchedulerProcess, Client, str]]:
-    """A scheduler with a limit of 3 runs, a client of a fresh owner, and a machine type nobody else uses."""
+@pytest.fixture(scope="module", name="process")
+def _process(postgres, nats) -> Iterator[SchedulerProcess]:
+    """One scheduler for all tests that do not restart it, with a limit of three runs per owner."""
     with stack.short_directory() as directory:
-        async with scheduler(postgres, nats, Path(directory), SPELL_RUNS_MAX="3") as (process, caller):
-            owner = next(OWNERS)
-            client = Client(caller, owner)
-            yield process, client, f"T{owner}"
-            if "damage" not in request.node.name:
-                assert [check for check in (await client.verify()).checks if not check.ok] == []
+        process = SchedulerProcess(postgres, nats, Path(directory), SPELL_RUNS_MAX="3")
+        asyncio.run(process.start())
+        yield process
+        assert asyncio.run(process.stop()) == 0, process.log.read_text()
+
+
+@pytest.fixture(name="place")
+async def _place(process, request) -> AsyncIterator[tuple[SchedulerProcess, Client, str]]:
+    """The scheduler, a client of a fresh owner, and a machine type nobody else uses."""
+    owner = next(OWNERS)
+    async with http.Caller(f"unix://{process.socket}") as caller:
+        client = Client(caller, owner)
+        yield process, client, f"T{owner}"
+        if "damage" not in request.node.name:
+            assert [check for check in (await client.verify()).checks if not check.ok] == []
 
 
 async def test_a_run_goes_through_its_states_in_order(place, nats):
@@ -243,7 +252,7 @@ async def test_kill_9_at_any_moment_loses_nothing(place, nats):
         async def answered():
             try:
                 return await call()
-            except (UnavailableError, OSError):
+            except (UnavailableError, *bus.LOST):
                 return None
 
         return await until(answered)
