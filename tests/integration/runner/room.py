@@ -164,7 +164,8 @@ class Builder:
     def __init__(self, directory: Path, socket: Path) -> None:
         self.environment = directory / "env"
         (self.environment / "bin").mkdir(parents=True)
-        (self.environment / "bin/python").symlink_to(sys.executable)
+        # The interpreter itself: a checkout below /tmp is out of sight in a sandbox, and so is its .venv.
+        (self.environment / "bin/python").symlink_to(Path(sys.executable).resolve())
         self.socket = socket
         self.known = True
         self.failure: str | None = None
