@@ -114,6 +114,12 @@ class Repositories:
             made.replace(self._hooks / name)
         for left in self._directory.glob(".new-*"):
             shutil.rmtree(left, ignore_errors=True)
+        for note in self._hooks.glob("pushed-*"):
+            note.unlink(missing_ok=True)
+
+    def pushed_note(self) -> "tempfile._TemporaryFileWrapper[bytes]":
+        """An empty file for the hook to write the commits of one push into; gone when it is closed."""
+        return tempfile.NamedTemporaryFile(prefix="pushed-", dir=self._hooks)
 
     def path(self, owner_id: int, repository_id: int) -> Path:
         return self._directory / str(owner_id) / f"{repository_id}.git"

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,7 +127,7 @@ class GitServer:
     async def _receive(
         self, process: asyncssh.SSHServerProcess[bytes], path: Path, owner_id: int, repository_id: int
     ) -> int:
-        with tempfile.NamedTemporaryFile(prefix="spell-pushed-") as noted:
+        with self._git.pushed_note() as noted:
             returncode = await _relay(process, self._git.receive_pack(path), noted.name)
             commits = list(dict.fromkeys(noted.read().decode("ascii", "replace").split()))
         if commits:
