@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
+from spell_standalone import postgres
 from stack import Stack, running, table, verdict
 
 FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}
@@ -93,7 +94,7 @@ def bare_processes(seconds: float, at_once: int = 8) -> float:
 
 
 async def _queue_worker(url: str, deadline: float) -> int:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, server_settings={"search_path": "scheduler"})
     done = 0
     while time.perf_counter() < deadline:
         await connection.execute("INSERT INTO bench_queue (state) VALUES (0)")
@@ -109,7 +110,7 @@ async def _queue_worker(url: str, deadline: float) -> int:
 
 
 async def _queue(url: str, seconds: float, workers: int) -> float:
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, server_settings={"search_path": "scheduler"})
     await connection.execute("CREATE TABLE IF NOT EXISTS bench_queue (id bigserial PRIMARY KEY, state int)")
     await connection.execute("CREATE INDEX IF NOT EXISTS bench_queue_state ON bench_queue (state)")
     await connection.close()
@@ -121,8 +122,9 @@ async def _queue(url: str, seconds: float, workers: int) -> float:
 def bare_queue(stack: Stack, seconds: float) -> float:
     """Rows per second through the same number of commits, in the stack's own Postgres."""
     settings = json.loads((stack.directory / "local" / "settings.json").read_text())
-    password = settings["passwords"]["scheduler"]
-    url = f"postgresql://scheduler:{password}@/spell?host={stack.directory / 'local' / 'run'}"
+    url = postgres.url(
+        "scheduler", settings["postgres_passwords"]["scheduler"], stack.directory / "local" / "run"
+    )
     return asyncio.run(_queue(url, seconds, 8))
 
 
