@@ -14,22 +14,31 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def processes(directory: Path) -> dict[int, str]:
-    """Processes of a stack: those that carry its directory in their environment or command line."""
-    found = {}
+    """Processes of a stack: those that carry its directory in their environment or command line, and their children
+    (backends of Postgres write a title over theirs).
+    """
     needle = str(directory).encode()
+    parents, names, found = {}, {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
             command = (entry / "cmdline").read_bytes()
-            if needle in command or needle in (entry / "environ").read_bytes():
-                words = [word.decode(errors="replace") for word in command.split(b"\0") if word]
-                if not words:
-                    continue
-                module = words[words.index("-m") + 1] if "-m" in words else Path(words[0]).name
-                found[int(entry.name)] = module
+            carries = needle in command or needle in (entry / "environ").read_bytes()
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
+        words = [word.decode(errors="replace") for word in command.split(b"\0") if word]
+        if not words:
+            continue
+        pid = int(entry.name)
+        parents[pid] = int(fields[1])
+        module = words[words.index("-m") + 1] if "-m" in words[:-1] else Path(words[0].split(":")[0]).name
+        names[pid] = module
+        if carries:
+            found[pid] = module
+    while more := {pid: names[pid] for pid in names if parents[pid] in found and pid not in found}:
+        found |= more
     return found
 
 
