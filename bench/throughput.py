@@ -16,8 +16,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
-from spell_standalone import postgres
 from stack import Stack, running, table, verdict
+
+from spell_standalone import postgres
 
 FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}
 STATES = 5  # commits a run needs at least when nothing is batched: create, start, exit, saved, finished

@@ -12,8 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from spell_proto.journal import Decoder, RecordKind
 from stack import Stack, median, quantile, running, table, verdict
+
+from spell_proto.journal import Decoder, RecordKind
 
 
 def first_output(stack: Stack) -> float:

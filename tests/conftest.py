@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import pytest
+
 from support import stack
 from support.standalone import Stack
 from support.standalone import standalone as standalone_stack

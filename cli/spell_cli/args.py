@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
+
 from spell_proto import checks
 from spell_proto.errors import InvalidError
 

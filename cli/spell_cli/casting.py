@@ -5,7 +5,6 @@ import os
 from typing import Any, NamedTuple
 
 import click
-from spell_proto.errors import ConflictError, InvalidError
 
 from spell_cli import config, terminal
 from spell_cli.answers import Run
@@ -17,6 +16,7 @@ from spell_cli.follow import watch
 from spell_cli.render import Line
 from spell_cli.repository import Inspection, Repository, root_commit
 from spell_cli.spec_from_args import Checked, with_code
+from spell_proto.errors import ConflictError, InvalidError
 
 _FILES_SHOWN = 20
 

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote, urlencode
 
-from spell_proto.errors import BY_STATUS, Refusal, RefusedError, SpellError
-
 from spell_cli import answers
 from spell_cli.errors import CliError, ConfigError, UnreachableError
 from spell_cli.progress import Progress
 from spell_cli.servers import Address, Server
+from spell_proto.errors import BY_STATUS, Refusal, RefusedError, SpellError
 
 RETRY_SECONDS_MAX = 30.0
 CONNECT_SECONDS = 10.0

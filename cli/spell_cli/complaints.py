@@ -4,10 +4,9 @@ import errno
 import os
 import traceback
 
-from spell_proto.errors import InvalidError, RefusedError, UnavailableError
-
 from spell_cli.errors import CliError, ExitCode
 from spell_cli.terminal import complain, note
+from spell_proto.errors import InvalidError, RefusedError, UnavailableError
 
 
 def complain_of(error: Exception) -> int:

@@ -12,11 +12,10 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from spell_proto.errors import SpellError
-
 from spell_cli.answers import Entry
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import CliError, UnreachableError
+from spell_proto.errors import SpellError
 
 PARALLEL = 4
 _GIVE_UP_AFTER_SECONDS = 60.0

@@ -4,14 +4,13 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from spell_proto.journal import HEADER, Decoder, Record, RecordKind
-
 from spell_cli.answers import Run
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import ExitCode, UnreachableError
 from spell_cli.last_lines import LastLines
 from spell_cli.render import Action, Line, Renderer, detached, run_exit_code
 from spell_cli.screen import Screen
+from spell_proto.journal import HEADER, Decoder, Record, RecordKind
 
 #: An outage is mentioned when it has lasted this long.
 NOTE_AFTER_SECONDS = 3.0

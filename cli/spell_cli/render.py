@@ -11,12 +11,11 @@ entered once, in its order.
 import signal
 from typing import Any, NamedTuple
 
-from spell_proto.journal import Record, RecordKind
-from spell_proto.state import FINAL, REASON_TEXT, Intent, Reason, RunState
-
 from spell_cli.answers import Run
 from spell_cli.errors import ExitCode
 from spell_cli.times import go_duration
+from spell_proto.journal import Record, RecordKind
+from spell_proto.state import FINAL, REASON_TEXT, Intent, Reason, RunState
 
 S = RunState
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
-
 from spell_cli.answers import Run
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
+from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
 
 _COMMAND_CHARS = 25
 _DESCRIPTION_CHARS = 50

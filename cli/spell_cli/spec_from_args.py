@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from spell_cli.repository import Repository
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
-
-from spell_cli.repository import Repository
 
 
 class RunArguments(NamedTuple):

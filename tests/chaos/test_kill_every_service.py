@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.standalone import Stack, prepared
 
 pytestmark = pytest.mark.chaos

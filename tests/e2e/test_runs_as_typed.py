@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support.standalone import Stack, prepared, until
 
 pytestmark = pytest.mark.e2e

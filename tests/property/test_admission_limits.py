@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 from hypothesis import given
+
 from spell_scheduler.admission import Machine, Queued, admit
 
 TYPES = st.sampled_from(["CPU", "T4"])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from spell_proto.events import (
     AttemptFailed,
     AttemptFinished,

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from pydantic import TypeAdapter
+
 from spell_proto import http
 from spell_proto.spec import EnvironmentRequest
 from support import stack

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+
 from spell_proto import bus, codec, http, subjects
 from spell_proto.events import (
     AttemptFinished,

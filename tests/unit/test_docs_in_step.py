@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from spell_proto import asyncapi
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 import click
-from spell_proto.state import FINAL
 
 from spell_cli import config
 from spell_cli.answers import EndOutcomes
@@ -14,6 +13,7 @@ from spell_cli.client import Client
 from spell_cli.errors import ExitCode
 from spell_cli.render import run_exit_code
 from spell_cli.terminal import complain, say
+from spell_proto.state import FINAL
 
 _WAIT_PAUSE_FIRST = 0.1
 _WAIT_PAUSE_MAX = 1.0

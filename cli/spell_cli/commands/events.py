@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import cast
 
 import click
-from spell_proto.state import REASON_TEXT, Intent, Reason
 
 from spell_cli import config
 from spell_cli.answers import Event
@@ -18,6 +17,7 @@ from spell_cli.follow import GIVE_UP_AFTER_SECONDS, GONE_AFTER_SECONDS
 from spell_cli.tables import safe
 from spell_cli.terminal import say
 from spell_cli.times import moment
+from spell_proto.state import REASON_TEXT, Intent, Reason
 
 
 @click.command(

@@ -4,14 +4,13 @@ import asyncio
 import os
 from pathlib import Path
 
-from spell_proto import bus, database, http, logs, service, settings, subjects
-
 from spell_builder import api, uv
 from spell_builder.ahead import Ahead
 from spell_builder.builder import BARE, Builder
 from spell_builder.directories import Directories
 from spell_builder.requests import Requests
 from spell_builder.settings import Settings
+from spell_proto import bus, database, http, logs, service, settings, subjects
 
 log = logs.get()
 

@@ -1,11 +1,11 @@
 """Environments built before they are asked for: a queued run should not wait for its packages too."""
 
 from nats.aio.msg import Msg
+
+from spell_builder.builder import Builder
 from spell_proto import codec, logs
 from spell_proto.commands import BuildEnvironment
 from spell_proto.errors import CodecError
-
-from spell_builder.builder import Builder
 
 log = logs.get()
 

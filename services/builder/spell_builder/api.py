@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
-from spell_proto import http, logs, service
-from spell_proto.errors import NotFoundError, shown
-from spell_proto.spec import EnvironmentRequest, Shape
-from spell_proto.views import Health
 
 from spell_builder.builder import Builder
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import Flight, GivenUpError
+from spell_proto import http, logs, service
+from spell_proto.errors import NotFoundError, shown
+from spell_proto.spec import EnvironmentRequest, Shape
+from spell_proto.views import Health
 
 log = logs.get()
 

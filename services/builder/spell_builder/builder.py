@@ -5,15 +5,14 @@ import functools
 import time
 from collections.abc import Awaitable, Callable
 
-from spell_proto import logs
-from spell_proto.spec import EnvironmentRequest
-
 from spell_builder import keys
 from spell_builder.directories import Directories
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.uv import Uv
+from spell_proto import logs
+from spell_proto.spec import EnvironmentRequest
 
 log = logs.get()
 

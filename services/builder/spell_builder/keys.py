@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from spell_proto.spec import canonical_json
 
 #: Raised when the same packages would be laid out differently: older environments are then not found any more.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import asyncpg
-from spell_proto import database, logs
 
 from spell_builder.flight import GivenUpError
+from spell_proto import database, logs
 
 log = logs.get()
 T = TypeVar("T")

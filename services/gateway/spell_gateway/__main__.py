@@ -3,10 +3,6 @@
 import asyncio
 
 import orjson
-from spell_proto import asyncapi, logs, settings
-from spell_proto.database import migrate, pool
-from spell_proto.http import Caller, serve
-from spell_proto.service import run
 
 from spell_gateway import openapi
 from spell_gateway.accounts import Accounts
@@ -26,6 +22,10 @@ from spell_gateway.scheduler import Scheduler
 from spell_gateway.service_api import ServiceApi
 from spell_gateway.settings import Settings
 from spell_gateway.storage import Storage
+from spell_proto import asyncapi, logs, settings
+from spell_proto.database import migrate, pool
+from spell_proto.http import Caller, serve
+from spell_proto.service import run
 
 log = logs.get()
 

@@ -6,9 +6,6 @@ import secrets
 from pathlib import Path
 
 import asyncpg
-from spell_proto import logs
-from spell_proto.database import queries
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, SettingsError
 
 from spell_gateway import ssh_keys
 from spell_gateway.shapes import (
@@ -22,6 +19,9 @@ from spell_gateway.shapes import (
     TokenView,
     User,
 )
+from spell_proto import logs
+from spell_proto.database import queries
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, SettingsError
 
 log = logs.get()
 

@@ -2,13 +2,13 @@
 
 from aiohttp import web
 from pydantic import TypeAdapter
-from spell_proto.http import json_response
 
 from spell_gateway import asked
 from spell_gateway.accounts import Accounts
 from spell_gateway.auth import Authenticator
 from spell_gateway.routes import Route
 from spell_gateway.shapes import KeyList, KeyRequest, KeyView, Me, TokenList, TokenMade, TokenRequest, User
+from spell_proto.http import json_response
 
 TOKEN_REQUEST = TypeAdapter(TokenRequest)
 KEY_REQUEST = TypeAdapter(KeyRequest)

@@ -1,11 +1,11 @@
 """The public application: every route of the table, behind the bearer token and the one shape of errors."""
 
 from aiohttp import web
-from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal_response
 
 from spell_gateway.auth import Authenticator, UnknownCallerError
 from spell_gateway.routes import Handler as UserHandler
 from spell_gateway.routes import Route
+from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal_response
 
 #: A path of 4096 bytes is three times as long when every byte is escaped.
 LINE_BYTES_MAX = 16 * 1024

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from aiohttp import web
 from pydantic import TypeAdapter
+
 from spell_proto import checks
 from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_proto.http import read_json

@@ -4,10 +4,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from spell_proto.errors import RefusedError
-
 from spell_gateway.accounts import TOKEN, token_digest
 from spell_gateway.shapes import User
+from spell_proto.errors import RefusedError
 
 #: How long a deleted token may still be taken for good.
 BELIEVED_SECONDS = 4.0

@@ -1,14 +1,13 @@
 """Saved files as a user asks for them: runs/N and what is below it."""
 
-from spell_proto.errors import ConflictError, shown
-from spell_proto.state import FINAL
-from spell_proto.views import ManifestEntry, RunView
-
 from spell_gateway.bounded import Bounded
 from spell_gateway.resources import Tree, digest_of, not_there, parse_path, run_directory, run_of
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import ResourceEntry, ResourceList, User
 from spell_gateway.storage import Storage
+from spell_proto.errors import ConflictError, shown
+from spell_proto.state import FINAL
+from spell_proto.views import ManifestEntry, RunView
 
 TREES_KNOWN_MAX = 32
 #: Of trees with more files than this only the last one is kept.

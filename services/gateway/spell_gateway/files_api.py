@@ -2,9 +2,6 @@
 
 from aiohttp import web
 from pydantic import TypeAdapter
-from spell_proto.errors import RefusedError
-from spell_proto.http import json_response
-from spell_proto.views import Repository, RepositoryList
 
 from spell_gateway import asked
 from spell_gateway.files import Files
@@ -13,6 +10,9 @@ from spell_gateway.resources import disposition
 from spell_gateway.routes import BYTES, FLAG, PARTS, RANGE, Param, Route
 from spell_gateway.shapes import RepositoryRequest, ResourceList, User
 from spell_gateway.storage import Storage
+from spell_proto.errors import RefusedError
+from spell_proto.http import json_response
+from spell_proto.views import Repository, RepositoryList
 
 REPOSITORY_REQUEST = TypeAdapter(RepositoryRequest)
 RECURSIVE = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)

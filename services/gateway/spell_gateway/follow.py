@@ -23,16 +23,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import aiohttp
-from spell_proto import logs
-from spell_proto.errors import NotFoundError, RefusedError, UnavailableError
-from spell_proto.state import FINAL, RunState
-from spell_proto.views import RunView, TransitionView
 
 from spell_gateway.live import Live, RunListener
 from spell_gateway.outlet import chunks
 from spell_gateway.runs import Runs
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.storage import Storage
+from spell_proto import logs
+from spell_proto.errors import NotFoundError, RefusedError, UnavailableError
+from spell_proto.state import FINAL, RunState
+from spell_proto.views import RunView, TransitionView
 
 log = logs.get()
 

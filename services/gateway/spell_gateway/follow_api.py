@@ -4,7 +4,6 @@ import asyncio
 
 import orjson
 from aiohttp import web
-from spell_proto.errors import UnavailableError
 
 from spell_gateway import asked
 from spell_gateway.follow import PING_SECONDS, POLL_SECONDS, Follower, Sink, Sources, Wish
@@ -12,6 +11,7 @@ from spell_gateway.outlet import Outlet, outlet
 from spell_gateway.routes import BYTES, FLAG, LINES, WHOLE, Param, Route
 from spell_gateway.shapes import User
 from spell_gateway.sinks import LineSink, RecordSink
+from spell_proto.errors import UnavailableError
 
 TAIL_LINES_MAX = 1_000_000
 PAGE = 500

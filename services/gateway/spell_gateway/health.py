@@ -3,17 +3,16 @@
 import asyncio
 from collections import defaultdict
 
-from spell_proto.errors import RefusedError
-from spell_proto.http import Caller
-from spell_proto.service import version
-from spell_proto.state import FINAL
-from spell_proto.views import Check, Health, RunView, Verdict
-
 from spell_gateway.live import Live
 from spell_gateway.runs import TOGETHER_MAX, Runs
 from spell_gateway.scheduler import HEALTH, Scheduler
 from spell_gateway.shapes import StatusView, User
 from spell_gateway.storage import Storage
+from spell_proto.errors import RefusedError
+from spell_proto.http import Caller
+from spell_proto.service import version
+from spell_proto.state import FINAL
+from spell_proto.views import Check, Health, RunView, Verdict
 
 ANSWER_SECONDS_MAX = 2.0
 VERIFIED_RUNS_MAX = 1000

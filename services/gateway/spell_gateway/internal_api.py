@@ -1,10 +1,10 @@
 """What the other services ask the gateway: whose SSH key is this?"""
 
 from aiohttp import web
-from spell_proto.http import errors_to_answers, json_response
 
 from spell_gateway.accounts import Accounts
 from spell_gateway.health import Doctor
+from spell_proto.http import errors_to_answers, json_response
 
 FINGERPRINT_CHARS_MAX = 128
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 from nats.aio.msg import Msg
+
+from spell_gateway.splice import Splice
 from spell_proto import bus, logs, subjects
 from spell_proto.service import ticker
 from spell_proto.state import FINAL
-
-from spell_gateway.splice import Splice
 
 log = logs.get()
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
-from spell_proto.service import version
-from spell_proto.spec import RunRequest, Shape
 
 from spell_gateway.routes import JSON, Param, Route
+from spell_proto.service import version
+from spell_proto.spec import RunRequest, Shape
 
 REFS = "#/components/schemas/{model}"
 _PART = re.compile(r"\{(?P<name>[a-z_]+)(?::[^{}]*)?\}")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp import web
+
 from spell_proto import logs
 from spell_proto.errors import RefusedError, SpellError
 from spell_proto.http import refusal_response

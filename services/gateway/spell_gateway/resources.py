@@ -4,11 +4,10 @@ import posixpath
 from bisect import bisect_left
 from datetime import datetime
 
+from spell_gateway.shapes import ResourceEntry
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError, shown
 from spell_proto.state import FINAL, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
-
-from spell_gateway.shapes import ResourceEntry
 
 PATH_BYTES_MAX = 4096
 LINKS_MAX = 16

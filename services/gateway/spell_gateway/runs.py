@@ -5,15 +5,14 @@ import hashlib
 import re
 import time
 
-from spell_proto import checks
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
-from spell_proto.spec import CodeLocation, CodeRef, RunRequest, RunSpec, canonical_json
-from spell_proto.views import Commit, MachineTypeList, RunView
-
 from spell_gateway.bounded import Bounded
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, User
 from spell_gateway.storage import Storage
+from spell_proto import checks
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
+from spell_proto.spec import CodeLocation, CodeRef, RunRequest, RunSpec, canonical_json
+from spell_proto.views import Commit, MachineTypeList, RunView
 
 COMMITS_KNOWN_MAX = 10_000
 MACHINE_TYPES_KNOWN_MAX = 10_000

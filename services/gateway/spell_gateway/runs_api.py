@@ -2,11 +2,6 @@
 
 from aiohttp import web
 from pydantic import TypeAdapter
-from spell_proto import checks
-from spell_proto.errors import RefusedError
-from spell_proto.http import json_response
-from spell_proto.spec import RunRequest
-from spell_proto.views import EndOutcome, MachineTypeList, RunList, RunView, TransitionList
 
 from spell_gateway import asked
 from spell_gateway.outlet import no_such_part, relay
@@ -15,6 +10,11 @@ from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, User
 from spell_gateway.storage import Storage
+from spell_proto import checks
+from spell_proto.errors import RefusedError
+from spell_proto.http import json_response
+from spell_proto.spec import RunRequest
+from spell_proto.views import EndOutcome, MachineTypeList, RunList, RunView, TransitionList
 
 REQUEST = TypeAdapter(RunRequest)
 BATCH = TypeAdapter(Batch)

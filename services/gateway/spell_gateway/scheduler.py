@@ -5,6 +5,8 @@ from urllib.parse import quote, urlencode
 
 import orjson
 from pydantic import TypeAdapter
+
+from spell_gateway.shapes import Created
 from spell_proto.http import Caller
 from spell_proto.spec import RunSpec
 from spell_proto.views import (
@@ -17,8 +19,6 @@ from spell_proto.views import (
     TransitionList,
     Verdict,
 )
-
-from spell_gateway.shapes import Created
 
 RUN = TypeAdapter(RunView)
 RUNS = TypeAdapter(RunList)

@@ -1,13 +1,13 @@
 """HTTP about the service itself: health, status, verdicts, descriptions."""
 
 from aiohttp import web
-from spell_proto.http import json_response
-from spell_proto.views import Health, Verdict
 
 from spell_gateway import asked
 from spell_gateway.health import Doctor
 from spell_gateway.routes import JSON, WHOLE, Param, Route
 from spell_gateway.shapes import StatusView, User
+from spell_proto.http import json_response
+from spell_proto.views import Health, Verdict
 
 
 class ServiceApi:

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
+
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
 from spell_proto.spec import Shape

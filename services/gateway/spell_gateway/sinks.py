@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from spell_gateway.outlet import Outlet
 from spell_proto.codec import encode
 from spell_proto.journal import HEADER, OUTPUT, Decoder, Record, RecordKind
 from spell_proto.journal import encode as encode_record
 from spell_proto.views import RunView, TransitionView
-
-from spell_gateway.outlet import Outlet
 
 
 def _state_payload(transition: TransitionView, text: str) -> dict[str, Any]:

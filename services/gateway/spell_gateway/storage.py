@@ -4,11 +4,11 @@ from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from spell_gateway.shapes import RepositoryRequest
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.views import Commit, Manifest, Repository, RepositoryList, RunView, Verdict
-
-from spell_gateway.shapes import RepositoryRequest
 
 COMMIT = TypeAdapter(Commit)
 REPOSITORY = TypeAdapter(Repository)

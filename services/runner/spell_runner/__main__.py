@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from aiohttp import web
+
 from spell_proto import logs, service, settings, subjects
 from spell_proto.bus import connect
 from spell_proto.errors import SettingsError
 from spell_proto.http import Caller, json_response, serve
 from spell_proto.views import Health
-
 from spell_runner import doorbell, isolation
 from spell_runner.attempt import Means
 from spell_runner.control import Control

@@ -13,7 +13,6 @@ from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, RunState, harder
-
 from spell_runner import phases, saving
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 from nats.aio.msg import Msg
+
 from spell_proto import bus as message_bus
 from spell_proto import codec, logs, subjects
 from spell_proto.commands import EndAttempt, StartAttempt
@@ -15,7 +16,6 @@ from spell_proto.errors import CodecError, GoneError, RefusedError
 from spell_proto.events import AttemptFailed, AttemptHeld, AttemptWanted, Heartbeat, HeartbeatAnswer
 from spell_proto.http import Caller
 from spell_proto.state import REASON_TEXT, Intent, Reason, harder
-
 from spell_runner import workspace
 from spell_runner.attempt import Attempt, Means
 from spell_runner.directory import SPEC, Directory

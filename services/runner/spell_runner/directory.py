@@ -17,11 +17,11 @@ from pathlib import Path
 
 import orjson
 from pydantic import TypeAdapter
+
 from spell_proto.events import AnyStep, Step
 from spell_proto.journal import OUTPUT, Decoder, RecordKind, Totals, whole_records
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-
 from spell_runner.phases import Outcome, Verdict
 from spell_runner.shim.launch import JOURNAL
 

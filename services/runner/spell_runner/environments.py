@@ -8,12 +8,12 @@ from pathlib import Path
 import aiohttp
 import orjson
 from pydantic import TypeAdapter
+
 from spell_proto import logs
 from spell_proto.errors import NotFoundError, RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.spec import EnvironmentRequest, Shape
 from spell_proto.state import Reason
-
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
 

@@ -12,13 +12,13 @@ from collections import deque
 
 import orjson
 from pydantic import TypeAdapter
+
 from spell_proto import bus as message_bus
 from spell_proto import logs, subjects
 from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.journal import whole_records
 from spell_proto.views import JournalEnd, JournalEnds
-
 from spell_runner.link import Link
 
 log = logs.get()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
-
 from spell_runner.errors import IsolationError
 from spell_runner.shim import launch
 from spell_runner.shim.launch import Launch

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from spell_proto.journal import RecordKind, Totals, encode_json
 from spell_proto.state import RunState
-
 from spell_runner.directory import Directory
 
 #: A line longer than this is cut: it is meant for a person.

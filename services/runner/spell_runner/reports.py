@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from spell_proto import bus as message_bus
 from spell_proto import codec, logs, subjects
 from spell_proto.events import AnyStep, AttemptReport, CommandStarted, Step
-
 from spell_runner.link import Link
 from spell_runner.phases import over
 from spell_runner.tasks import Tasks

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 from pydantic import TypeAdapter
+
 from spell_proto import logs
 from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.events import OutputsSaved
@@ -17,7 +18,6 @@ from spell_proto.http import Caller
 from spell_proto.spec import Shape
 from spell_proto.state import Reason
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
-
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, Found, resource_paths

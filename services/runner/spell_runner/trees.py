@@ -11,12 +11,12 @@ from pathlib import Path
 
 import aiohttp
 import orjson
+
 from spell_proto import logs
 from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.spec import CodeLocation
 from spell_proto.state import Reason
-
 from spell_runner.errors import AttemptError, TreeRefusedError
 
 log = logs.get()

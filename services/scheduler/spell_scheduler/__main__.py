@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from spell_proto import bus, codec, database, http, logs, service, settings, subjects
 from spell_proto.state import TRANSITIONS
-
 from spell_scheduler import api, loops
 from spell_scheduler.creation import Creation
 from spell_scheduler.handlers import Handlers

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import TypeAdapter
+
 from spell_proto import http, service
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, shown
 from spell_proto.spec import AttemptSpec
@@ -18,7 +19,6 @@ from spell_proto.views import (
     RunView,
     TransitionList,
 )
-
 from spell_scheduler import runs, verify
 from spell_scheduler.creation import Creation, NewRun
 from spell_scheduler.lifecycle import EndAsked

@@ -14,7 +14,6 @@ from spell_proto import logs
 from spell_proto.errors import ConflictError, shown
 from spell_proto.service import Pace, ticker
 from spell_proto.spec import RunSpec, Shape
-
 from spell_scheduler import lifecycle, runs
 from spell_scheduler.runs import SQL, Connection, Post, Row
 from spell_scheduler.store import Changes, Store

@@ -7,7 +7,6 @@ from spell_proto import codec, logs
 from spell_proto.errors import CodecError
 from spell_proto.events import AttemptHeld, AttemptReport, AttemptWanted, Heartbeat, HeartbeatAnswer
 from spell_proto.state import Reason
-
 from spell_scheduler.lifecycle import MachineGone
 from spell_scheduler.runs import SQL, run_of
 from spell_scheduler.store import Store

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
+
 from spell_proto import logs
 from spell_proto.bus import LOST, Bus
 from spell_proto.service import ticker
 from spell_proto.state import Reason
-
 from spell_scheduler.lifecycle import Expired, MachineGone
 from spell_scheduler.runs import SQL
 from spell_scheduler.store import Store

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Sequence
 
 import asyncpg
+
 from spell_proto import logs, subjects
 from spell_proto.bus import Bus
 from spell_proto.service import Pace, ticker
-
 from spell_scheduler import runs
 from spell_scheduler.runs import Post
 

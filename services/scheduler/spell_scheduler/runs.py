@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
+
 from spell_proto import database, subjects
 from spell_proto.codec import encode
 from spell_proto.commands import BuildEnvironment
@@ -13,7 +14,6 @@ from spell_proto.events import LogTotals, RunIntentChanged, RunMoved
 from spell_proto.spec import RunSpec
 from spell_proto.state import Intent, Reason, RunState
 from spell_proto.views import LogView, RunView, TransitionView
-
 from spell_scheduler.lifecycle import Logged, Run
 
 SQL = database.queries("spell_scheduler", "runs.sql")

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import asyncpg
-from spell_proto import logs
 
+from spell_proto import logs
 from spell_scheduler import runs
 from spell_scheduler.admission import Machine, Queued, admit
 from spell_scheduler.lifecycle import Admitted, Decision, Fact, Logged, Order, Run, decide

@@ -6,6 +6,7 @@ Invariants as in docs/operating.md. A check says how many things it looked at; o
 from typing import Any
 
 import asyncpg
+
 from spell_proto import database
 from spell_proto.views import Check, Verdict
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from spell_proto import database, http, logs, service, settings
-
 from spell_storage import api, git, git_server
 from spell_storage.appender import Appender
 from spell_storage.blobs import Blobs

@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from aiohttp import web
-from spell_proto.errors import InvalidError, RefusedError, shown
 
+from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_storage import ranges
 
 #: An answer on its way. It is closed when the client goes away, and with it the file or process behind it.

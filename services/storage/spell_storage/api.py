@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import asyncpg
 from aiohttp import web
+
 from spell_proto.errors import InvalidError
 from spell_proto.http import errors_to_answers, json_response
 from spell_proto.service import version
 from spell_proto.views import Check, Health, Verdict
-
 from spell_storage import answers, verify
 from spell_storage.appender import Appender
 from spell_storage.blob_api import MANIFEST_BYTES_MAX, BlobRoutes

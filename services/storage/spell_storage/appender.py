@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 
 from spell_proto import logs
 from spell_proto.errors import UnavailableError
-
 from spell_storage.chunks import INLINE_BYTES_MAX, Chunk, JournalId, JournalState, Part, cut
 from spell_storage.journals import Journals, Write
 

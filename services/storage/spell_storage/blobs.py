@@ -11,11 +11,11 @@ from datetime import UTC
 
 import asyncpg
 from pydantic import TypeAdapter
+
 from spell_proto import database
 from spell_proto.errors import InvalidError, NotFoundError, shown
 from spell_proto.spec import canonical_json
 from spell_proto.views import Manifest, ManifestStored
-
 from spell_storage.objects import Objects
 
 _SQL = database.queries("spell_storage", "blobs.sql")

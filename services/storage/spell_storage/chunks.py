@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
+
 from spell_proto import checks
 from spell_proto.errors import InvalidError
 from spell_proto.journal import HEADER, PAYLOAD_BYTES_MAX, RecordKind

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import asyncpg
+
 from spell_proto import checks, database, logs
 from spell_proto.errors import InvalidError, NotFoundError
 from spell_proto.views import Commit, Repository
-
 from spell_storage import git, trees
 
 log = logs.get()

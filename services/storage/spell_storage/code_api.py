@@ -2,10 +2,10 @@
 
 from aiohttp import web
 from pydantic import TypeAdapter
+
 from spell_proto.http import json_response, read_json
 from spell_proto.spec import Shape
 from spell_proto.views import RepositoryList
-
 from spell_storage import answers
 from spell_storage.code import Code
 

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 import asyncssh
 from pydantic import TypeAdapter
+
 from spell_proto import logs
 from spell_proto.errors import NotFoundError, RefusedError
 from spell_proto.http import Caller
 from spell_proto.spec import Shape
-
 from spell_storage import git
 from spell_storage.code import Code
 

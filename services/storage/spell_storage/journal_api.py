@@ -5,9 +5,9 @@ from typing import get_args
 
 import orjson
 from aiohttp import web
+
 from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response
-
 from spell_storage import answers
 from spell_storage.appender import Appender
 from spell_storage.chunks import JournalId, read_parts

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import asyncpg
+
 from spell_proto import database
 from spell_proto.errors import SpellError
 from spell_proto.journal import HEADER, OUTPUT, RecordKind
-
 from spell_storage.chunks import Accepted, Chunk, JournalId, JournalState, accept
 from spell_storage.objects import Objects
 

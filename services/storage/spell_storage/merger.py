@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 from spell_proto import database, logs
-
 from spell_storage.chunks import CHUNK_BYTES_MAX, INLINE_BYTES_MAX, JournalId, JournalState
 from spell_storage.journals import Journals, StoredChunk
 

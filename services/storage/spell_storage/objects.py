@@ -11,6 +11,7 @@ from pathlib import Path
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
+
 from spell_proto import logs
 from spell_proto.errors import SettingsError, UnavailableError
 

@@ -9,7 +9,6 @@ from spell_proto import database
 from spell_proto.errors import NotFoundError
 from spell_proto.journal import Decoder, Record, RecordKind
 from spell_proto.views import Check, ManifestEntry
-
 from spell_storage.blobs import MANIFEST, Blobs
 from spell_storage.chunks import JournalId
 from spell_storage.journals import BrokenJournalError, Journals

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from support import stack
 from support.builder_process import BuilderProcess
 from support.packages import Index

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from spell_proto import bus, codec, subjects
 from spell_proto.commands import BuildEnvironment
 from spell_proto.errors import NotFoundError

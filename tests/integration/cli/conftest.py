@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from integration.cli.cli_server import TOKEN, Server, serving
 
 SPELL = str(Path(sys.executable).parent / "spell")

@@ -5,6 +5,7 @@ import re
 import threading
 
 import pytest
+
 from integration.cli.cli_server import note, stdout, whole
 
 pytestmark = pytest.mark.integration

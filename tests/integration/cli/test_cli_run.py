@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+
 from integration.cli import cli_server
 from integration.cli.cli_server import note, phase, serving, stderr, stdout, whole
 

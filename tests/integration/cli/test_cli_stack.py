@@ -7,6 +7,7 @@ import sys
 import threading
 
 import pytest
+
 from integration.cli.cli_server import TOKEN, stdout
 
 pytestmark = pytest.mark.integration

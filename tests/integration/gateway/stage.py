@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+
 from spell_gateway.accounts import Accounts, new_token, token_digest
 from spell_proto import bus, database, http, subjects
 from spell_proto.errors import RefusedError

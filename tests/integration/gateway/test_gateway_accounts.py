@@ -6,6 +6,7 @@ from urllib.parse import quote
 import asyncpg
 import orjson
 import pytest
+
 from integration.gateway.stage import PUBLIC_KEY, until
 from spell_proto.http import Caller
 

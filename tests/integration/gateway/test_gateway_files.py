@@ -5,8 +5,9 @@ import hashlib
 from urllib.parse import urlsplit
 
 import pytest
-from integration.gateway.stage import now
 from pydantic import TypeAdapter
+
+from integration.gateway.stage import now
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 
 pytestmark = pytest.mark.integration

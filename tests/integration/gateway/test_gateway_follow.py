@@ -5,6 +5,7 @@ import random
 
 import orjson
 import pytest
+
 from spell_proto.journal import RecordKind, whole_records
 
 pytestmark = pytest.mark.integration

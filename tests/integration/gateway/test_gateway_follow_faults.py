@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 from aiohttp import web
+
 from integration.gateway.stage import Stream
 from spell_gateway import follow
 from spell_gateway.accounts import new_token

@@ -8,6 +8,7 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from integration.gateway.stage import until
 
 pytestmark = pytest.mark.integration

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
+
 from integration.gateway.stage import until
 from spell_proto.journal import RecordKind
 

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
+
 from integration.runner import room, shims
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter
+
 from spell_proto import http
 from spell_proto.bus import Bus, connect
 from spell_proto.journal import Decoder, Record, RecordKind

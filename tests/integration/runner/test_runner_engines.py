@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from integration.runner.room import Builder
 from spell_proto import http
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec

@@ -6,6 +6,7 @@ import signal
 from datetime import UTC
 
 import pytest
+
 from integration.runner import shims
 from integration.runner.room import code, room, tree
 from spell_proto import codec, subjects

@@ -7,6 +7,7 @@ import re
 import signal
 
 import pytest
+
 from integration.runner import shims
 from integration.runner.room import code, room, tree
 from spell_runner.engines.server import ShimServer

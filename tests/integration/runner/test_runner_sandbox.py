@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from integration.runner import shims
 from spell_proto.journal import RecordKind
 from spell_runner.isolation import Isolation, probe

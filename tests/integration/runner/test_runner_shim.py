@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from integration.runner import shims
 from spell_proto.journal import RecordKind
 from spell_runner.shim import launch, processes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from spell_proto import bus, http, subjects
 from spell_proto.errors import ConflictError, GoneError, NotFoundError, UnavailableError
 from spell_proto.events import AttemptKilled, CommandExited, CommandStarted

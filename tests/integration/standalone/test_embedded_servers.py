@@ -3,6 +3,7 @@
 import asyncpg
 import pytest
 from nats import connect as connect_to_nats
+
 from spell_proto import bus, subjects
 from support import stack
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+
 from support.standalone import alive, command_lines, prepared, standalone, until
 
 SERVICES = ["postgres", "nats", "scheduler", "storage", "builder", "gateway", "runner"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from spell_proto import http
 from spell_proto.http import Caller
 from support import stack

@@ -6,6 +6,7 @@ import random
 import struct
 
 from pydantic import TypeAdapter
+
 from spell_proto.journal import RecordKind, encode, encode_json
 from spell_proto.views import JournalEnds, Verdict
 

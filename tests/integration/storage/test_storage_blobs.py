@@ -7,6 +7,7 @@ import os
 
 import pytest
 from pydantic import TypeAdapter
+
 from spell_proto.errors import RefusedError
 from spell_proto.views import Manifest, ManifestStored, Verdict
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
 from spell_proto.views import Commit, Repository, RepositoryList

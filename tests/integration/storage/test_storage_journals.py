@@ -8,6 +8,7 @@ import struct
 
 import asyncpg
 import pytest
+
 from integration.storage.journal_bytes import a_journal, body_of, post, totals, verdict
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller

@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+
 from spell_proto.errors import SettingsError
 from spell_storage.objects import PIECE_BYTES, Objects
 

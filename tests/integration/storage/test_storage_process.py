@@ -9,8 +9,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from integration.storage.journal_bytes import a_journal, body_of, post, totals, verdict
 from pydantic import TypeAdapter
+
+from integration.storage.journal_bytes import a_journal, body_of, post, totals, verdict
 from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.journal import RecordKind, encode

@@ -1,6 +1,7 @@
 """What uv writes when it fails becomes one sentence with the package and the reason."""
 
 import pytest
+
 from spell_builder.complaints import failure
 from spell_builder.errors import IndexUnreachableError
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from spell_builder.keys import Interpreter, environment_key, wanted
 
 PYTHON = Interpreter("/usr/bin/python3.11", "CPython 3.11.7", "linux-x86_64", "glibc 2.36")

@@ -1,6 +1,7 @@
 """The configuration file, its variables, and the addresses they name."""
 
 import pytest
+
 from spell_cli import config
 from spell_cli.errors import ConfigError
 from spell_cli.local_stack import LocalServer

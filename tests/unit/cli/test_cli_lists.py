@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+
 from spell_cli.run_lists import info_rows, ps_table, status_text
 from spell_cli.tables import pairs, safe, table
 from spell_cli.times import go_duration, human_size, listing_date, relative

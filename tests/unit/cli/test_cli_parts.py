@@ -1,6 +1,7 @@
 """The small pure parts: git's output, ssh's options, what may be written where, and shapes that must agree."""
 
 import pytest
+
 from spell_cli import answers, main, ssh
 from spell_cli.download import plan
 from spell_cli.push import _without_progress

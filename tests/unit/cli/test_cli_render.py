@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from spell_cli.render import Line, Output, Renderer, Settle, Spin, exit_code_text, run_exit_code
 from spell_proto.journal import Record, RecordKind
 from spell_proto.state import FINAL, RunState

@@ -1,6 +1,7 @@
 """From words to a request: the rows of the bad-input catalogue that have a flag, and what a shell line means."""
 
 import pytest
+
 from spell_cli import spec_from_args
 from spell_cli.repository import Repository
 from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed, with_code

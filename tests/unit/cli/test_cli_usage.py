@@ -1,6 +1,7 @@
 """Command lines that are wrong in themselves: told as such at once, with exit code 2 or 3, and nothing is asked for."""
 
 import pytest
+
 from spell_cli import main
 from spell_cli.commands.run import run
 from spell_cli.spec_from_args import RunArguments

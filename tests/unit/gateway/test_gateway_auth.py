@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+
 from spell_gateway.accounts import new_token, token_digest
 from spell_gateway.auth import BELIEVED_SECONDS, KNOWN_MAX, Authenticator, UnknownCallerError
 from spell_gateway.shapes import User

@@ -6,6 +6,7 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
+
 from spell_gateway import openapi
 from spell_gateway.accounts_api import AccountsApi
 from spell_gateway.app import public_app

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spell_gateway.resources import Tree, digest_of, disposition, parse_path, run_of
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError
 from spell_proto.spec import EnvironmentRequest, RunSpec

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spell_gateway.splice import Gap, Next, Old, Splice, place
 from spell_proto.journal import RecordKind, encode, whole_records
 

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spell_gateway import ssh_keys
 from spell_proto.errors import InvalidError
 

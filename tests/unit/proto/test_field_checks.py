@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+
 from spell_proto import checks
 from spell_proto.errors import InvalidError, RefusedError
 from spell_proto.http import parse_json

@@ -3,6 +3,7 @@
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+
 from spell_proto import journal
 from spell_proto.journal import Decoder, RecordKind, encode, encode_json, whole_records
 

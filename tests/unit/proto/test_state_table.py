@@ -1,6 +1,7 @@
 """The state table: total, with absorbing ends, and every end can be reached."""
 
 import pytest
+
 from spell_proto.errors import IllegalTransitionError
 from spell_proto.state import (
     ACTIVE,

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from spell_proto.events import CommandStarted, OutputsSaved
 from spell_proto.journal import RecordKind, encode, encode_json
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec

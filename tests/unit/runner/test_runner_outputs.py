@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from spell_runner import outputs
 from spell_runner.outputs import Changes, Found, in_copy, resource_paths
 from spell_runner.workspace import Abort, AbortedError, copy_tree, read_baseline, remove

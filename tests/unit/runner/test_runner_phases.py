@@ -4,6 +4,7 @@ import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from spell_proto.events import (
     AttemptFinished,
     AttemptKilled,

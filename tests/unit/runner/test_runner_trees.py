@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+
 from spell_runner.errors import TreeRefusedError
 from spell_runner.trees import TreeWriter, checked_parts
 

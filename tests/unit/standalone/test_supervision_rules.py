@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from spell_standalone import kept, nats, probes, services
 from spell_standalone.child import backoff_seconds
 from spell_standalone.errors import StandaloneError

@@ -6,6 +6,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from spell_proto.journal import PAYLOAD_BYTES_MAX, RecordKind, encode, encode_json
 from spell_storage import chunks
 from spell_storage.chunks import JournalId, JournalState, Part, accept, cut

@@ -4,7 +4,6 @@ from typing import Protocol
 
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent
-
 from spell_runner.directory import Directory
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes

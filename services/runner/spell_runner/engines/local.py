@@ -12,7 +12,6 @@ from pathlib import Path
 from spell_proto import logs
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent
-
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments

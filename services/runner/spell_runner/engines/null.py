@@ -6,7 +6,6 @@ from pathlib import Path
 
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent
-
 from spell_runner.directory import Directory
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
-
 from spell_runner.shim import launch, linux, processes, sandbox, server, shim, sink
 
 log = logs.get()

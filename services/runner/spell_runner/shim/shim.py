@@ -18,7 +18,6 @@ import time
 from typing import NoReturn
 
 from spell_proto.journal import RecordKind
-
 from spell_runner.shim import launch as files
 from spell_runner.shim import linux, processes, sandbox
 from spell_runner.shim.launch import Ending, Launch
