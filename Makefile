@@ -12,7 +12,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 STAMP := $(VENV)/.synced
 SPELL := $(BIN)/spell
 
-.PHONY: help sync format check test run bench lock up down clean lint
+.PHONY: help sync format check test run docs bench lock up down clean lint
 
 help: ## Show what make can do
 	@echo "Usage: make TARGET"
@@ -80,6 +80,9 @@ check: lint ## Lint, types, borders between services, unit tests (under two minu
 test: lint ## Everything: set-up, checks, and all tests with real Postgres, NATS, git and processes
 	@echo "Running all tests"
 	@$(BIN)/pytest
+
+docs: sync ## Write the generated parts of docs/ again
+	@$(BIN)/python docs/generate.py
 
 bench: sync ## Measure what docs and design promise
 	@for file in bench/warm_start.py bench/throughput.py bench/idle.py; do \
