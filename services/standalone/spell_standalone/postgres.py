@@ -11,6 +11,7 @@ import glob
 import hashlib
 import importlib.util
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -35,7 +36,6 @@ STOP_SECONDS_MAX = 10.0
 SOCKET_DIRECTORY_BYTES_MAX = 107 - len(f"/.s.PGSQL.{PORT}")
 
 _NOBODY = 65534
-_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 _AS_NOBODY = (
     "setpriv",
     f"--reuid={_NOBODY}",
@@ -129,16 +129,39 @@ def _version(directory: Path) -> int:
 
 
 def _without_root() -> tuple[tuple[str, ...], int | None]:
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and _has_name(os.geteuid()):
         return (), None
-    if _works(_NAMESPACE):
-        return _NAMESPACE, None
+    namespace = _namespace()
+    if _works(namespace):
+        return namespace, None
+    if os.geteuid() != 0:
+        raise MissingError(
+            f"initdb wants a name for its user, and user {os.geteuid()} has none in /etc/passwd: add one, "
+            "or allow user namespaces (unshare)"
+        )
     if _works(_AS_NOBODY):
         return _AS_NOBODY, _NOBODY
     raise MissingError(
         "Postgres does not run as root, and neither user namespaces (unshare) nor setpriv work here: "
         "run spell as another user"
     )
+
+
+def _namespace() -> tuple[str, ...]:
+    """Words to run something as a user who is not root, and whom initdb can look up: a bare system may have only
+    root and nobody.
+    """
+    uids = [_NOBODY, *(entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid != 0)]
+    uid = next(filter(_has_name, uids), _NOBODY)
+    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "--")
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _works(prefix: tuple[str, ...]) -> bool:
