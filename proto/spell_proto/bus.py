@@ -71,16 +71,18 @@ class Bus:
         if not self.client.is_connected:
             raise ConnectionError("the message bus is not connected")
         waiting: list[asyncio.Future[Any]] = []
-        for subject, data, message_id in messages:
-            headers = {"Nats-Msg-Id": message_id}
-            waiting.append(
-                await self._jetstream.publish_async(
-                    subject, data, wait_stall=PUBLISH_SECONDS, stream=stream.name, headers=headers
+        try:
+            for subject, data, message_id in messages:
+                headers = {"Nats-Msg-Id": message_id}
+                waiting.append(
+                    await self._jetstream.publish_async(
+                        subject, data, wait_stall=PUBLISH_SECONDS, stream=stream.name, headers=headers
+                    )
                 )
-            )
-        await asyncio.wait(waiting, timeout=PUBLISH_SECONDS)
-        for future in waiting:
-            future.cancel()  # those that are done do not mind; the others give their permit back
+            await asyncio.wait(waiting, timeout=PUBLISH_SECONDS)
+        finally:
+            for future in waiting:
+                future.cancel()  # those that are done do not mind; the others give their permit back
         stored = [
             future.done() and not future.cancelled() and future.exception() is None for future in waiting
         ]

@@ -1,6 +1,5 @@
 """Message ⇄ JSON bytes. Unknown kinds and unknown major versions are told apart from garbage."""
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -23,11 +22,6 @@ HEARTBEAT_ANSWER: TypeAdapter[HeartbeatAnswer] = TypeAdapter(HeartbeatAnswer)
 def encode(message: BaseModel) -> bytes:
     """The JSON bytes of a message or a shape: times in RFC 3339 with zone, enums as their values."""
     return orjson.dumps(message.model_dump())
-
-
-def encode_plain(value: Mapping[str, Any]) -> bytes:
-    """The JSON bytes of a plain object."""
-    return orjson.dumps(value)
 
 
 def decode(adapter: TypeAdapter[T], data: bytes) -> T:

@@ -39,6 +39,27 @@ def refusal_response(error: RefusedError) -> web.Response:
     )
 
 
+#: Errors of asyncpg that say nothing about the request. By name: not every service has a database.
+_DATABASE_AWAY = frozenset(
+    {
+        "AdminShutdownError",
+        "CannotConnectNowError",
+        "ConnectionDoesNotExistError",
+        "ConnectionFailureError",
+        "CrashShutdownError",
+        "DiskFullError",
+        "InterfaceError",
+        "InternalClientError",
+        "LockNotAvailableError",
+        "OutOfMemoryError",
+        "PostgresConnectionError",
+        "QueryCanceledError",
+        "ReadOnlySQLTransactionError",
+        "TooManyConnectionsError",
+    }
+)
+
+
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every refusal becomes its JSON body; whatever else goes wrong is logged and answered without details."""
@@ -59,7 +80,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             UnavailableError("unavailable", "a service does not answer right now; try again")
         )
     except Exception as error:
-        if type(error).__module__.startswith("asyncpg"):
+        if type(error).__name__ in _DATABASE_AWAY:
             log.warning("the database does not answer", path=request.path, problem=repr(error))
             return refusal_response(
                 UnavailableError("unavailable", "the database does not answer; try again")

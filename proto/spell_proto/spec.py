@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
@@ -140,12 +140,6 @@ class AttemptSpec(Shape):
     owner_id: int
     intent: Intent
     spec: RunSpec
-
-
-class Page(Shape):
-    """Limits of a listing."""
-
-    limit: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
 def canonical_json(value: Any) -> bytes:

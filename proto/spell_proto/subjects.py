@@ -57,8 +57,8 @@ class Stream:
     memory: bool = False
 
 
-EVENTS = Stream("EVENTS", ("spell.events.>",), 7 * DAYS, 1024 * MIB)
-REPORTS = Stream("REPORTS", ("spell.reports.>",), 7 * DAYS, 512 * MIB)
-COMMANDS = Stream("COMMANDS", ("spell.commands.*",), 7 * DAYS, 128 * MIB)
+EVENTS = Stream("EVENTS", ("spell.events.>",), 7 * DAYS, 256 * MIB)
+REPORTS = Stream("REPORTS", ("spell.reports.>",), 7 * DAYS, 128 * MIB)
+COMMANDS = Stream("COMMANDS", ("spell.commands.*",), 7 * DAYS, 32 * MIB)
 LOGS = Stream("LOGS", ("spell.logs.>",), 120, 64 * MIB, memory=True)
 STREAMS = (EVENTS, REPORTS, COMMANDS, LOGS)

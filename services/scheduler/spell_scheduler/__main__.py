@@ -28,7 +28,6 @@ async def main(stop: asyncio.Event) -> None:
         moves = [(before or "", after) for before, row in TRANSITIONS.items() for after in row]
         await pool.execute(SQL["write_legal_moves"], [move[0] for move in moves], [move[1] for move in moves])
         await pool.execute(SQL["note_limit"], given.runs_max)
-        await nats.ensure_streams()
         relay = Relay(pool, nats)
 
         async def outgoing(posts: Sequence[Post], orders: Sequence[tuple[str, Order]]) -> None:
@@ -52,7 +51,7 @@ async def main(stop: asyncio.Event) -> None:
             tasks.create_task(relay.run(stop))
             tasks.create_task(relay.sweep(stop))
             tasks.create_task(loops.admission(stop, store))
-            tasks.create_task(loops.watchdog(stop, store))
+            tasks.create_task(loops.watchdog(stop, store, nats))
             tasks.create_task(loops.housekeeping(stop, store, nats))
             tasks.create_task(
                 nats.consume(

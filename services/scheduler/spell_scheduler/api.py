@@ -5,7 +5,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from spell_proto import http, service
+from spell_proto import checks, http, service
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, shown
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
@@ -113,17 +113,26 @@ class Api:
         return http.json_response(EndOutcome(outcome=outcome, run=view))
 
     async def add_label(self, request: web.Request) -> web.Response:
-        row = await self._row(_run_id(request), _owner(request))
-        return await self._set_labels(row, [*dict.fromkeys([*row["labels"], request.match_info["label"]])])
+        row, label = await self._row(_run_id(request), _owner(request)), request.match_info["label"]
+        most = checks.LABEL_COUNT_MAX
+        await self._store.pool.execute(SQL["add_label"], row["id"], row["owner_id"], label, most)
+        view = await self._view(row["id"], row["owner_id"])
+        if label not in view.labels:
+            raise InvalidError(
+                "too_many_labels",
+                f"run {row['id']} has {most} labels already, no more are allowed",
+                field="label",
+            )
+        return http.json_response(view)
 
     async def remove_label(self, request: web.Request) -> web.Response:
-        row = await self._row(_run_id(request), _owner(request))
-        label = request.match_info["label"]
+        row, label = await self._row(_run_id(request), _owner(request)), request.match_info["label"]
         if label not in row["labels"]:
             raise NotFoundError(
                 "label_not_found", f"run {row['id']} has no label {shown(label)}", field="label"
             )
-        return await self._set_labels(row, [name for name in row["labels"] if name != label])
+        await self._store.pool.execute(SQL["remove_label"], row["id"], row["owner_id"], label)
+        return http.json_response(await self._view(row["id"], row["owner_id"]))
 
     async def log_after(self, request: web.Request) -> web.Response:
         cursor = request.query.get("after") or FIRST_CURSOR
@@ -204,10 +213,6 @@ class Api:
     async def _view_of(self, row: Any) -> RunView:
         reasons = await self._queue_reasons([row])
         return runs.view_of(row, queue_reason=reasons.get(row["id"]))
-
-    async def _set_labels(self, row: Any, labels: list[str]) -> web.Response:
-        await self._store.pool.execute(SQL["set_labels"], row["id"], row["owner_id"], labels)
-        return http.json_response(await self._view(row["id"], row["owner_id"]))
 
     async def _queue_reasons(self, rows: Any) -> dict[int, QueueReason]:
         """Why requested runs wait, for those among `rows` that do."""

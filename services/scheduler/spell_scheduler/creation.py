@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+import asyncpg
+
 from spell_proto import logs
 from spell_proto.errors import ConflictError, shown
 from spell_proto.service import Pace, ticker
@@ -21,6 +23,7 @@ from spell_scheduler.store import Changes, Store
 log = logs.get()
 
 BATCH_MAX = 128
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 
 
 class NewRun(Shape):
@@ -106,11 +109,15 @@ class Creation:
         try:
             results = await self._commit([waiting.new for waiting in batch])
         except Exception as error:  # noqa: BLE001  # handed to the caller it belongs to
-            if len(batch) > 1:
+            # Only what Postgres refused for what is in it is certainly not committed: the rest is the callers' to
+            # repeat, with their idempotency keys.
+            if len(batch) > 1 and isinstance(error, REFUSED):
                 for waiting in batch:
                     await self._serve([waiting])
-            elif not batch[0].done.done():
-                batch[0].done.set_exception(error)
+                return
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_exception(error)
             return
         for waiting, result in zip(batch, results, strict=True):
             if waiting.done.done():
@@ -133,6 +140,8 @@ class Creation:
             if old:
                 seconds = self._store.settings.reachable_seconds
                 rows |= {row["id"]: row for row in await connection.fetch(SQL["get_runs"], old, seconds)}
+        if any(run_id not in changes.admitted for run_id in fresh):
+            self._store.admission_wanted.set()
         await self._store.hand_over(changes)
         return [
             result if isinstance(result, ConflictError) else (rows[result[0]], result[1])

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
+
 from spell_proto import codec, logs
-from spell_proto.errors import CodecError
+from spell_proto.errors import CodecError, IllegalTransitionError
 from spell_proto.events import AttemptHeld, AttemptReport, AttemptWanted, Heartbeat, HeartbeatAnswer
 from spell_proto.state import Reason
 from spell_scheduler.lifecycle import MachineGone
@@ -36,7 +38,18 @@ class Handlers:
                 continue
             facts.append((report.run_id, report))
         if facts:
-            await self._store.apply(facts, f"report {batch[0].subject}")
+            await self._apply(facts, batch[0].subject)
+
+    async def _apply(self, facts: Sequence[tuple[int, AttemptReport]], subject: str) -> None:
+        """One transaction for all; one each where a report is refused for what is in it, so that it harms no other."""
+        try:
+            await self._store.apply(facts, f"report {subject}")
+        except (asyncpg.DataError, IllegalTransitionError, AssertionError) as error:
+            if len(facts) == 1:
+                await self._bury(subject, repr(error), codec.encode(facts[0][1]))
+                return
+            for fact in facts:
+                await self._apply([fact], subject)
 
     async def heartbeat(self, message: Any) -> bytes:
         """Note that a machine lives, and tell it what it should have."""

@@ -1,6 +1,7 @@
 """The scheduler's slow backstops: admission when something woke it, lost machines, deadlines, old messages."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ log = logs.get()
 
 ADMISSION_SECONDS = 10.0
 WATCH_SECONDS = 5.0
+#: Looks that are further apart than this were interrupted by something.
+BREAK_SECONDS = 4 * WATCH_SECONDS
 HOUSEKEEPING_SECONDS = 30.0
 OUTBOX_DAYS = 7
 TEMPORARY: tuple[type[BaseException], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, *LOST)
@@ -60,12 +63,36 @@ async def watch_deadlines_once(store: Store) -> float:
     return WATCH_SECONDS if seconds is None else min(max(float(seconds), 0.01), WATCH_SECONDS)
 
 
-async def watchdog(stop: asyncio.Event, store: Store) -> None:
+class Hearing:
+    """For how long machines could have been heard without a break. Silence counts against a machine only then: a stack
+    that was down, a laptop that slept, a bus or database that was away say nothing about machines.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._looked_at = 0.0
+
+    def seconds(self, now: float, *, able: bool) -> float:
+        """Call at every look, `now` by the wall clock: it goes on while a machine sleeps, and our looks do not."""
+        if now - self._looked_at > BREAK_SECONDS or now < self._looked_at or not able:
+            self._since = None
+        self._looked_at = now
+        if self._since is None and able:
+            self._since = now
+        return 0.0 if self._since is None else now - self._since
+
+
+async def watchdog(stop: asyncio.Event, store: Store, bus: Bus) -> None:
     """Lost machines and deadlines."""
+    hearing, able = Hearing(), True
     seconds = 0.0
     while await ticker(stop, seconds, wake=store.deadline_set):
-        await _guarded("machines", lambda: watch_machines_once(store))
-        seconds = await _guarded("deadlines", lambda: watch_deadlines_once(store)) or WATCH_SECONDS
+        heard_seconds = hearing.seconds(time.time(), able=able and bus.connected)
+        if heard_seconds >= store.settings.lost_after_seconds:
+            await _guarded("machines", lambda: watch_machines_once(store))
+        until_deadline = await _guarded("deadlines", lambda: watch_deadlines_once(store))
+        able = until_deadline is not None
+        seconds = until_deadline or WATCH_SECONDS
 
 
 async def housekeeping(stop: asyncio.Event, store: Store, bus: Bus) -> None:

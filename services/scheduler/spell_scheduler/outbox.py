@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from spell_proto import logs, subjects
-from spell_proto.bus import Bus
+from spell_proto.bus import LOST, Bus
 from spell_proto.service import Pace, ticker
 from spell_scheduler import runs
 from spell_scheduler.runs import Post
@@ -23,6 +23,7 @@ SWEEP_SECONDS = 5.0
 #: A row younger than this may still be on its way through memory.
 LEFT_BEHIND_SECONDS = 3.0
 QUEUE_MAX = 20_000
+AWAY: tuple[type[BaseException], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, *LOST)
 STREAMS = {stream.name: stream for stream in subjects.STREAMS}
 
 
@@ -51,17 +52,25 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish what is offered, until `stop` and then what is left."""
-        while not (stop.is_set() and self._queue.empty()):
-            try:
-                async with asyncio.timeout(0.5):
-                    batch = [await self._queue.get()]
-            except TimeoutError:
-                continue
+        while (first := await self._next(stop)) is not None:
+            batch = [first]
             await self._pace.gather()
             while len(batch) < BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             await self._publish_and_mark(batch)
             self._pace.done()
+
+    async def _next(self, stop: asyncio.Event) -> Post | None:
+        """The next message; None once everything is published and `stop` is set."""
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        taking, stopped = asyncio.ensure_future(self._queue.get()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait({taking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if taking.done():
+            return taking.result()
+        taking.cancel()
+        return None
 
     async def _publish_and_mark(self, batch: Sequence[Post]) -> None:
         try:
@@ -69,7 +78,7 @@ class Relay:
             if stored:
                 async with self._pool.acquire() as connection:
                     await runs.mark_published(connection, stored)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except AWAY as error:
             log.info("messages wait for the sweep", count=len(batch), problem=repr(error))
 
     async def _publish(self, batch: Sequence[Post]) -> list[Post]:
@@ -105,5 +114,5 @@ class Relay:
             try:
                 while await self.sweep_once(older_than_seconds) == BATCH:
                     pass
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 log.warning("the outbox sweep waits", problem=repr(error))

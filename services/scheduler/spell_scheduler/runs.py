@@ -1,5 +1,6 @@
 """Rows ⇄ types, and the writes that change runs. Every write is one statement of a transaction its caller holds."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from spell_scheduler.lifecycle import Logged, Run
 
 SQL = database.queries("spell_scheduler", "runs.sql")
 SPEC = TypeAdapter(RunSpec)
+_CURSOR = re.compile(r"(?P<xid>[0-9]{1,19})-(?P<run_id>[0-9]{1,18})-(?P<version>[0-9]{1,9})", re.ASCII)
 
 #: An asyncpg connection or pool connection; the stubs disagree about which is which.
 Connection = Any
@@ -179,6 +181,8 @@ def build_post(run_id: int, spec: RunSpec) -> Post:
 def _run_json(before: Run, after: Run) -> dict[str, Any]:
     members = {name: getattr(after, name) for name in Run.__dataclass_fields__}
     members["log"] = None if after.log is None else after.log.model_dump()
+    # No text of Postgres holds a NUL, and a machine's words must not stop its run from ending.
+    members["message"] = after.message and after.message.replace("\0", "\ufffd")
     members["seen_version"] = before.version
     members["seen_fence"] = before.fence
     return members
@@ -234,10 +238,10 @@ async def mark_published(connection: Connection, posts: Sequence[Post]) -> None:
 
 def parse_cursor(text: str) -> tuple[str, int, int]:
     """A cursor of the transition log as (xid, run id, version). Raises ValueError for anything else."""
-    xid, run_id, version = text.split("-")
-    if not xid.isascii() or not xid.isdigit() or len(xid) > 20:
+    found = _CURSOR.fullmatch(text)
+    if found is None:
         raise ValueError(text)
-    return xid, int(run_id), int(version)
+    return found["xid"], int(found["run_id"]), int(found["version"])
 
 
 def now_of(rows: Sequence[Row]) -> datetime:

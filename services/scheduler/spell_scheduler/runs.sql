@@ -115,8 +115,12 @@ WHERE r.owner_id = $1 AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text I
   AND ($4::bigint IS NULL OR r.id < $4)
 ORDER BY r.id DESC LIMIT $5;
 
--- name: set_labels
-UPDATE runs SET labels = $3 WHERE id = $1 AND owner_id = $2;
+-- name: add_label
+UPDATE runs SET labels = array_append(labels, $3) WHERE id = $1 AND owner_id = $2 AND NOT labels @> ARRAY[$3::text]
+  AND cardinality(labels) < $4;
+
+-- name: remove_label
+UPDATE runs SET labels = array_remove(labels, $3) WHERE id = $1 AND owner_id = $2 AND labels @> ARRAY[$3::text];
 
 -- name: run_log
 SELECT * FROM transitions WHERE run_id = $1 AND owner_id = $2 ORDER BY version;

@@ -176,7 +176,8 @@ class Store:
     async def admit_now(self) -> int:
         """One round of admission in its own transaction, if anything waits.
 
-        A run that is created after this look finds the free slot itself: it looks after we do, under the lock.
+        Whoever frees a slot and whoever creates a run that has to wait both ask for a round after their commit, so
+        the later of the two sees the other.
         """
         if not await self.pool.fetchval(SQL["anything_queued"]):
             return 0

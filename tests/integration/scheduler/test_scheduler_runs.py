@@ -9,12 +9,20 @@ import asyncpg
 import pytest
 
 from spell_proto import bus, http, subjects
-from spell_proto.errors import ConflictError, GoneError, NotFoundError, UnavailableError
-from spell_proto.events import AttemptKilled, CommandExited, CommandStarted
-from spell_proto.state import FINAL
+from spell_proto.errors import (
+    ConflictError,
+    GoneError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
+from spell_proto.events import AttemptFailed, AttemptKilled, CommandExited, CommandStarted
+from spell_proto.state import FINAL, Reason
 from support import stack
 from support.scheduler import (
     LOG,
+    RUN,
     TOTALS,
     Client,
     SchedulerProcess,
@@ -374,3 +382,92 @@ async def test_what_nobody_understands_is_put_aside_and_the_next_message_is_hand
     )
     await connection.close()
     assert buried == 4
+
+
+async def test_a_stack_that_was_down_for_long_does_not_give_its_runs_up(postgres, nats):
+    """The machine could not have been heard meanwhile, so its silence means nothing."""
+    with stack.short_directory() as directory:
+        settings = {"SPELL_LOST_AFTER_SECONDS": "3"}
+        async with scheduler(postgres, nats, Path(directory), **settings) as (process, caller):
+            client, kind = Client(caller, next(OWNERS)), "Tdown"
+            async with machine(nats, "m-down", kind) as box:
+                run = await client.create(machine_type=kind)
+                await box.beat()
+                process.kill9()
+                connection = await asyncpg.connect(
+                    postgres.url("scheduler"), server_settings={"search_path": "scheduler"}
+                )
+                await connection.execute(
+                    "UPDATE machines SET last_seen = last_seen - interval '1 hour' WHERE id = 'm-down'"
+                )
+                await connection.close()
+                await process.start()
+
+                async def answered():
+                    try:
+                        return await box.beat()
+                    except bus.LOST:
+                        return None
+
+                await until(answered)
+                await box.report(run.id, *whole_life())
+                assert (await client.until_state(run.id, "complete")).reason is None
+
+
+async def test_no_run_is_left_waiting_beside_a_free_slot(place, nats):
+    """A run that is created while the slot before it is just becoming free starts at once, whoever was first."""
+    _, client, kind = place
+    async with machine(nats, f"m-{kind}", kind) as box:
+        slowest = 0.0
+        previous = await client.create(machine_type=kind)
+        for _ in range(60):
+            await box.beat()
+            ending = asyncio.ensure_future(box.report(previous.id, *whole_life()))
+            began = asyncio.get_running_loop().time()
+            following = await client.create(machine_type=kind)
+            await ending
+            await client.until_state(following.id, "building")
+            slowest = max(slowest, asyncio.get_running_loop().time() - began)
+            previous = following
+        await box.beat()
+        await box.report(previous.id, *whole_life())
+        await client.until_state(previous.id, "complete")
+
+    assert slowest < 5, "only the ticker noticed"
+
+
+async def test_words_that_the_database_cannot_hold_end_their_run_and_harm_no_other(place, nats):
+    _, client, kind = place
+    async with machine(nats, f"m-{kind}", kind, slots=2) as box:
+        odd, other = await client.create(machine_type=kind), await client.create(machine_type=kind)
+        await box.beat()
+        failed = AttemptFailed(at=now(), reason=Reason.BUILD_FAILED, message="a\0b", log=None)
+        await box.report(odd.id, failed)
+        await box.report(other.id, *whole_life())
+
+        assert (await client.until_state(odd.id, "failed")).message == "a\ufffdb"
+        await client.until_state(other.id, "complete")
+
+
+async def test_labels_that_are_added_at_once_are_all_kept_up_to_the_limit(place):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+
+    async def add(label):
+        path = f"/runs/{run.id}/labels/{label}"
+        return await client.caller.call("PUT", path, RUN, params=client.owner)
+
+    await asyncio.gather(*[add(f"l{number}") for number in range(50)])
+    assert len((await add("l7")).labels) == 50
+    with pytest.raises(InvalidError, match="50 labels already"):
+        await add("one-more")
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "1-2", "1-99999999999999999999-1", "99999999999999999999-1-1", "1--2-3"]
+)
+async def test_a_cursor_that_is_none_is_refused(place, cursor):
+    _, client, _ = place
+    with pytest.raises(RefusedError) as refused:
+        await client.caller.call("GET", "/transitions", LOG, params=client.owner | {"after": cursor})
+    assert (refused.value.status, refused.value.code) == (400, "cursor_invalid")
