@@ -120,8 +120,8 @@ def _own_settings(name: str, layout: Layout, kept: Kept, bus: nats.Server) -> di
                 "SPELL_LISTEN": layout.socket_url("runner"),
                 "SPELL_MACHINE_ID": kept.machine_id,
                 "SPELL_NATS_URL": bus.url(nats.runner(kept.machine_id)),
-                # Nothing of the stack is visible to runs: tokens, keys, the database.
-                "SPELL_PLATFORM_DIR": str(layout.data),
+                # Neither the stack nor its user's keys and settings are visible to runs: the CLI keeps them above.
+                "SPELL_PLATFORM_DIR": str(layout.user),
             }
         case _:
             return {}
