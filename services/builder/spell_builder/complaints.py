@@ -5,6 +5,11 @@ import re
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 
 _SENTENCE_CHARS_MAX = 600
+#: What a build prints may be meant for a terminal, or be anything: no journal, database or terminal gets it raw.
+_TERMINAL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _CREDENTIALS = re.compile(r"(?<=//)[^/\s@]+@")
 _NOT_FOUND = re.compile(r"Because (?P<package>\S+) was not found in the (package registry|cache|provided)")
 _NO_VERSION = re.compile(r"Because there (?:is|are) no versions? of (?P<package>\S+)")
@@ -29,7 +34,7 @@ _LASTING = ("invalid peer certificate", "certificate verify failed", "builder er
 
 def failure(output: str) -> BuildFailedError:
     """The error to raise for what uv wrote."""
-    output = _CREDENTIALS.sub("", output)
+    output = _CREDENTIALS.sub("", _UNPRINTABLE.sub("", _TERMINAL.sub("", output)))
     causes = _causes(output)
     last = causes[-1] if causes else _last_line(output)
     fetch = _FETCH.search(output)

@@ -84,3 +84,12 @@ def test_a_sentence_stays_readable_however_much_uv_says():
     error = failure(NO_SOLUTION + "because " + "x " * 5000)
 
     assert len(str(error)) <= 600
+
+
+def test_what_a_build_prints_for_a_terminal_or_for_nobody_is_left_out():
+    output = (
+        "error: Failed to build `six==1`\n  cause: The build backend returned an error\n\n[stderr]\n"
+        "\x1b[31mValueError: a\x00 b\x07 \x1b]8;;https://h\x07c\x1b]8;;\x07\x9b d\u202e\x1b[0m\x1b\n"
+    )
+
+    assert str(failure(output)) == "pip: six==1 cannot be built: ValueError: a b c d"
