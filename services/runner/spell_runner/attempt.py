@@ -12,11 +12,11 @@ from spell_proto.events import LogTotals, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
-from spell_proto.state import Intent, RunState, harder
+from spell_proto.state import Intent, Reason, RunState, harder
 from spell_runner import phases, saving
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
-from spell_runner.errors import AttemptError
+from spell_runner.errors import AttemptError, ForeignJournalError
 from spell_runner.forward import Forwarder
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes
@@ -54,9 +54,6 @@ class Attempt:
         self.directory = directory
         self.intent = spec.intent
         self.bell = asyncio.Event()
-        self.tail = means.forwarder.follow(
-            spec.run_id, spec.attempt, spec.fence, directory / JOURNAL, fresh=fresh
-        )
         steps = [] if fresh else directory.steps()
         self.account = Account(spec.run_id, spec.attempt, spec.fence, steps)
         self._means = means
@@ -69,8 +66,11 @@ class Attempt:
         self._abort = Abort()
         self._saving = False
         self._seen: Look | None = None
-        if not fresh:
-            self._resume()
+        self._resumed = fresh
+        # Last of all: what an earlier runner has left may be unreadable, and then nothing is to be carried.
+        self.tail = means.forwarder.follow(
+            spec.run_id, spec.attempt, spec.fence, directory / JOURNAL, fresh=fresh, same_boot=same_boot
+        )
 
     @property
     def over(self) -> bool:
@@ -91,6 +91,8 @@ class Attempt:
         pause = 0.1
         while True:
             try:
+                if not self._resumed:
+                    await self._resume()
                 if await self._step():
                     return
             except Exception:
@@ -104,6 +106,7 @@ class Attempt:
         """Make sure that nothing of the attempt runs any more. Its life has been cancelled before."""
         self.directory.close()
         while True:
+            self.bell.clear()
             look = self._engine.look(self.directory, alive=True)
             match look.status:
                 case Status.ASKED:
@@ -119,10 +122,15 @@ class Attempt:
 
     # ---- one thing after the other ---------------------------------------------------------------------------
 
-    def _resume(self) -> None:
-        """Take up what an earlier runner has left."""
-        if self._engine.look(self.directory, alive=True).status not in {Status.RUNNING, Status.ASKED}:
-            self._totals, self._notes.ended = self.directory.mend()
+    async def _resume(self) -> None:
+        """Take up what an earlier runner has left. A journal of another boot may be shorter than storage's copy."""
+        if not self._same_boot:
+            await self._means.forwarder.restore(self.tail)
+        looked = self._engine.look(self.directory, alive=True).status
+        if not self._same_boot or looked not in {Status.RUNNING, Status.ASKED}:
+            self._totals, self._notes.ended = await asyncio.to_thread(self.directory.mend)
+        self._means.forwarder.carry(self.tail)
+        self._resumed = True
 
     async def _step(self) -> bool:
         look = self._look(alive=not self.bell.is_set())
@@ -199,9 +207,13 @@ class Attempt:
         abort = self._abort
         if not self._engine.talkative:
             return saving.nothing()
-        if not self._engine.touched(self.directory):
-            return await self._stored(Changes())
-        return await self._stored(await asyncio.to_thread(self._engine.changes, self.directory, abort))
+        changes = Changes()
+        try:
+            if self._engine.touched(self.directory):
+                changes = await asyncio.to_thread(self._engine.changes, self.directory, abort)
+        except OSError as error:
+            raise AttemptError(Reason.SAVE_FAILED, f"the files could not be read: {error}") from error
+        return await self._stored(changes)
 
     async def _stored(self, changes: Changes) -> Step:
         code = self.spec.spec.code
@@ -248,7 +260,11 @@ class Attempt:
     async def _seal(self, verdict: Verdict) -> None:
         totals = self._final_totals()
         self._notes.end(totals)
-        await self._means.forwarder.seal(self.tail)
+        try:
+            await self._means.forwarder.seal(self.tail)
+        except ForeignJournalError:
+            self._note((phases.unsealed(verdict, datetime.now(UTC)),))
+            return
         sealed = LogTotals(
             journal_bytes=self.directory.journal_size(),
             stdout_bytes=totals.stdout_bytes,
@@ -266,7 +282,8 @@ class Attempt:
         )
 
     def _final_totals(self) -> Totals:
-        ended = self._look(alive=False).exit
-        if ended is None:
-            return self._totals or Totals()
+        ended, mended = self._look(alive=False).exit, self._totals
+        if ended is None or (mended is not None and mended.sha256 != ended.sha256):
+            # Nothing says how it ended, or a power cut has left less of the output than that says.
+            return mended or Totals()
         return Totals(ended.stdout_bytes, ended.stderr_bytes, ended.dropped_bytes, ended.sha256)

@@ -80,14 +80,14 @@ class Control:
                 continue
             try:
                 taken = Directory(path).taken()
-            except (ValueError, KeyError, FileNotFoundError) as error:
+                same_boot = taken.boot_id == self._machine.boot_id
+                self._begin(Attempt(means, taken.spec, Directory(path), fresh=False, same_boot=same_boot))
+            except Exception as error:  # noqa: BLE001 -- a power cut leaves any file torn in any way
                 log.warning("an attempt cannot be read", attempt=path.name, problem=repr(error))
                 run_id, _, attempt = path.name.partition("-")
                 self._broken.add((int(run_id), int(attempt)))
-                continue
-            same_boot = taken.boot_id == self._machine.boot_id
-            self._begin(Attempt(means, taken.spec, Directory(path), fresh=False, same_boot=same_boot))
-            log.info("attempt taken up", run_id=taken.spec.run_id, same_boot=same_boot)
+            else:
+                log.info("attempt taken up", run_id=taken.spec.run_id, same_boot=same_boot)
         self._trash.set()
 
     def _begin(self, attempt: Attempt) -> None:

@@ -19,16 +19,18 @@ import orjson
 from pydantic import TypeAdapter
 
 from spell_proto.events import AnyStep, Step
-from spell_proto.journal import OUTPUT, Decoder, RecordKind, Totals, whole_records
+from spell_proto.journal import HEADER, OUTPUT, PAYLOAD_BYTES_MAX, Decoder, RecordKind, Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.phases import Outcome, Verdict
-from spell_runner.shim.launch import JOURNAL
+from spell_runner.shim.launch import JOURNAL, append_whole
 
 INTENT, STEPS, VERDICT, BASELINE = "intent.json", "steps.jsonl", "verdict.json", "baseline.json"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
 _STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
 _READ_BYTES = 1 << 20
+_RECORD_BYTES_MAX = HEADER.size + PAYLOAD_BYTES_MAX
+_KINDS = frozenset(RecordKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Directory:
         lines = b"".join(orjson.dumps(step.model_dump()) + b"\n" for step in steps)
         fd = os.open(self / STEPS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, lines)
+            append_whole(fd, lines)
         finally:
             os.close(fd)
 
@@ -120,11 +122,11 @@ class Directory:
     # ---- the journal -----------------------------------------------------------------------------------------
 
     def append(self, records: bytes) -> None:
-        """Append whole records to the journal. Only while no shim writes it."""
+        """Append whole records to the journal, all or none. Only while no shim writes it."""
         if self._journal is None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._journal = os.open(self / JOURNAL, flags, 0o600)
-        os.write(self._journal, records)
+        append_whole(self._journal, records)
 
     def journal_size(self) -> int:
         if self._journal is not None:
@@ -135,7 +137,7 @@ class Directory:
             return 0
 
     def mend(self) -> tuple[Totals, bool]:
-        """Cut a torn record off the end of the journal; count what it holds, and say whether it has its end marker.
+        """Cut off what is no whole record; count what the journal holds, and say whether it has its end marker.
 
         Only while no shim writes it. Reads the journal once.
         """
@@ -144,9 +146,9 @@ class Directory:
         whole, tail = 0, b""
         try:
             with Path(self / JOURNAL).open("rb") as file:
-                while data := file.read(_READ_BYTES):
+                while len(tail) < _RECORD_BYTES_MAX and (data := file.read(_READ_BYTES)):
                     tail += data
-                    cut = whole_records(tail)
+                    cut = _sound(tail)
                     for record in decoder.feed(tail[:cut]):
                         if record.kind in OUTPUT:
                             counts[record.kind] += len(record.payload)
@@ -159,6 +161,17 @@ class Directory:
             os.truncate(self / JOURNAL, whole)
         kept = Totals(counts[RecordKind.STDOUT], counts[RecordKind.STDERR], 0, digest.hexdigest())
         return kept, ended
+
+
+def _sound(data: bytes) -> int:
+    """How many leading bytes are whole records indeed; after a power cut there may be zeros instead."""
+    position = 0
+    while position + HEADER.size <= len(data):
+        length, kind, _ = HEADER.unpack_from(data, position)
+        if length > PAYLOAD_BYTES_MAX or kind not in _KINDS or position + HEADER.size + length > len(data):
+            break
+        position += HEADER.size + length
+    return position
 
 
 def _write(path: str, data: bytes) -> None:

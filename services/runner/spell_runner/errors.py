@@ -3,6 +3,7 @@
 SpellError
 └── RunnerError
     ├── AttemptError          an attempt cannot go on; carries the reason its run will fail with
+    ├── ForeignJournalError   storage has another journal of an attempt than this machine
     ├── TreeRefusedError      a code tree that would be written outside its directory, or makes no sense
     └── IsolationError        the isolation that was asked for does not work on this machine
 """
@@ -22,6 +23,10 @@ class AttemptError(RunnerError):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class ForeignJournalError(RunnerError):
+    """Storage has another journal of an attempt than this machine: it can never be sealed."""
 
 
 class TreeRefusedError(RunnerError):

@@ -7,8 +7,12 @@ where each journal ends there, and that is where the next request goes on.
 """
 
 import asyncio
+import contextlib
 import os
+import shutil
 from collections import deque
+from pathlib import Path
+from typing import IO
 
 import orjson
 from pydantic import TypeAdapter
@@ -19,6 +23,7 @@ from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.journal import whole_records
 from spell_proto.views import JournalEnd, JournalEnds
+from spell_runner.errors import ForeignJournalError
 from spell_runner.link import Link
 
 log = logs.get()
@@ -28,6 +33,8 @@ SHIP_BYTES_MAX = 8 << 20
 SHIP_EVERY_SECONDS = 0.1
 TOGETHER_SECONDS = 0.003
 RETRY_SECONDS_MAX = 5.0
+#: Enough for the largest journal from a slow disk.
+RESTORE_SECONDS_MAX = 600.0
 #: A reader asks for this much at once; a record is never longer.
 READ_BYTES = 2 << 20
 _ENDS: TypeAdapter[JournalEnds] = TypeAdapter(JournalEnds)
@@ -45,6 +52,8 @@ class Tail:
         self.shipped = 0  # up to here, storage has them
         self.cuts: deque[int] = deque()  # where a part may end, between `shipped` and `whole`
         self.asked = True  # whether `shipped` is what storage says
+        self.held = False  # nothing is carried yet: the file may be torn
+        self.foreign = False  # storage has bytes that this machine has not: it can never be sealed
         self.sealed = asyncio.Event()
         self.urgent = False
 
@@ -55,6 +64,12 @@ class Tail:
             except FileNotFoundError:
                 return b""
         return os.pread(self.fd, length, offset)
+
+    def size(self) -> int:
+        try:
+            return Path(self.path).stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def close(self) -> None:
         if self.fd is not None:
@@ -78,14 +93,45 @@ class Forwarder:
 
     # ---- what attempts say -----------------------------------------------------------------------------------
 
-    def follow(self, run_id: int, attempt: int, fence: int, path: str, *, fresh: bool) -> Tail:
-        """Carry this journal from now on. One that is not fresh goes on where storage's copy ends."""
+    def follow(
+        self, run_id: int, attempt: int, fence: int, path: str, *, fresh: bool, same_boot: bool = True
+    ) -> Tail:
+        """Carry this journal from now on; one of another boot from `carry` on.
+
+        One that is not fresh goes on where storage's copy ends.
+        """
         tail = Tail(run_id, attempt, fence, path)
-        tail.asked = fresh
+        tail.asked, tail.held = fresh, not same_boot
         self._tails[run_id, attempt] = tail
         if not fresh:
             self._work.set()
         return tail
+
+    async def restore(self, tail: Tail) -> None:
+        """Put what storage has in the place of the journal's beginning: a power cut may have left less, or zeros."""
+        path = f"/journals/{tail.run_id}/{tail.attempt}"
+        end = (await self._storage.call("GET", path, _JOURNAL)).end
+        if end == 0:
+            return
+        new = Path(f"{tail.path}.new")
+        span = {"offset": 0, "limit": end}
+        with await asyncio.to_thread(new.open, "wb") as file:
+            async with (
+                asyncio.timeout(RESTORE_SECONDS_MAX),
+                self._storage.open("GET", f"{path}/bytes", params=span, stream=True) as response,
+            ):
+                async for chunk in response.content.iter_chunked(READ_BYTES):
+                    file.write(chunk)
+            if file.tell() != end:
+                raise OSError(f"storage sent {file.tell()} bytes of a journal of {end}")
+            await asyncio.to_thread(_add_rest, tail.path, end, file)
+        tail.close()
+        new.rename(tail.path)
+
+    def carry(self, tail: Tail) -> None:
+        """The journal is whole again."""
+        tail.held = False
+        self._work.set()
 
     def forget(self, tail: Tail) -> None:
         self._tails.pop((tail.run_id, tail.attempt), None)
@@ -108,11 +154,17 @@ class Forwarder:
         self._bell.set()
 
     async def seal(self, tail: Tail) -> None:
-        """Wait until storage has the whole journal, end marker included."""
+        """Wait until storage has the whole journal, end marker included.
+
+        Raises:
+            ForeignJournalError: it has another one, so that will never be.
+        """
         tail.urgent = True
         self.ring(tail)
         self._hurry.set()
         await tail.sealed.wait()
+        if tail.foreign:
+            raise ForeignJournalError
 
     # ---- live ------------------------------------------------------------------------------------------------
 
@@ -130,6 +182,8 @@ class Forwarder:
     async def _send_new(self, tail: Tail) -> None:
         while data := tail.read(tail.whole, READ_BYTES):
             whole = whole_records(data)
+            if not whole:
+                break
             start = 0
             while start < whole:
                 end = whole
@@ -188,13 +242,10 @@ class Forwarder:
             pass
 
     async def _ask_where(self) -> None:
-        for tail in [tail for tail in self._tails.values() if not tail.asked]:
+        for tail in [tail for tail in self._tails.values() if not tail.asked and not tail.held]:
             end = await self._storage.call("GET", f"/journals/{tail.run_id}/{tail.attempt}", _JOURNAL)
-            tail.whole = tail.shipped = end.end
             tail.asked = True
-            if end.sealed:
-                tail.sealed.set()
-            self.ring(tail)
+            self._go_on_at(tail, end)
 
     async def _ship(self) -> bool:
         """One request with what there is; whether there is more."""
@@ -211,22 +262,37 @@ class Forwarder:
         async with self._storage.open("POST", "/journals", data=body) as response:
             ends = _ENDS.validate_json(await response.read())
         by_key = {(end.run_id, end.attempt): end for end in ends.ends}
+        before = [tail.shipped for tail, _ in parts]
         for tail, _ in parts:
             self._answered(tail, by_key[tail.run_id, tail.attempt])
+        if all(
+            tail.shipped == was and not tail.sealed.is_set()
+            for (tail, _), was in zip(parts, before, strict=True)
+        ):
+            raise ValueError("it took no byte of what it was sent")
         return any(tail.shipped < tail.whole and not tail.sealed.is_set() for tail in self._tails.values())
 
     def _answered(self, tail: Tail, end: JournalEnd) -> None:
         if end.end < tail.shipped or end.end > tail.whole:
             # Storage was set back, or another runner's bytes are there: go on from what it has.
             log.warning("a journal goes on elsewhere", run_id=tail.run_id, here=tail.shipped, there=end.end)
-            tail.whole = tail.shipped = end.end
-            tail.cuts.clear()
-            self.ring(tail)
+            self._go_on_at(tail, end)
         tail.shipped = end.end
         while tail.cuts and tail.cuts[0] <= tail.shipped:
             tail.cuts.popleft()
         if end.sealed:
             tail.sealed.set()
+
+    def _go_on_at(self, tail: Tail, end: JournalEnd) -> None:
+        tail.whole = tail.shipped = end.end
+        tail.cuts.clear()
+        if end.sealed:
+            tail.sealed.set()
+        elif end.end > tail.size():
+            log.error("storage has more of a journal than there is", run_id=tail.run_id, there=end.end)
+            tail.foreign = True
+            tail.sealed.set()
+        self.ring(tail)
 
 
 class _JournalState(JournalEnd):
@@ -237,6 +303,12 @@ class _JournalState(JournalEnd):
 
 
 _JOURNAL: TypeAdapter[_JournalState] = TypeAdapter(_JournalState)
+
+
+def _add_rest(path: str, offset: int, file: IO[bytes]) -> None:
+    with contextlib.suppress(FileNotFoundError), Path(path).open("rb") as rest:
+        rest.seek(offset)
+        shutil.copyfileobj(rest, file)
 
 
 def _one(data: bytes, start: int) -> int:

@@ -11,7 +11,8 @@ cancelled) -> started -> exited -> saved -> concluded -> sealed -> over. The *cl
 whoever takes it first, the shim or a cancellation, decides whether the command ever runs.
 
 Precedence, as in design.md section 4: a command that ended before TERM or KILL was delivered ended by itself;
-a kill that arrives before everything is saved and pushed ends the attempt as killed all the same.
+a kill that arrives before everything is saved and pushed ends the attempt as killed all the same. A reboot before
+everything is saved loses the attempt, even one whose exit is written down: its files were never synced.
 """
 
 from dataclasses import dataclass
@@ -172,6 +173,9 @@ def decide(facts: Facts) -> Action:
         return Rest()
     if facts.verdict is not None:
         return Seal(facts.verdict)
+    if not facts.same_boot and OutputsSaved not in noted:
+        # Whatever it wrote may be gone or half there: only what storage has is safe from a power cut.
+        return _lost(facts)
     if CommandExited in noted:
         return _after_exit(facts, saved=OutputsSaved in noted)
     match facts.look.status:
@@ -179,11 +183,11 @@ def decide(facts: Facts) -> Action:
             return _exited(facts, started=CommandStarted in noted)
         case Status.CANCELLED:
             return Conclude(KILLED)
-        case Status.RUNNING if facts.same_boot:
+        case Status.RUNNING:
             return _running(facts, started=CommandStarted in noted)
-        case Status.ASKED | Status.ABSENT if facts.same_boot:
+        case Status.ASKED | Status.ABSENT:
             return _not_started(facts)
-        case _:
+        case Status.LOST:
             return _lost(facts)
 
 
@@ -202,6 +206,16 @@ def last_step(verdict: Verdict, log: LogTotals, now: datetime) -> Step:
         case Outcome.FAILED:
             assert verdict.reason is not None
             return AttemptFailed(at=now, reason=verdict.reason, message=verdict.message, log=log)
+
+
+def unsealed(verdict: Verdict, now: datetime) -> Step:
+    """The step that ends an attempt whose journal can never be sealed."""
+    if verdict.outcome is Outcome.KILLED:
+        return AttemptKilled(at=now, log=None)
+    if verdict.reason is not None:
+        return AttemptFailed(at=now, reason=verdict.reason, message=verdict.message, log=None)
+    message = "storage has another log of this run than the machine that ran it"
+    return AttemptFailed(at=now, reason=Reason.SAVE_FAILED, message=message, log=None)
 
 
 def failed(reason: Reason, message: str = "") -> Verdict:

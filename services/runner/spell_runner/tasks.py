@@ -11,13 +11,19 @@ class Tasks:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self._group.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        if self._closed:
+            # A timer or a late message would otherwise hold the group open.
+            task.cancel()
         return task
 
     def cancel(self) -> None:
+        """End them all, and whatever is started from now on."""
+        self._closed = True
         for task in self._running:
             task.cancel()

@@ -253,6 +253,58 @@ async def test_an_attempt_of_another_boot_is_over(rooms):
     await here.assert_whole(view)
 
 
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        (launch.JOURNAL, 0),
+        (launch.JOURNAL, 4096),
+        (launch.CLAIM, 0),
+        (launch.CLAIM, 100),
+        ("steps.jsonl", 0),
+        ("steps.jsonl", 100),
+        ("intent.json", 0),
+    ],
+)
+async def test_whatever_a_power_cut_leaves_the_run_ends_and_keeps_what_storage_has(rooms, name, left):
+    here = await rooms("none")
+    run_id = await here.create("echo up; sleep 300")
+    await here.until_state(run_id, "running")
+    await until(lambda: has_stored(here, run_id, b"up\n"))
+    here.end_everything()
+    intent = here.attempt(run_id) / "intent.json"
+    intent.write_bytes(re.sub(rb'"boot_id":"[^"]*"', b'"boot_id":"another"', intent.read_bytes(), count=1))
+    (here.attempt(run_id) / name).write_bytes(bytes(left - 1) + b"\n" if left else b"")
+
+    here.runner.start()
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.reason) == ("failed", "host_rebooted")
+    assert await here.output(run_id) == b"up\n"
+    if view.log is not None:
+        await here.assert_whole(view)
+    await here.until_gone(run_id)
+
+
+async def has_stored(here, run_id, output):
+    return output in await here.output(run_id)
+
+
+async def test_a_journal_that_storage_has_more_of_ends_the_run_all_the_same(rooms):
+    here = await rooms("none")
+    run_id = await here.create("echo up; sleep 300")
+    await here.until_state(run_id, "running")
+    await until(lambda: has_stored(here, run_id, b"up\n"))
+    here.end_everything()
+    (here.attempt(run_id) / launch.JOURNAL).write_bytes(b"")
+
+    here.runner.start()
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.reason) == ("failed", "shim_lost")
+    assert await here.output(run_id) == b"up\n"
+    await here.until_gone(run_id)
+
+
 async def test_a_started_attempt_whose_record_is_lost_is_not_started_again(rooms):
     here = await rooms("none")
     count = here.directory / "count-lost"

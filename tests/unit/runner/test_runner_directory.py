@@ -1,5 +1,7 @@
 """An attempt's directory survives a death at any line: it is read back as far as it is whole."""
 
+import contextlib
+import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from spell_proto.state import Intent, Reason
 from spell_runner.directory import STEPS, Directory
 from spell_runner.notes import Notes
 from spell_runner.phases import KILLED, failed
-from spell_runner.shim import launch
+from spell_runner.shim import launch, processes
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,6 +81,54 @@ def test_a_torn_record_is_cut_off_and_what_is_left_is_counted(directory):
 
         assert Path(directory / launch.JOURNAL).read_bytes() == whole
         assert (totals.stdout_bytes, totals.stderr_bytes, ended) == (3, 0, False)
+
+
+def test_zeros_that_a_power_cut_leaves_are_cut_off_the_journal(directory):
+    whole = encode(RecordKind.STDOUT, 1, b"abc")
+    Path(directory / launch.JOURNAL).write_bytes(whole + bytes(3 << 20))
+
+    totals, ended = directory.mend()
+
+    assert Path(directory / launch.JOURNAL).read_bytes() == whole
+    assert (totals.stdout_bytes, ended) == (3, False)
+
+
+@pytest.mark.parametrize("left", [b"", bytes(40), bytes(40) + b"\n"])
+def test_a_claim_that_a_power_cut_has_emptied_is_of_a_process_that_is_gone(directory, left):
+    Path(directory / launch.CLAIM).write_bytes(left)
+
+    claim = launch.read(directory.path)
+
+    assert (claim.pid, claim.ending) == (-1, None)
+    assert not processes.alive(claim.pid, claim.ticks)
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """As on a disk that is full: a write is cut short, the next one is refused."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 1, 20])
+def test_a_full_disk_tears_neither_journal_nor_steps(directory, room):
+    step, record = CommandStarted(at=NOW), encode(RecordKind.STDOUT, 1, b"x" * 100)
+    directory.note((step,))
+    directory.append(record)
+    sizes = [Path(directory / name).stat().st_size for name in (STEPS, launch.JOURNAL)]
+
+    with file_size_limit(sizes[0] + room), pytest.raises(OSError, match=r"space|large"):
+        directory.note((step,))
+    with file_size_limit(sizes[1] + room), pytest.raises(OSError, match=r"space|large"):
+        directory.append(record)
+
+    assert [Path(directory / name).stat().st_size for name in (STEPS, launch.JOURNAL)] == sizes
+    directory.note((step,))
+    assert directory.steps() == [step, step]
 
 
 def test_nothing_is_written_after_the_end_marker(directory):

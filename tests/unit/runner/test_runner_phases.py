@@ -109,10 +109,14 @@ def test_an_attempt_of_another_boot_is_never_started():
         assert decide(facts(status, same_boot=False)) == phases.Conclude(phases.failed(Reason.HOST_REBOOTED))
 
 
-def test_an_exit_that_was_written_down_before_a_reboot_counts():
-    action = decide(facts(Status.EXITED, ended=an_exit(), same_boot=False))
+@pytest.mark.parametrize("steps", [(), (STARTED,), (STARTED, EXITED)])
+def test_an_exit_before_a_reboot_does_not_count_unless_everything_was_saved(steps):
+    """Its files were never synced: after a power cut they may be empty, and would be saved as if it had made them so."""
+    lost = decide(facts(Status.EXITED, ended=an_exit(), steps=steps, same_boot=False))
+    saved = decide(facts(Status.EXITED, ended=an_exit(), steps=[STARTED, EXITED, SAVED], same_boot=False))
 
-    assert isinstance(action, phases.Note)
+    assert lost == phases.Conclude(phases.failed(Reason.HOST_REBOOTED))
+    assert saved == phases.Conclude(phases.FINISHED)
 
 
 def test_a_verdict_is_sealed_and_a_last_step_ends_everything():

@@ -9,6 +9,7 @@ Standard library only: this is loaded once by the fork server and then only fork
 """
 
 import contextlib
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -104,16 +105,27 @@ def take(directory: Path | str, pid: int, ticks: int) -> bool:
 
 
 def append(path: Path | str, members: dict[str, Any]) -> None:
-    """One more line, in one write."""
+    """One more line, whole or not at all."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, json.dumps(members, separators=(",", ":")).encode() + b"\n")
+        append_whole(fd, json.dumps(members, separators=(",", ":")).encode() + b"\n")
     finally:
         os.close(fd)
 
 
+def append_whole(fd: int, data: bytes) -> None:
+    """Append in one write. A disk that is full gets none of it, so that what follows later can be read."""
+    done = os.write(fd, data)
+    if done < len(data):
+        os.ftruncate(fd, os.fstat(fd).st_size - done)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def read(directory: Path | str) -> Claim | None:
-    """What is known of an attempt's shim; None while nobody has claimed it."""
+    """What is known of an attempt's shim; None while nobody has claimed it.
+
+    A power cut leaves lines short or full of zeros: a claim that is gone is one of a process that is gone.
+    """
     try:
         fd = os.open(f"{directory}/{CLAIM}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -122,7 +134,12 @@ def read(directory: Path | str) -> Claim | None:
         data = os.read(fd, _CLAIM_BYTES_MAX)
     finally:
         os.close(fd)
-    lines = [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    lines = []
+    with contextlib.suppress(ValueError):
+        for line in data[: data.rfind(b"\n") + 1].splitlines():
+            lines.append(json.loads(line))  # noqa: PERF401 -- what came before a line that is torn counts
+    if not lines:
+        return Claim(-1, 0)
     started: int | None = None
     ending: Ending | None = None
     for line in lines[1:]:
