@@ -22,6 +22,10 @@ log = logs.get()
 T = TypeVar("T")
 
 BODY_BYTES_MAX = 1 << 20
+#: An answer that is read as it comes begins within this time, or the other side has hung.
+HEADERS_SECONDS_MAX = 10.0
+#: It may pause for so long, and the work that follows an upload may take so long.
+SILENT_SECONDS_MAX = 600.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -201,24 +205,32 @@ class Caller:
         data: Any = None,
         headers: dict[str, str] | None = None,
         stream: bool = False,
+        seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response to read from. `stream` lifts the total time limit.
+        """A response to read from. `stream` lifts the total time limit: only its beginning must come soon. `seconds`
+        is another total limit than the usual one.
 
         Raises:
             RefusedError: the other side refused, with its own code and sentence.
             UnavailableError: it does not answer.
         """
         assert self._session is not None
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5) if stream else self._timeout
+        timeout = self._timeout if seconds is None else aiohttp.ClientTimeout(total=seconds, sock_connect=5)
+        if stream:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENT_SECONDS_MAX)
+        # A body on its way there takes as long as it takes, and so does making it durable.
+        begins_within = HEADERS_SECONDS_MAX if stream and data is None else None
         given = (
             None
             if params is None
             else {name: str(value) for name, value in params.items() if value is not None}
         )
         try:
-            async with self._session.request(
-                method, self._base + path, params=given, data=data, headers=headers, timeout=timeout
-            ) as response:
+            async with asyncio.timeout(begins_within):
+                response = await self._session.request(
+                    method, self._base + path, params=given, data=data, headers=headers, timeout=timeout
+                )
+            async with response:
                 if response.status >= 400:
                     raise _refusal(response.status, await response.read())
                 yield response
@@ -234,14 +246,17 @@ class Caller:
         params: dict[str, Any] | None = None,
         body: BaseModel | dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
+        seconds: float | None = None,
     ) -> T:
-        """Send a JSON request and parse the JSON answer."""
+        """Send a JSON request and parse the JSON answer. `seconds` is for work that may take longer than usual."""
         data = None
         sent = dict(headers or {})
         if body is not None:
             data = orjson.dumps(body.model_dump() if isinstance(body, BaseModel) else body)
             sent["Content-Type"] = "application/json"
-        async with self.open(method, path, params=params, data=data, headers=sent) as response:
+        async with self.open(
+            method, path, params=params, data=data, headers=sent, seconds=seconds
+        ) as response:
             return answer.validate_json(await response.read())
 
 

@@ -8,7 +8,8 @@ twice.
 
 Journal bytes come from storage, which has all of them but a moment late, and from the bus, which has them at once but
 may lose, repeat or reorder them. `Splice` puts the live pieces in order; whenever they do not reach as far as some
-piece has told of, storage is read from `position` on. With the bus down that is all there is, every second.
+piece has told of, storage is read from `position` on. With the bus down that is all there is, every second. While
+storage is away, or lets us wait for its answer, what comes live goes on without it.
 
 Transitions come from the scheduler. Of those, `requested` and changes of intent are told as they come. A final one is
 told after the last byte of the journal. What lies between is told by the journal itself, in its PHASE records.
@@ -19,6 +20,7 @@ Records of our own may only stand between records of the journal: storage's copy
 import asyncio
 import math
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +45,8 @@ POLL_SECONDS_WITHOUT_BUS = 1.0
 #: Pauses between reads of storage while a piece is missing there.
 MISSING_SECONDS_MIN = 0.05
 MISSING_SECONDS_MAX = 1.0
+#: Storage answers sooner than this; if not, what comes live need not wait for it.
+ANSWER_SECONDS = 0.1
 #: An attempt this young is known to the memory stream from its first byte.
 YOUNG_SECONDS = 10.0
 #: After the history, storage is read once more this soon: what was on its way to it then has arrived.
@@ -103,7 +107,9 @@ class Follower:
         self._final: TransitionView | None = None
         self._run: RunView | None = None
         self._read_since_final = False
+        self._read_whole = False
         self._whole_records = True
+        self._caught_up = False
         self._pause = MISSING_SECONDS_MIN
         self._look_at = self._read_at = self._retry_at = self._ping_at = 0.0
 
@@ -122,26 +128,49 @@ class Follower:
 
     async def send(self, sink: Sink) -> None:
         """Send everything until the run is done, or as far as it is known for one who does not follow."""
-        await self._tell(sink)
-        await self._send_history(sink)
-        if self._of.live.stopping:
-            return
-        await sink.caught_up()
         now = time.monotonic()
         give_up_at = now + WHOLE_SECONDS_MAX
         self._look_at, self._ping_at = now + self._poll_seconds(), now + PING_SECONDS
+        await self._tell(sink)
+        history_is_sent = await self._send_history(sink)
         while not self._of.live.stopping:
             await self._tell(sink)
+            if not self._caught_up and (history_is_sent or self._has_caught_up()):
+                self._caught_up = True
+                await sink.caught_up()
             if await self._finish(sink):
                 return
-            if not self._wish.follow and (self._final is None or time.monotonic() > give_up_at):
+            if not self._wish.follow and self._is_enough(give_up_at):
                 return
             self._listener.wake.clear()
             await self._step(sink)
 
+    def _has_caught_up(self) -> bool:
+        """Whether the whole history has been sent after all, where storage did not answer for it at once."""
+        if not self._whole_records:
+            return False
+        return self._read_whole or (self._final is not None and self._has_all())
+
+    def _is_enough(self, give_up_at: float) -> bool:
+        """Whether one who does not follow has been sent what he asked for.
+
+        Raises:
+            UnavailableError: he has not, and that is not to be waited for.
+        """
+        late = time.monotonic() > give_up_at
+        if late and not self._caught_up:
+            raise UnavailableError("unavailable", "storage does not answer")
+        return late or (self._caught_up and self._final is None)
+
     async def _finish(self, sink: Sink) -> bool:
         """Whether the run is final and everything has been sent."""
-        if self._final is None or self._run is None or not self._whole_records or not self._has_all():
+        if (
+            not self._caught_up
+            or self._final is None
+            or self._run is None
+            or not self._whole_records
+            or not self._has_all()
+        ):
             return False
         if self._final.version > self._version:
             await sink.state(self._final, f"Run {self._run_id} {self._final.after.value}")
@@ -171,15 +200,20 @@ class Follower:
             await self._look_again()
         elif self._reading_is_due(now):
             await self._read_storage(sink)
-        elif now >= self._ping_at and self._whole_records:
-            self._ping_at = now + PING_SECONDS
-            await sink.ping()
-        else:
+        elif not await self._ping(sink, now):
             await self._wait(now)
+
+    async def _ping(self, sink: Sink, now: float) -> bool:
+        """Whether it was time to say that we are still here."""
+        if now < self._ping_at or not self._whole_records:
+            return False
+        self._ping_at = now + PING_SECONDS
+        await sink.ping()
+        return True
 
     def _missing(self) -> bool:
         """Whether there are bytes, as far as anybody has told, that are not here."""
-        if self._final is not None and not self._has_all():
+        if not self._caught_up or (self._final is not None and not self._has_all()):
             return True
         return not self._whole_records or self.position < self._listener.splice.end
 
@@ -265,10 +299,10 @@ class Follower:
 
     # ---- journal ---------------------------------------------------------------------------------------------
 
-    async def _send_history(self, sink: Sink) -> None:
-        """Send what there is of the journal so far."""
+    async def _send_history(self, sink: Sink) -> bool:
+        """Send what there is of the journal so far. Returns whether that was all of it."""
         if not self._attempt:
-            return
+            return True
         young = time.time() - self._began_at < YOUNG_SECONDS
         remembered = False
         if young and self._final is None and self._wish.follow:
@@ -276,14 +310,12 @@ class Follower:
             await self._send_live(sink)
             await sink.flush()
         if not remembered or self.position < self._listener.splice.end:
-            give_up_at = time.monotonic() + WHOLE_SECONDS_MAX
-            while not await self._read_storage(sink) and not self._of.live.stopping:
-                if not self._wish.follow and time.monotonic() > give_up_at:
-                    raise UnavailableError("unavailable", "storage does not answer")
-                await asyncio.sleep(self._pause)
+            if not await self._read_storage(sink):
+                return False
             await self._send_live(sink)
         settle = SETTLE_SECONDS_YOUNG if remembered else SETTLE_SECONDS
         self._read_at = time.monotonic() + settle
+        return True
 
     async def _send_live(self, sink: Sink) -> bool:
         if not self._whole_records:
@@ -304,15 +336,29 @@ class Follower:
         """Send what storage has from here on, and decide when it is read again. Returns whether that was all."""
         before, final, complete = self.position, self._final is not None, False
         try:
-            async with self._of.storage.journal(self._run_id, self._attempt, self.position) as response:
-                async for chunk in chunks(response):
-                    self._whole_records = False
-                    await self._send(sink, chunk)
+            async with AsyncExitStack() as opened:
+                answer = self._of.storage.journal(self._run_id, self._attempt, before)
+                asked = asyncio.create_task(opened.enter_async_context(answer))
+                try:
+                    await self._meanwhile(sink, asked)
+                finally:
+                    if not asked.done():
+                        asked.cancel()
+                        await asyncio.wait({asked})
+                if asked.cancelled():
+                    return False
+                # What has come live since we asked is in the answer once more.
+                known = self.position - before
+                async for chunk in chunks(asked.result()):
+                    new, known = chunk[known:], max(0, known - len(chunk))
+                    if new:
+                        self._whole_records = False
+                        await self._send(sink, new)
                     if self._of.live.stopping:
                         return False
-            self._whole_records = complete = True
+            self._whole_records = self._read_whole = complete = True
         except NotFoundError:
-            complete = True
+            self._read_whole = complete = True
         except (RefusedError, aiohttp.ClientError, OSError, TimeoutError) as error:
             log.info("storage does not answer a follower", run_id=self._run_id, problem=repr(error))
         self._read_since_final = self._read_since_final or (complete and final)
@@ -323,3 +369,24 @@ class Follower:
         now = time.monotonic()
         self._retry_at, self._read_at = now + self._pause, now + self._poll_seconds()
         return complete
+
+    async def _meanwhile(self, sink: Sink, asked: "asyncio.Task[aiohttp.ClientResponse]") -> None:
+        """Go on with what comes live until storage answers, or the gateway stops."""
+        done, _ = await asyncio.wait({asked}, timeout=ANSWER_SECONDS)
+        if done:
+            return
+        asked.add_done_callback(lambda _: self._listener.wake.set())
+        while not self._of.live.stopping:
+            self._listener.wake.clear()
+            if asked.done():
+                return
+            if await self._send_live(sink):
+                continue
+            await sink.flush()
+            now = time.monotonic()
+            if not await self._ping(sink, now):
+                try:
+                    async with asyncio.timeout(self._ping_at - now if self._whole_records else None):
+                        await self._listener.wake.wait()
+                except TimeoutError:
+                    pass

@@ -16,6 +16,9 @@ REPOSITORIES = TypeAdapter(RepositoryList)
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
 
+#: Storage reads every byte of a run to check it, which for some 100 GB takes minutes.
+VERIFY_SECONDS_MAX = 600.0
+
 Response = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 
@@ -102,4 +105,4 @@ class Storage:
             "manifest": run.manifest,
             **(log.model_dump() if log is not None else {}),
         }
-        return await self._caller.call("GET", "/verify", VERDICT, params=asked)
+        return await self._caller.call("GET", "/verify", VERDICT, params=asked, seconds=VERIFY_SECONDS_MAX)
