@@ -15,6 +15,8 @@ from spell_proto.spec import CodeLocation, CodeRef, RunRequest, RunSpec, canonic
 from spell_proto.views import Commit, MachineTypeList, RunView
 
 COMMITS_KNOWN_MAX = 10_000
+#: A commit stays what it is, but its repository may get another name.
+COMMITS_BELIEVED_SECONDS = 30.0
 MACHINE_TYPES_KNOWN_MAX = 10_000
 #: How old the list of machine types may be before a name that is not in it is refused.
 MACHINE_TYPES_SECONDS = 0.5
@@ -41,7 +43,7 @@ class Runs:
     def __init__(self, scheduler: Scheduler, storage: Storage) -> None:
         self._scheduler = scheduler
         self._storage = storage
-        self._commits: Bounded[tuple[int, str], Commit] = Bounded(COMMITS_KNOWN_MAX)
+        self._commits: Bounded[tuple[int, str], tuple[float, Commit]] = Bounded(COMMITS_KNOWN_MAX)
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -105,8 +107,9 @@ class Runs:
         return checks.machine_type(name, [item.name for item in (await self.machine_types()).machine_types])
 
     async def _locate(self, owner_id: int, code: CodeRef) -> CodeLocation:
-        known = self._commits.get((owner_id, code.commit))
-        if known is None:
+        asked_at = time.monotonic()
+        kept_at, known = self._commits.get((owner_id, code.commit)) or (0.0, None)
+        if known is None or asked_at - kept_at > COMMITS_BELIEVED_SECONDS:
             known = await self._storage.commit(owner_id, code.commit)
             if known is None:
                 raise ConflictError(
@@ -115,7 +118,7 @@ class Runs:
                     field="code.commit",
                     hint="push it to the remote_url of PUT /api/repositories, then ask again",
                 )
-            self._commits.put((owner_id, code.commit), known)
+            self._commits.put((owner_id, code.commit), (asked_at, known))
         return CodeLocation(
             repository_id=known.repository_id,
             repository=known.repository,
