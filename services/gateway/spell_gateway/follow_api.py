@@ -19,6 +19,9 @@ CURSOR_CHARS_MAX = 256
 RETRY_SECONDS = 1.0
 #: Events that come close together are read together.
 TOGETHER_SECONDS = 0.02
+#: A fact may be told a moment before a page shows its row, while older transactions are still open.
+AGAIN_SECONDS = 0.1
+AGAIN_MAX = 5
 
 
 def wants_lines(request: web.Request) -> bool:
@@ -78,7 +81,7 @@ class FollowApi:
         self, out: Outlet, user: User, cursor: str, news: asyncio.Event, *, follow: bool
     ) -> None:
         clock = asyncio.get_running_loop().time
-        ping_at = clock() + PING_SECONDS
+        ping_at, again = clock() + PING_SECONDS, 0
         while not self._sources.live.stopping:
             news.clear()
             try:
@@ -95,12 +98,15 @@ class FollowApi:
                 continue
             if not follow:
                 return
+            # Of several facts, the page may have shown only the first ones.
+            again = min(again, 1) if lines else again
             await asyncio.sleep(TOGETHER_SECONDS)
             try:
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout(AGAIN_SECONDS if again else POLL_SECONDS):
                     await news.wait()
+                again = AGAIN_MAX
             except TimeoutError:
-                pass
+                again = max(0, again - 1)
 
     async def _page(self, user: User, cursor: str) -> tuple[str, bytes, bool]:
         """The rows after a cursor as lines, the cursor after them, and whether there may be more at once.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration.gateway import flaky
 from integration.gateway import stage as stages
 
 
@@ -23,4 +24,10 @@ def stage() -> Iterator[stages.Stage]:
 @pytest.fixture
 async def client(stage):
     async with stage.client() as made:
+        yield made
+
+
+@pytest.fixture
+async def world():
+    async with flaky.flaky_world() as made:
         yield made
