@@ -24,6 +24,7 @@ log = logs.get()
 #: The subscription outlives its last follower by this much: runs that follow each other share it.
 LINGER_SECONDS = 10.0
 IDLE_SECONDS = 3600.0
+RETRY_SECONDS = 1.0
 READY_SECONDS_MAX = 0.25
 MEMORY_SECONDS_MAX = 0.5
 #: A just-started run has few live messages. Who comes to an older one begins with storage.
@@ -135,7 +136,8 @@ class Live:
             self._bus = connected
             try:
                 while await ticker(stop, IDLE_SECONDS, wake=self._wanted):
-                    if self._runs or self._owners:
+                    # Somebody may come while the subscriptions of those before are being left.
+                    while (self._runs or self._owners) and not stop.is_set():
                         await self._serve_followers(stop, connected)
             finally:
                 self._subscribed.clear()
@@ -149,11 +151,14 @@ class Live:
             ):
                 self._subscribed.set()
                 self._rouse_all()
-                await self._until_nobody_follows(stop, connected)
+                try:
+                    await self._until_nobody_follows(stop, connected)
+                finally:
+                    # Before the subscriptions are left: who comes meanwhile must not rely on them.
+                    self._subscribed.clear()
         except bus.LOST as error:
             log.info("subscribing failed; followers do without", problem=repr(error))
-        finally:
-            self._subscribed.clear()
+            await ticker(stop, RETRY_SECONDS, wake=connected.reconnected)
 
     async def _until_nobody_follows(self, stop: asyncio.Event, connected: bus.Bus) -> None:
         reconnects = connected.client.stats["reconnects"]

@@ -6,6 +6,8 @@ import contextlib
 import pytest
 
 from integration.gateway.stage import until
+from spell_gateway import live
+from spell_proto import bus
 from spell_proto.journal import RecordKind
 
 pytestmark = pytest.mark.integration
@@ -119,3 +121,34 @@ async def test_the_gateway_starts_without_a_message_bus_and_finds_it_later(stage
     assert "message bus" in health["detail"]
     assert stream.kinds[-1] == R.DONE
     await until(connected)
+
+
+async def test_who_comes_while_the_subscriptions_of_others_are_left_gets_new_ones(stage, monkeypatch):
+    monkeypatch.setattr(live, "LINGER_SECONDS", 0.05)
+    leaving, tail = asyncio.Event(), bus.Bus.tail
+
+    @contextlib.asynccontextmanager
+    async def left_slowly(self, subject, handler):
+        async with tail(self, subject, handler):
+            yield
+            leaving.set()
+            await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(bus.Bus, "tail", left_slowly)
+    shared, stop = live.Live(), asyncio.Event()
+
+    async def subscribed():
+        await shared.ready()
+        return shared.subscribed
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(shared.serve(stop, stage.nats.service_url))
+        with shared.listen(1):
+            await until(subscribed)
+        await leaving.wait()
+        with shared.listen(2):
+            believed = shared.subscribed
+            await until(subscribed)
+        stop.set()
+
+    assert not believed
