@@ -233,7 +233,8 @@ class Attempt:
             await asyncio.wait({task})
             return task.result()
         except (asyncio.CancelledError, AbortedError):
-            if task.done():
+            current = asyncio.current_task()
+            if task.done() and current is not None and not current.cancelling():
                 return None
             self._abort.set()
             task.cancel()

@@ -30,6 +30,9 @@ ANSWER_SECONDS_MAX = 5.0
 #: After the end of an attempt: long enough for others to end too, short enough to free the disk.
 SOON_SECONDS = 0.15
 SOON_SECONDS_MAX = 2.0
+#: After a heartbeat that was not answered: while everything starts, the scheduler is there any moment.
+AGAIN_SECONDS = 1.0
+FIRST_AGAIN_SECONDS = 0.2
 
 Key = tuple[int, int]
 _UNANSWERED: tuple[type[BaseException], ...] = (*message_bus.LOST, CodecError)
@@ -65,6 +68,7 @@ class Control:
         self._wake = asyncio.Event()
         self._soon: asyncio.TimerHandle | None = None
         self._impatience = SOON_SECONDS
+        self._heard = False
         self._trash = asyncio.Event()
 
     # ---- from the start --------------------------------------------------------------------------------------
@@ -200,8 +204,9 @@ class Control:
             answer = codec.decode(codec.HEARTBEAT_ANSWER, data)
         except _UNANSWERED as error:
             log.info("a heartbeat was not answered", problem=repr(error))
-            self.beat_soon(1.0)
+            self.beat_soon(AGAIN_SECONDS if self._heard else FIRST_AGAIN_SECONDS)
             return
+        self._heard = True
         self._apply(answer, held)
 
     def _apply(self, answer: HeartbeatAnswer, held: dict[Key, Attempt]) -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH115, PTH123 -- walks and opens by descriptor and lstat, which pathlib has no names for
+# ruff: noqa: PTH115 -- walks and opens by descriptor and lstat, which pathlib has no names for
 """Which files of a workspace are new or changed: by the upper layer of its overlay, or by a baseline.
 
 New and changed regular files and links count, links as links. Equal content never counts, `.git` never, and what
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-from spell_runner.workspace import Abort, signature, walk
+from spell_runner.workspace import Abort, open_readable, signature, walk
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
 _COMPARE_BYTES = 1 << 20
@@ -173,7 +173,7 @@ def _same_content(path: str, size: int, below: Path) -> bool:
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_size != size:
         return False
-    with open(path, "rb") as one, below.open("rb") as other:
+    with os.fdopen(open_readable(path), "rb") as one, below.open("rb") as other:
         while chunk := one.read(_COMPARE_BYTES):
             if chunk != other.read(_COMPARE_BYTES):
                 return False

@@ -134,7 +134,8 @@ class Reporter:
             message_id=f"{self._machine_id}:{account.run_id}:{account.attempt}:{first}:{len(steps)}{again}",
             stream=subjects.REPORTS,
         )
-        account.sent += len(steps)
+        # A heartbeat's answer may have moved it on meanwhile.
+        account.sent = max(account.sent, first - 1 + len(steps))
         account.sent_at = asyncio.get_running_loop().time()
         if over(steps[-1]):
             self._on_over()

@@ -21,7 +21,7 @@ from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, Found, resource_paths
-from spell_runner.workspace import Abort, make_readable
+from spell_runner.workspace import Abort, open_readable
 
 log = logs.get()
 
@@ -30,6 +30,9 @@ MISSING_BATCH = 1_000
 UPLOADS_AT_ONCE = 4
 CHUNK_BYTES = 1 << 20
 RETRY_SECONDS_MAX = 5.0
+#: A storage that takes longer for a file hangs: it is asked again.
+PUT_SECONDS_MAX = 30.0
+PUT_BYTES_PER_SECOND_MIN = 1 << 20
 SAY_AFTER_SECONDS = 3.0
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
@@ -157,24 +160,15 @@ async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:
     else:
         data = _chunks(blob)
     params = {"owner_id": owner_id}
-    async with storage.open(
-        "PUT", f"/blobs/{blob.sha256}", params=params, data=data, headers=headers, stream=True
+    async with (
+        asyncio.timeout(PUT_SECONDS_MAX + blob.size / PUT_BYTES_PER_SECOND_MIN),
+        storage.open("PUT", f"/blobs/{blob.sha256}", params=params, data=data, headers=headers, stream=True),
     ):
         pass
 
 
-def _open(path: str) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags)
-    except PermissionError:
-        # The run took its own right to read away; nobody but us is left to mind.
-        make_readable(path)
-        return os.open(path, flags)
-
-
 def _small(blob: Blob) -> bytes:
-    with os.fdopen(_open(blob.found.source), "rb") as file:
+    with os.fdopen(open_readable(blob.found.source), "rb") as file:
         data = file.read(blob.size + 1)
     if len(data) != blob.size:
         raise ChangedError
@@ -182,7 +176,7 @@ def _small(blob: Blob) -> bytes:
 
 
 async def _chunks(blob: Blob) -> AsyncIterator[bytes]:
-    with os.fdopen(_open(blob.found.source), "rb", buffering=0) as file:
+    with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
         left = blob.size
         while left:
             chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
@@ -207,7 +201,7 @@ def _read(found: Found, abort: Abort) -> Blob:
 
 def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
     digest = hashlib.sha256()
-    with os.fdopen(_open(found.source), "rb", buffering=0) as file:
+    with os.fdopen(open_readable(found.source), "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise OSError(f"{found.path} is no file any more")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import orjson
 
-from spell_proto.errors import SettingsError, shown
+from spell_proto.checks import machine_type_name
+from spell_proto.errors import InvalidError, SettingsError, shown
 
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ENGINES = ("auto", "local", "null")
@@ -74,7 +75,7 @@ def machine(settings: Settings) -> Machine:
     """Find out what this machine is; its id is kept in `machine.json`.
 
     Raises:
-        SettingsError: a choice that does not exist, or an id that cannot stand in a subject.
+        SettingsError: a choice that does not exist, or an id or a type that is no name.
     """
     for name, value, allowed in (
         ("SPELL_ENGINE", settings.engine, ENGINES),
@@ -89,6 +90,10 @@ def machine(settings: Settings) -> Machine:
         raise SettingsError(
             f"the setting SPELL_MACHINE_ID must be letters, digits, - and _: {shown(machine_id)}"
         )
+    try:
+        machine_type_name(settings.machine_type)
+    except InvalidError as error:
+        raise SettingsError(f"the setting SPELL_MACHINE_TYPE: {error}") from error
     account = pwd.getpwuid(os.getuid())
     return Machine(
         id=machine_id,

@@ -81,6 +81,17 @@ def make_readable(path: str | Path) -> None:
         os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
 
 
+def open_readable(path: str) -> int:
+    """A descriptor to read a file by, whatever rights a run has left to it; links are refused, pipes do not block."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except PermissionError:
+        # The run took its own right to read away; nobody but us is left to mind.
+        make_readable(path)
+        return os.open(path, flags)
+
+
 def remove(path: Path) -> None:
     """Delete a directory with everything in it, whatever rights its parts have."""
     try:
@@ -96,17 +107,15 @@ def remove(path: Path) -> None:
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        found = os.scandir(directory)
-    except PermissionError:
+    if os.lstat(directory).st_mode & 0o500 != 0o500:
+        # Its names can be read without the right to search it, but nothing can be asked of them.
         make_readable(directory)
-        found = os.scandir(directory)
-    with found:
+    with os.scandir(directory) as found:
         return sorted(found, key=attrgetter("name"))
 
 
 def _copy_file(source: str, target: Path) -> None:
-    with open(source, "rb") as reader:
+    with open(source, "rb", buffering=0) as reader:
         mode = os.fstat(reader.fileno()).st_mode & 0o777
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
@@ -114,10 +123,12 @@ def _copy_file(source: str, target: Path) -> None:
                 fcntl.ioctl(fd, _FICLONE, reader.fileno())
                 return
             size = os.fstat(reader.fileno()).st_size
-            while size > 0:
-                done = os.copy_file_range(reader.fileno(), fd, size)
-                if done == 0:
-                    break
-                size -= done
+            try:
+                while size > 0 and (done := os.copy_file_range(reader.fileno(), fd, size)):
+                    size -= done
+            except OSError:
+                # Not every pair of file systems can; what was copied so far has moved both positions on.
+                with os.fdopen(fd, "wb", closefd=False) as writer:
+                    shutil.copyfileobj(reader, writer)
         finally:
             os.close(fd)

@@ -19,6 +19,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from integration.runner import shims
 from spell_proto import http
 from spell_proto.bus import Bus, connect
 from spell_proto.journal import Decoder, Record, RecordKind
@@ -372,6 +373,7 @@ class Room:
 @asynccontextmanager
 async def room(services: Services, **settings: str) -> AsyncIterator[Room]:
     """A machine whose runner is up. Its data is not below /tmp, which a sandbox replaces."""
+    shims.need(settings.get("SPELL_ISOLATION", "none"))
     directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
     async with AsyncExitStack() as opened:
         sockets = opened.enter_context(stack.short_directory())

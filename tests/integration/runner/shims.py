@@ -1,5 +1,6 @@
 """A fork server of its own in a short directory, and attempts started under it as the runner starts them."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -10,13 +11,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 import spell_proto.journal
 from spell_proto.journal import Decoder, Record, RecordKind
+from spell_runner import isolation as kinds
 from spell_runner import workspace
+from spell_runner.errors import IsolationError
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Claim, Launch
 
@@ -25,6 +32,32 @@ BWRAP = shutil.which("bwrap") or ""
 _BOOT = (
     "import sys; sys.path[:0] = sys.argv[1:3]; from spell_runner.shim.server import main; main(sys.argv[3:])"
 )
+
+
+@cache
+def _forbidden() -> str | None:
+    """Why a sandbox does not work here; None when it does."""
+    directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
+    parts = [directory / name for name in ("data", "root", "lower")]
+    for part in parts:
+        part.mkdir()
+    data, root, lower = parts
+    try:
+        asyncio.run(kinds.probe("unshare", data, (str(data),), root, lower))
+    except IsolationError as error:
+        return str(error)
+    finally:
+        workspace.remove(directory)
+    return None
+
+
+def need(name: str) -> None:
+    """Skip the test where the kernel forbids this kind of isolation, as it does in a plain chroot."""
+    if name != "none":
+        with ThreadPoolExecutor(1) as pool:
+            reason = pool.submit(_forbidden).result()
+        if reason is not None:
+            pytest.skip(f"no namespaces here: {reason}")
 
 
 def _paths() -> list[str]:
@@ -127,6 +160,7 @@ class Yard:
 
     def launch(self, command: str, isolation: str = "none", *, overlay: bool = False, **given) -> Started:
         """Lay an attempt out without starting it."""
+        need(isolation)
         self.count += 1
         path = self.data / "attempts" / f"{self.count}-1"
         for part in (launch.UPPER, launch.WORK, launch.TEMPORARY, launch.WORKSPACE):

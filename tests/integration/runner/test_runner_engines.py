@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.runner import shims
 from integration.runner.room import Builder
 from spell_proto import http
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
@@ -37,6 +38,7 @@ async def engine(request, tmp_path):
     for path in (data, place.empty, place.root, data / "attempts", data / "trees"):
         path.mkdir()
     overlay = request.param.endswith("overlay")
+    shims.need("unshare" if overlay else "none")
     isolation = Isolation("unshare" if overlay else "none", overlay=overlay)
     builder = Builder(tmp_path, tmp_path / "b.sock")
     async with builder.open(), http.Caller(f"unix://{builder.socket}") as caller:

@@ -1,8 +1,10 @@
 """The whole runner among a real scheduler, a real storage and a real bus: every way a run can go."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 from datetime import UTC
 
 import pytest
@@ -204,6 +206,23 @@ async def test_code_that_storage_does_not_have_or_that_is_hostile_fails_the_run(
         assert (view.state, view.reason) == ("failed", "code_fetch")
         await here.assert_whole(view)
     assert not list(here.data.rglob("escape"))
+
+
+async def test_code_that_cannot_be_copied_fails_the_run_and_leaves_no_copy(rooms):
+    here = await rooms("none")
+    given = code("8" * 40, "8" * 40)
+    here.front.trees["8" * 40] = tree({"a": b"a", "b": b"b"})
+    assert (await here.until_final(await here.create("true", code=given))).state == "complete"
+    (copied,) = [path for path in here.data.glob("trees/**/b") if path.read_bytes() == b"b"]
+    copied.parent.chmod(0o755)
+    copied.unlink()
+    with socket.socket(socket.AF_UNIX) as unreadable, contextlib.chdir(copied.parent):
+        unreadable.bind("b")
+
+    view = await here.until_final(await here.create("true", code=given))
+
+    assert (view.state, view.reason) == ("failed", "start_failed")
+    assert "the code could not be copied" in "".join(await here.lines(view.id))
 
 
 @pytest.mark.parametrize("isolation", ["none", "unshare"])

@@ -206,6 +206,7 @@ def test_an_overlay_and_a_copy_give_the_same_outputs(yard, tmp_path):
 
 
 async def test_the_probe_finds_what_works_and_says_so(yard):
+    shims.need("unshare")
     found = await probe("auto", yard.data, (str(yard.data),), yard.data / "root", yard.data / "lower")
 
     expected = "bubblewrap" if shims.BWRAP else "unshare"
@@ -213,6 +214,7 @@ async def test_the_probe_finds_what_works_and_says_so(yard):
 
 
 async def test_what_was_asked_for_is_taken(yard):
+    shims.need("unshare")
     for name in ("unshare", "none"):
         found = await probe(name, yard.data, (str(yard.data),), yard.data / "root", yard.data / "lower")
 

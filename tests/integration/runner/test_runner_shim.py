@@ -123,7 +123,10 @@ def test_a_hundred_runs_of_a_few_milliseconds_lose_nothing(yard):
 
 
 def test_the_command_reads_nothing_and_owns_its_session(start):
-    started = start("cat; ps -o sid=,pid= -p $$; ulimit -c; grep NoNewPrivs /proc/self/status")
+    started = start(
+        "cat; read -r _ _ _ _ _ session _ < /proc/$$/stat; echo $session $$; "
+        "ulimit -c; grep NoNewPrivs /proc/self/status"
+    )
     started.until_over()
     session, pid, core, *privileges = started.output(RecordKind.STDOUT).split()
 

@@ -1,6 +1,7 @@
 """Which files count as made by a run: by a baseline here, by a real overlay in the integration tests."""
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -199,3 +200,54 @@ def test_an_opaque_directory_hides_what_is_below_it(tmp_path):
 
     assert paths(changes) == []
     assert changes.deleted == ["d/old"]
+
+
+@pytest.fixture
+def as_nobody():
+    """A directory of a user whom file rights bind: the superuser could read everything."""
+    directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="sp"))
+    user = os.geteuid()
+    if user == 0:
+        os.chown(directory, 12345, -1)
+        os.seteuid(12345)
+    try:
+        yield directory
+    finally:
+        os.seteuid(user)
+        remove(directory)
+
+
+def test_what_a_run_took_its_own_rights_away_from_is_found_all_the_same(as_nobody):
+    lower, workspace = as_nobody / "lower", as_nobody / "workspace"
+    lower.mkdir()
+    workspace.mkdir()
+    for name in ("kept", "edited"):
+        (lower / name).write_text("before")
+    baseline = read_baseline(copy_tree(lower, workspace, Abort()))
+    (workspace / "edited").write_text("after!")
+    (workspace / "unsearchable").mkdir()
+    (workspace / "unsearchable/file").write_text("x")
+    for name, mode in (("kept", 0), ("edited", 0), ("unsearchable", 0o600)):
+        (workspace / name).chmod(mode)
+    workspace.chmod(0)
+
+    found = in_copy(workspace, lower, baseline, Abort())
+
+    assert paths(found) == ["edited", "unsearchable/file"]
+    assert found.deleted == []
+
+
+def test_a_copy_goes_on_where_the_file_systems_cannot_share(tmp_path):
+    """The kernel refuses to copy between two kinds of file systems by itself."""
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="sp"))
+    try:
+        content = os.urandom(3 << 20)
+        (elsewhere / "file").write_bytes(content)
+        (elsewhere / "empty").write_bytes(b"")
+
+        copy_tree(elsewhere, tmp_path, Abort())
+
+        assert (tmp_path / "file").read_bytes() == content
+        assert (tmp_path / "empty").read_bytes() == b""
+    finally:
+        remove(elsewhere)

@@ -4,17 +4,17 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.spec import AttemptSpec
-from spell_proto.state import Intent
+from spell_proto.state import Intent, Reason
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
+from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, in_copy, in_overlay
@@ -23,7 +23,7 @@ from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
 from spell_runner.trees import Trees
-from spell_runner.workspace import Abort, copy_tree, read_baseline
+from spell_runner.workspace import Abort, copy_tree, read_baseline, remove
 
 log = logs.get()
 
@@ -110,12 +110,16 @@ class LocalEngine:
         workspace = Path(directory / launch.WORKSPACE)
         if any(workspace.iterdir()):
             # Left half-way by a runner that was killed.
-            workspace.rename(directory / f"half-{time.time_ns()}")
+            await asyncio.to_thread(remove, workspace)
             workspace.mkdir()
         baseline = b"{}"
-        if lower != self._place.empty:
-            baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
-        directory.write(BASELINE, baseline)
+        try:
+            if lower != self._place.empty:
+                baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
+            directory.write(BASELINE, baseline)
+        except OSError as error:
+            await asyncio.to_thread(remove, workspace)
+            raise AttemptError(Reason.START_FAILED, f"the code could not be copied: {error}") from error
 
     def _launch(self, spec: AttemptSpec, directory: Directory, lower: Path, environment: Path) -> Launch:
         private = self.isolation != "none"
@@ -213,10 +217,14 @@ class LocalEngine:
     # ---- after -----------------------------------------------------------------------------------------------
 
     def touched(self, directory: Directory) -> bool:
-        return any(
-            os.access(directory / part, os.F_OK) and os.listdir(directory / part)  # noqa: PTH208 -- plain strings
-            for part in (launch.UPPER, launch.WORKSPACE)
-        )
+        try:
+            return any(
+                os.access(directory / part, os.F_OK) and os.listdir(directory / part)  # noqa: PTH208 -- plain strings
+                for part in (launch.UPPER, launch.WORKSPACE)
+            )
+        except PermissionError:
+            # It took the right to look into its workspace away, and so has touched it.
+            return True
 
     def changes(self, directory: Directory, abort: Abort) -> Changes:
         told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
