@@ -8,6 +8,7 @@ import pytest
 from spell_proto.errors import SettingsError
 from spell_proto.events import CommandStarted
 from spell_proto.http import Caller
+from spell_proto.journal import HEADER, RecordKind
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
 from spell_proto.state import Intent
 from spell_runner.attempt import Attempt, Means
@@ -88,7 +89,8 @@ async def test_an_attempt_that_is_given_up_while_its_work_ends_is_given_up(tmp_p
     spec, engine, link = a_spec(), LongEngine(), Link()
     directory = Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
     async with Caller("unix:///nowhere") as storage, asyncio.TaskGroup() as group:
-        reporter = Reporter("m", link, Tasks(group), lambda: None)
+        tasks = Tasks(group)
+        reporter = Reporter("m", link, tasks, lambda: None)
         means = Means(engine, Forwarder("m", link, storage), reporter, storage)
         life = group.create_task(Attempt(means, spec, directory, fresh=True, same_boot=True).live())
         await engine.begun.wait()
@@ -99,8 +101,22 @@ async def test_an_attempt_that_is_given_up_while_its_work_ends_is_given_up(tmp_p
         await asyncio.wait({life}, timeout=2)
         given_up = life.cancelled()
         life.cancel()
+        tasks.cancel()
 
     assert given_up
+
+
+async def test_a_journal_that_goes_on_with_no_record_is_not_read_over_and_over(tmp_path):
+    path = tmp_path / "journal"
+    path.write_bytes(HEADER.pack(3 << 20, RecordKind.STDOUT, 1) + bytes(2 << 20))
+    async with Caller("unix:///nowhere") as storage:
+        forwarder = Forwarder("m", Link(), storage)
+        tail = forwarder.follow(7, 1, 3, str(path), fresh=True)
+
+        async with asyncio.timeout(2):
+            await forwarder._send_new(tail)
+
+    assert tail.whole == 0
 
 
 class Shelf:
