@@ -246,13 +246,16 @@ class Stack:
 
     def clean_up(self) -> None:
         """Stop it, end everything that belongs to it, remove its data. Fails when something would be left."""
+        purged = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.manage("down", "--purge", seconds=150.0)
+            purged = self.manage("down", "--purge", seconds=150.0)
         left = self._processes()
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert not left, f"processes of the stack were left behind: {left}"
+        assert purged is not None, "the purge does not end"
+        assert purged.rc == 0, f"the purge failed: {purged}"
 
     def _processes(self) -> dict[int, str]:
         found = {}

@@ -78,7 +78,7 @@ class Layout:
         """Make the directories, closed to everybody else.
 
         Raises:
-            StandaloneError: the path leaves no room for the names of unix sockets.
+            StandaloneError: the path leaves no room for the names of unix sockets, or cannot be made.
         """
         length = len(os.fsencode(self.data))
         if length > DATA_BYTES_MAX:
@@ -86,10 +86,15 @@ class Layout:
                 f"the path {self.data} has {length} bytes, and unix sockets below it have room for "
                 f"{DATA_BYTES_MAX}: set SPELL_DIR to a shorter path"
             )
-        self.user.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for directory in (self.data, self.run, self.logs):
-            directory.mkdir(mode=0o700, exist_ok=True)
-            directory.chmod(0o700)
+        try:
+            self.user.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self.data, self.run, self.logs):
+                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.chmod(0o700)
+        except OSError as error:
+            raise StandaloneError(
+                f"{error.filename or self.user} cannot be a directory of the stack: {error.strerror}"
+            ) from error
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -97,7 +102,7 @@ def replace_file(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -76,13 +76,13 @@ def configuration(server: Server) -> str:
     users += [_runner(server, machine_id) for machine_id in server.machine_ids]
     return "\n".join(
         [
-            f"listen: {json.dumps(f'127.0.0.1:{server.port}')}",
+            f"listen: {_quoted(f'127.0.0.1:{server.port}')}",
             "max_payload: 1MB",
             'write_deadline: "5s"',
             'ping_interval: "10s"',
             "ping_max: 2",
             "logtime_utc: true",
-            f"jetstream {{ store_dir: {json.dumps(str(server.store))} }}",
+            f"jetstream {{ store_dir: {_quoted(str(server.store))} }}",
             "authorization {",
             "  timeout: 5",
             "  users: [",
@@ -94,12 +94,17 @@ def configuration(server: Server) -> str:
     )
 
 
+def _quoted(text: str) -> str:
+    # The server knows no \u: what is not ASCII stands as it is, in UTF-8.
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _user(server: Server, name: str, publish: list[str] | None, subscribe: list[str] | None) -> str:
     password = server.passwords[name]
     assert _WORD.fullmatch(name)
     assert _WORD.fullmatch(password)
     # Bare strings that begin with a digit would be read as numbers: everything is quoted.
-    line = f"user: {json.dumps(name)}, password: {json.dumps(password)}"
+    line = f"user: {_quoted(name)}, password: {_quoted(password)}"
     if publish is not None and subscribe is not None:
         line += f", permissions: {{ publish: {{ allow: {json.dumps(publish)} }}"
         line += f", subscribe: {{ allow: {json.dumps(subscribe)} }} }}"

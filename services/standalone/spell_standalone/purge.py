@@ -67,20 +67,23 @@ async def purge(data: Path) -> None:
         await asyncio.sleep(0.05)
     problems: list[str] = []
 
-    def retry(action: Callable[[str], Any], path: str, info: Any) -> None:
-        # Environments and trees are kept read-only, directories too.
-        try:
-            parent = os.path.dirname(path)  # noqa: PTH120 -- rmtree speaks str
-            os.chmod(parent, os.stat(parent).st_mode | stat.S_IRWXU)  # noqa: PTH101, PTH116
-            if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
-                os.chmod(path, stat.S_IRWXU)  # noqa: PTH101
-                shutil.rmtree(path)
-            else:
-                action(path)
-        except OSError:
-            problems.append(f"{path}: {info[1]}")
+    def note(_action: Callable[..., Any], path: str, info: Any) -> None:
+        problems.append(f"{path}: {info[1]}")
 
+    _open_up(data)
     if data.exists():
-        shutil.rmtree(data, onerror=retry)
+        shutil.rmtree(data, onerror=note)
     if data.exists():
         raise StandaloneError(f"{data} could not be removed whole: {'; '.join(problems[:3])}")
+
+
+def _open_up(data: Path) -> None:
+    """Let its owner empty every directory: environments and trees are kept read-only, and overlayfs makes
+    directories that nobody may enter.
+    """
+    for place, names, _ in os.walk(data):
+        for name in names:
+            path = Path(place, name)
+            if not path.is_symlink():
+                with contextlib.suppress(OSError):  # the removal will say it
+                    path.chmod(stat.S_IRWXU)

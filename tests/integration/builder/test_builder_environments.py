@@ -114,6 +114,7 @@ async def test_a_directory_that_vanished_is_built_again_with_the_same_versions(b
     index.add("alpha", "1.0")
     first = await builder.ensure("alpha")
     index.add("alpha", "2.0")
+    subprocess.run(["chmod", "-R", "u+w", first.ready["path"]], check=True)  # it is read-only
     subprocess.run(["rm", "-rf", first.ready["path"]], check=True)
 
     with pytest.raises(NotFoundError):

@@ -201,6 +201,8 @@ def test_a_missing_postgres_is_said_plainly():
 def test_a_stack_whose_directory_is_removed_leaves_nothing_running():
     with standalone() as stack:
         running = [*pids(stack).values(), stack.pid("supervisor")]
+        # The trees in it are read-only, directories too.
+        subprocess.run(["chmod", "-R", "u+rwX", str(stack.data)], check=True)
         subprocess.run(["rm", "-rf", str(stack.data)], check=True)
 
         os.kill(running[1], signal.SIGKILL)

@@ -1,7 +1,10 @@
 """Rules of the supervisor that need no process: how long to wait, what is kept, who may say what."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -94,3 +97,36 @@ def test_a_stack_without_a_machine_that_answers_is_not_ready():
     assert probes.has_machine(one)
     assert probes.healthy(json.loads('{"service": "x", "ok": true}'))
     assert not probes.healthy({"service": "x", "ok": False})
+
+
+def test_a_path_that_is_not_ascii_stands_as_it_is_in_the_configuration_of_nats(tmp_path):
+    server = nats.Server(4222, tmp_path / "für mich", {nats.SERVICE: "a", nats.SUBSCRIBER: "b"}, ())
+
+    text = nats.configuration(server)
+
+    assert f'store_dir: "{tmp_path}/für mich"' in text
+
+
+@pytest.mark.parametrize("given", ["/proc/nope", "a-file"])
+def test_a_place_that_cannot_be_a_directory_is_refused_in_one_sentence(tmp_path, given):
+    (tmp_path / "a-file").write_text("")
+
+    with pytest.raises(StandaloneError, match="cannot be a directory of the stack: "):
+        Layout(tmp_path / given).make()
+
+
+@pytest.mark.skipif(not os.access("/usr/bin/setpriv", os.X_OK), reason="needs setpriv")
+def test_a_purge_removes_directories_that_nobody_may_enter(tmp_path):
+    data = tmp_path / "local"
+    (data / "tree/closed/inner").mkdir(parents=True)
+    (data / "tree/closed/inner/file").write_text("x")
+    (data / "tree/closed").chmod(0o000)
+    (data / "tree").chmod(0o500)
+    purge = f"import asyncio; from pathlib import Path; from spell_standalone.purge import purge; asyncio.run(purge(Path({str(data)!r})))"
+    # Root may enter every directory: without its capabilities it is like everybody else.
+    root = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+    done = subprocess.run([*root, sys.executable, "-c", purge], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert not data.exists()
