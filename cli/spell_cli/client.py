@@ -331,6 +331,8 @@ def chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """The body as it arrives."""
     while data := response.read1(_READ_BYTES):
         yield data
+    # Before Python 3.11.8 read1() leaves a whole answer open, and the connection is good for nothing after it.
+    response.close()
 
 
 def lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
