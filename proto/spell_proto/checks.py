@@ -39,17 +39,20 @@ RESERVED_ENV = frozenset(
 RESERVED_ENV_PREFIX = "SPELL_"
 
 
-def _text(value: str, field: str, code: str) -> str:
-    """Refuse what no file system, shell or database can carry as text: NUL bytes and lone surrogates."""
+def _text(value: str, field: str, code: str, name: str | None = None) -> str:
+    """Refuse what no file system, shell or database can carry as text: NUL bytes and lone surrogates. `name` is what
+    a person calls the field.
+    """
+    name = name or field
     if "\0" in value:
         raise InvalidError(
-            f"{code}_not_text", f"{field}: a NUL byte at position {value.index(chr(0))}", field=field
+            f"{code}_not_text", f"{name}: a NUL byte at position {value.index(chr(0))}", field=field
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidError(
-            f"{code}_not_text", f"{field}: not valid UTF-8 at position {error.start}", field=field
+            f"{code}_not_text", f"{name}: not valid UTF-8 at position {error.start}", field=field
         ) from None
     return value
 
@@ -88,7 +91,7 @@ def env_name(name: str) -> str:
 
 def env_value(name: str, value: str) -> str:
     """The value of an environment variable: text without NUL, at most 32 KiB."""
-    _text(value, "env", "env")
+    _text(value, "env", "env", f"--env {name}")
     if len(value.encode()) > ENV_BYTES_MAX:
         raise InvalidError("env_too_large", f"--env: the value of {name} is above 32 KiB", field="env")
     return value
@@ -141,7 +144,7 @@ def label(value: str) -> str:
             f"--label: {shown(value)}: 1 to 64 characters without comma, slash or control characters are allowed",
             field="label",
         )
-    return _text(value, "label", "label")
+    return _text(value, "label", "label", "--label")
 
 
 def labels(values: Iterable[str]) -> tuple[str, ...]:
@@ -162,7 +165,7 @@ def description(value: str) -> str:
             f"--description: {len(value)} characters, at most 4,096 are allowed",
             field="description",
         )
-    return _text(_HIDDEN.sub("", value), "description", "description").strip()
+    return _text(_HIDDEN.sub("", value), "description", "description", "--description").strip()
 
 
 def timeout_seconds(value: str) -> int:

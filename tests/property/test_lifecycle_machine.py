@@ -23,6 +23,7 @@ from spell_proto.events import (
     OutputsSaved,
 )
 from spell_proto.state import FINAL, Intent, Reason, RunState, check_transition
+from spell_scheduler import runs
 from spell_scheduler.lifecycle import Admitted, EndAsked, Expired, MachineGone, Run, created, decide
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -196,24 +197,22 @@ class LifeOfARun(RuleBasedStateMachine):
             )
         )
 
-    @rule(data=st.data())
-    def the_scheduler_dies_before_it_commits(self, data):
-        """A decision that was not committed never was: nothing of it may be left, and the fact comes again."""
-        facts = [EndAsked(Intent.STOP, Reason.STOPPED_BY_USER, "user"), Expired()]
-        if self.noted and self.fences_started:
-            facts.append(
-                AttemptReport(
-                    machine_id="m1",
-                    run_id=1,
-                    attempt=1,
-                    fence=self.fences_started[-1],
-                    first_step=1,
-                    steps=tuple(self.noted),
-                )
-            )
-        before = self.run
-        decide(before, data.draw(st.sampled_from(facts)), self.now)
-        assert self.run is before
+    @rule()
+    def the_scheduler_dies_and_comes_back(self):
+        """All it knows of the run is what the row holds: a decision that depends on more would differ from here on."""
+        row = runs._run_json(self.run, self.run)
+        self.run = runs.run_of(row)
+        assert runs._run_json(self.run, self.run) == row
+
+    @precondition(lambda self: self.noted)
+    @rule()
+    def the_machine_dies_and_comes_back(self):
+        """It has its notes, hears what is wanted and how far it is believed, and sends the rest."""
+        if self.phase != "over" and self.run.state not in FINAL:
+            self.told = self.run.intent
+        if self.run.steps < len(self.noted):
+            self.deliver(self.run.steps + 1, len(self.noted))
+            assert self.run.state in FINAL or self.run.steps == len(self.noted)
 
     @precondition(lambda self: self.noted)
     @rule()

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
+from spell_runner import workspace
 from spell_runner.errors import IsolationError
 from spell_runner.shim import launch
 from spell_runner.shim.launch import Launch
@@ -90,9 +90,7 @@ def _try_it(candidate: Isolation, data: Path, hidden: tuple[str, ...], root: Pat
         return _outcome(directory, candidate)
     finally:
         (data / "probe").unlink(missing_ok=True)
-        with suppress(OSError):
-            (directory / launch.WORK / "work").chmod(0o700)
-        shutil.rmtree(attempts, ignore_errors=True)
+        workspace.remove(attempts)
 
 
 def _outcome(directory: Path, candidate: Isolation) -> str | None:

@@ -27,9 +27,9 @@ class Notes:
     def line(self, text: str, *, level: str = "info", important: bool = False) -> None:
         self._append([_line(text, level, important)])
 
-    def lines(self, texts: list[str]) -> None:
+    def lines(self, texts: list[str], *, important: bool = False) -> None:
         if texts:
-            self._append([_line(text) for text in texts])
+            self._append([_line(text, important=important) for text in texts])
 
     def end(self, totals: Totals) -> None:
         """The end marker: nothing follows it."""

@@ -33,6 +33,7 @@ RETRY_SECONDS_MAX = 5.0
 #: A storage that takes longer for a file hangs: it is asked again.
 PUT_SECONDS_MAX = 30.0
 PUT_BYTES_PER_SECOND_MIN = 1 << 20
+MANIFEST_SECONDS_MAX = 600.0
 SAY_AFTER_SECONDS = 3.0
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
@@ -72,9 +73,11 @@ async def save(
     Raises:
         AttemptError: something cannot be saved, and trying again will not help.
     """
-    notes.lines(changes.notes[:LINES_MAX])
+    # What is left out is said where nobody can miss it.
+    notes.lines(changes.notes[:LINES_MAX], important=True)
     if not changes.found:
-        notes.line(NOTHING)
+        if not changes.notes:
+            notes.line(NOTHING)
         return nothing()
     lines = [f"Saving '/spell/{found.path}'" for found in changes.found[:LINES_MAX]]
     if len(changes.found) > LINES_MAX:
@@ -113,7 +116,11 @@ async def _store(
     manifest = Manifest(
         entries=tuple(_entry(path, blobs[path]) for path in paths), deleted=tuple(sorted(deleted))
     )
-    return await storage.call("PUT", "/manifests", _STORED, params={"owner_id": owner_id}, body=manifest)
+    owner = {"owner_id": owner_id}
+    # Storage answers when everything is on disk, which may take a while after a large upload.
+    return await storage.call(
+        "PUT", "/manifests", _STORED, params=owner, body=manifest, seconds=MANIFEST_SECONDS_MAX
+    )
 
 
 async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes: Notes, abort: Abort) -> None:
