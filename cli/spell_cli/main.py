@@ -102,6 +102,7 @@ def spell(ctx: click.Context) -> None:
 
 def main() -> int:
     """Run the command line and leave with its exit code."""
+    _open_what_is_closed()
     code = _guarded(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -110,6 +111,19 @@ def main() -> int:
         code = code or ExitCode.BROKEN_PIPE
     # Taking the interpreter apart takes 8 ms and nobody waits for anything in it.
     os._exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed: a file opened later must not take its place."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free is this one: those below it are open by now.
+            opened = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(opened, True)
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, open(opened, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _guarded(arguments: list[str]) -> int:

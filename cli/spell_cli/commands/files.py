@@ -87,6 +87,12 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> None:
 
 
 def _resource(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(
+            f"path: {safe_path(path)} is not valid UTF-8", click.get_current_context()
+        ) from None
     return path.removeprefix("./").strip("/")
 
 

@@ -2,11 +2,13 @@
 
 import json
 import re
+import subprocess
 import threading
 
 import pytest
 
 from integration.cli.cli_server import note, stdout, whole
+from integration.cli.conftest import SPELL
 
 pytestmark = pytest.mark.integration
 
@@ -414,3 +416,19 @@ def test_names_of_others_cannot_act_on_the_terminal(cli, server):
 
     assert "\x1b" not in out(cli("ps"))
     assert "\x1b" not in out(cli("info", "1"))
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["ps", "run true"])
+def test_a_standard_stream_that_is_closed_changes_nothing(cli, closed, command):
+    cli.repository()
+    done = subprocess.run(
+        ["sh", "-c", f"exec {SPELL} {command} {closed}"],
+        cwd=cli.cwd,
+        env=cli.env,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert (done.returncode, err(done).count("Traceback")) == (0, 0), err(done)

@@ -136,3 +136,11 @@ def test_every_option_of_run_is_read():
     options = {option.name for option in run.params}
 
     assert set(RunArguments._fields) <= options
+
+
+@pytest.mark.parametrize("command", ["ls", "cp"])
+def test_a_path_that_is_no_text_is_a_usage_error(spell, command):
+    code, _, said = spell(command, "runs/\udcff")
+
+    assert code == 2
+    assert "runs/\\xff is not valid UTF-8" in said
