@@ -5,21 +5,25 @@ from aiohttp import web
 from spell_gateway.auth import Authenticator, UnknownCallerError
 from spell_gateway.routes import Handler as UserHandler
 from spell_gateway.routes import Route
+from spell_proto.errors import RefusedError
 from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal_response
 
 #: A path of 4096 bytes is three times as long when every byte is escaped.
 LINE_BYTES_MAX = 16 * 1024
+#: What is longer than a line may be is read up to here, so that we refuse it ourselves: aiohttp's refusal quotes it,
+#: and it may be a secret.
+FIELD_BYTES_MAX = 128 * 1024
 IDLE_CONNECTION_SECONDS = 75
 
 
 def public_app(routes: list[Route], authenticator: Authenticator) -> web.Application:
     """The application that the world talks to."""
     app = web.Application(
-        middlewares=[errors_to_answers],
+        middlewares=[errors_to_answers, _short_headers],
         client_max_size=BODY_BYTES_MAX,
         handler_args={
             "max_line_size": LINE_BYTES_MAX,
-            "max_field_size": LINE_BYTES_MAX,
+            "max_field_size": FIELD_BYTES_MAX,
             "keepalive_timeout": IDLE_CONNECTION_SECONDS,
         },
     )
@@ -34,6 +38,16 @@ def public_app(routes: list[Route], authenticator: Authenticator) -> web.Applica
             else:
                 app.router.add_route(route.method, route.path, handler)
     return app
+
+
+@web.middleware
+async def _short_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    for name, value in request.raw_headers:
+        if len(name) + len(value) > LINE_BYTES_MAX:
+            refused = RefusedError("header_too_large", f"a header is longer than {LINE_BYTES_MAX} bytes")
+            refused.status = 431
+            raise refused
+    return await handler(request)
 
 
 def _for_users(handler: UserHandler, authenticator: Authenticator) -> Handler:

@@ -25,7 +25,6 @@ def parse_path(text: str) -> tuple[str, ...]:
     parts = tuple(trimmed.split("/"))
     bad = (
         "\0" in text
-        or "\\" in text
         or any(part in {"", ".", ".."} for part in parts)
         or len(text.encode(errors="replace")) > PATH_BYTES_MAX
         or any("\ud800" <= char <= "\udfff" for char in text)

@@ -158,6 +158,17 @@ async def test_all_wrong_fields_are_named_in_one_answer(client):
     assert all(name in answer["message"] for name in body)
 
 
+@pytest.mark.parametrize("kilobytes", [20, 100])
+async def test_a_header_that_is_too_long_is_refused_and_not_quoted(client, kilobytes):
+    headers = {"Authorization": "Bearer " + "secret" * (kilobytes * 1024 // 6)}
+
+    status, answer = await client.ask("GET", "/api/runs", headers=headers)
+
+    assert status == 431
+    assert answer["code"] == "header_too_large"
+    assert "secret" not in str(answer)
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
