@@ -5,7 +5,7 @@ checks them again.
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository
@@ -113,7 +113,7 @@ def packages(specs: Sequence[str]) -> list[str]:
 class OptionNames(NamedTuple):
     """The spellings of a command's options: those that take a value, and those that do not."""
 
-    with_value: frozenset[str]
+    with_value: Mapping[str, str]  # and what its value is called
     flags: frozenset[str]
 
 
@@ -129,15 +129,36 @@ def misplaced(words: Sequence[str], options: OptionNames) -> tuple[list[str], li
     tail = list(words[1:])
     while tail:
         word = tail.pop(0)
-        name = word.partition("=")[0]
-        if word in options.flags or (name in options.with_value and "=" in word):
-            moved.append(word)
-        elif word in options.with_value:
-            moved += [word, *tail[:1]]
-            del tail[:1]
-        else:
+        if word == "--":
+            rest += [word, *tail]
+            break
+        ours = _as_options(word, options)
+        moved += ours
+        if not ours:
             rest.append(word)
+        elif ours[-1] in options.with_value:
+            moved.append(tail.pop(0) if tail else options.with_value[ours[-1]])
     return (moved, rest) if moved else None
+
+
+def _as_options(word: str, options: OptionNames) -> list[str]:
+    """The options of ours that a word is: one, or a cluster as in `-bf` or `-btV100`; none if any is not ours."""
+    name = word.partition("=")[0]
+    if word.startswith("--"):
+        known = word in options.flags or name in options.with_value
+        return [word] if known else []
+    if not word.startswith("-"):
+        return []
+    found: list[str] = []
+    for place, letter in enumerate(word[1:], start=2):
+        option = f"-{letter}"
+        found.append(option)
+        if option in options.with_value:
+            value = word[place:].removeprefix("=")
+            return [*found, value] if value else found
+        if option not in options.flags:
+            return []
+    return found
 
 
 def typed(word: str) -> str:

@@ -26,7 +26,12 @@ class RunCommand(SpellCommand):
     def _refuse_misplaced(self, ctx: click.Context, before: list[str], words: tuple[str, ...]) -> None:
         options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
         names = OptionNames(
-            with_value=frozenset(name for option in options if not option.is_flag for name in option.opts),
+            with_value={
+                name: option.metavar or "VALUE"
+                for option in options
+                if not option.is_flag
+                for name in option.opts
+            },
             flags=frozenset(name for option in options if option.is_flag for name in option.opts),
         )
         found = misplaced(words, names)

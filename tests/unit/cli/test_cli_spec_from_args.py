@@ -8,7 +8,7 @@ from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced
 from spell_proto.errors import InvalidError
 
 NAMES = OptionNames(
-    with_value=frozenset({"-t", "--machine-type", "--pip", "-e", "--env"}),
+    with_value={"-t": "TYPE", "--machine-type": "TYPE", "--pip": "PACKAGE", "-e": "NAME=VALUE"},
     flags=frozenset({"-f", "--force", "-b"}),
 )
 
@@ -172,7 +172,15 @@ def test_a_directory_that_is_no_text_is_refused():
     [
         (("python x.py", "-t", "V100"), (["-t", "V100"], ["python x.py"])),
         (("python x.py", "--pip=six", "arg", "-b"), (["--pip=six", "-b"], ["python x.py", "arg"])),
-        (("python x.py", "-t"), (["-t"], ["python x.py"])),
+        (("python x.py", "-t"), (["-t", "TYPE"], ["python x.py"])),
+        (("python x.py", "-tV100"), (["-t", "V100"], ["python x.py"])),
+        (("python x.py", "-t=V100"), (["-t", "V100"], ["python x.py"])),
+        (("python x.py", "-bf", "arg"), (["-b", "-f"], ["python x.py", "arg"])),
+        (("python x.py", "-bt", "V100"), (["-b", "-t", "V100"], ["python x.py"])),
+        (("python x.py", "-bx"), None),
+        (("python x.py", "-"), None),
+        (("python x.py", "--", "-b"), None),
+        (("python x.py", "-b", "--", "-f"), (["-b"], ["python x.py", "--", "-f"])),
         (("python x.py", "--epochs", "3"), None),
         (("python", "x.py", "--pip", "six"), None),
         (("python x.py",), None),

@@ -26,6 +26,8 @@ RUN = [
     (["python x.py", "-t", "V100"], 'spell run -t V100 "python x.py"'),
     (["--pip", "six", "python x.py", "--label=x"], 'spell run --pip six --label=x "python x.py"'),
     (["python x.py", "--epochs", "3", "-b"], 'spell run -b "python x.py" --epochs 3'),
+    (["python x.py", "-tV100", "-bf"], 'spell run -t V100 -b -f "python x.py"'),
+    (["python x.py", "-t"], 'spell run -t TYPE "python x.py"'),
     (["--machinetype", "A", "true"], "Did you mean '--machine-type'?"),
     (["-x", "true"], "No such option '-x'"),
     (["-t", "A", "--machine-type", "B", "true"], "--machine-type is given 2 times"),
