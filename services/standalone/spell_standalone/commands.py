@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ async def up(layout: Layout, environ: Mapping[str, str]) -> int:
         async for snapshot in control.listen(layout.control, "watch"):
             _tell(snapshot, told, begun)
             if snapshot["state"] == "ready" and await _answers(layout, snapshot):
+                if told:
+                    _tell_isolation(layout)
                 return os.EX_OK
             if snapshot["state"] == "failed":
                 return _failed(layout, snapshot)
@@ -75,6 +78,26 @@ def _tell(snapshot: dict[str, Any], told: set[str], begun: float) -> None:
             _say(f"{service['name']} is ready ({len(told) - 1} of {len(NAMES)})")
     if told and snapshot["state"] == "ready":
         _say(f"Ready after {time.monotonic() - begun:.1f} s")
+
+
+def _isolation(layout: Layout) -> str:
+    """What the runner found to keep runs apart, as it wrote at its last start; empty when it does not say."""
+    for file in (layout.log("runner"), layout.logs / "runner.log.1"):
+        try:
+            found = re.findall(rb'"isolation":"([a-z]+)"[^\n]*"event":"runner ready"', file.read_bytes())
+        except OSError:
+            continue
+        if found:
+            return str(found[-1].decode())
+    return ""
+
+
+def _tell_isolation(layout: Layout) -> None:
+    isolation = _isolation(layout)
+    if isolation == "none":
+        _say("Runs are not isolated: install bubblewrap.")
+    elif isolation:
+        _say(f"Runs are isolated by {isolation}.")
 
 
 async def _answers(layout: Layout, snapshot: dict[str, Any]) -> bool:
@@ -171,6 +194,10 @@ async def status(layout: Layout, *, as_json: bool) -> int:
         "services": [],
     }
     snapshot["runs_alive"] = purge.runs_alive(layout.data)
+    for service in snapshot["services"]:
+        isolation = _isolation(layout) if service["name"] == "runner" else ""
+        if isolation and service["state"] == "running" and not service["problem"]:
+            service["problem"] = f"isolation: {isolation}"
     if as_json:
         print(json.dumps(snapshot))  # noqa: T201
     else:
@@ -183,10 +210,12 @@ def _table(snapshot: dict[str, Any]) -> list[str]:
     total = snapshot["pss_bytes"] + sum(service["pss_bytes"] for service in snapshot["services"])
     lines = [f"The stack is {snapshot['state']}" + (f" at {snapshot['url']}" if snapshot["url"] else "")]
     if snapshot["services"]:
-        lines.append(f"{'SERVICE':<12} {'STATE':<11} {'PID':>8} {'RESTARTS':>8} {'UPTIME':>10} {'MEMORY':>9}")
+        lines.append(
+            f"{'SERVICE':<12} {'STATE':<11} {'PID':>8} {'RESTARTS':>8} {'UPTIME':>10} {'MEMORY':>9}  DETAIL"
+        )
     lines += [
         f"{service['name']:<12} {service['state']:<11} {service['pid'] or '-':>8} {service['restarts']:>8} "
-        f"{service['uptime_seconds']:>9.0f}s {service['pss_bytes'] / 1e6:>6.1f} MB"
+        f"{service['uptime_seconds']:>9.0f}s {service['pss_bytes'] / 1e6:>6.1f} MB  {service['problem']}".rstrip()
         for service in snapshot["services"]
     ]
     if snapshot["services"]:

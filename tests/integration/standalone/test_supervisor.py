@@ -208,3 +208,24 @@ def test_a_stack_whose_directory_is_removed_leaves_nothing_running():
         os.kill(running[1], signal.SIGKILL)
 
         until(lambda: not any(alive(pid) for pid in running), 20, lambda: "something still runs")
+
+
+def test_a_person_is_told_whether_runs_are_isolated():
+    with prepared(isolation="none") as stack:
+        told = stack.manage("up")
+        runner = next(
+            service
+            for service in json.loads(stack.manage("status", "--json").stdout)["services"]
+            if service["name"] == "runner"
+        )
+
+        assert "Runs are not isolated: install bubblewrap." in told.stderr
+        assert runner["problem"] == "isolation: none"
+
+
+def test_a_stack_lives_below_a_path_that_is_not_ascii():
+    with prepared() as stack:
+        stack.directory = stack.directory / "für"
+        stack.environment["SPELL_DIR"] = str(stack.directory)
+
+        stack.up()

@@ -120,6 +120,7 @@ def test_a_purge_removes_directories_that_nobody_may_enter(tmp_path):
     data = tmp_path / "local"
     (data / "tree/closed/inner").mkdir(parents=True)
     (data / "tree/closed/inner/file").write_text("x")
+    (data / "tree/closed/inner").chmod(0o000)
     (data / "tree/closed").chmod(0o000)
     (data / "tree").chmod(0o500)
     purge = f"import asyncio; from pathlib import Path; from spell_standalone.purge import purge; asyncio.run(purge(Path({str(data)!r})))"
