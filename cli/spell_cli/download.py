@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 from spell_cli.answers import Entry
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import CliError, UnreachableError
-from spell_proto.errors import SpellError
+from spell_proto.errors import RefusedError, SpellError, UnavailableError
 
 PARALLEL = 4
 _GIVE_UP_AFTER_SECONDS = 60.0
@@ -92,24 +92,33 @@ def _is_directory(path: Path) -> bool:
 
 def fetch_all(
     make_client: Callable[[], Client], fetches: Sequence[Fetch], on_bytes: Callable[[int], None]
-) -> None:
+) -> list[Problem]:
     """Fetch files over a few connections; links last, so that no file is written through one.
 
+    Returns those that the server refuses; the others are fetched all the same.
+
     Raises:
-        the first error of any of them; files that are whole by then stay.
+        the first other error of any of them; files that are whole by then stay.
     """
     files = [fetch for fetch in fetches if fetch.entry["link"] is None]
     waiting: queue.SimpleQueue[Fetch] = queue.SimpleQueue()
     for fetch in files:
         waiting.put(fetch)
     failed: list[Exception] = []
+    refused: list[Problem] = []
     stop = threading.Event()
 
     def work() -> None:
         client = make_client()
         try:
             while not stop.is_set():
-                _fetch(client, waiting.get_nowait(), on_bytes, stop)
+                fetch = waiting.get_nowait()
+                try:
+                    _fetch(client, fetch, on_bytes, stop)
+                except UnavailableError:
+                    raise
+                except RefusedError as error:
+                    refused.append(Problem(fetch.entry["path"], error.message.rstrip(".")))
         except queue.Empty:
             pass
         except (SpellError, OSError) as error:
@@ -134,6 +143,7 @@ def fetch_all(
     for fetch in fetches:
         if fetch.entry["link"] is not None:
             _link(fetch)
+    return sorted(refused)
 
 
 def _link(fetch: Fetch) -> None:

@@ -13,8 +13,8 @@ from spell_cli import config
 from spell_cli.answers import Entry
 from spell_cli.args import SpellCommand, json_option
 from spell_cli.client import Client
-from spell_cli.download import Fetch, blocked, clashes, fetch_all, plan
-from spell_cli.errors import CliError, ConfigError
+from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, plan
+from spell_cli.errors import CliError, ConfigError, ExitCode
 from spell_cli.progress import Progress
 from spell_cli.tables import safe
 from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
@@ -57,7 +57,7 @@ def ls(human: bool, as_json: bool, path: str) -> None:
 @click.option("-i", "--ignore", is_flag=True, help="Keep files that are there.")
 @click.argument("source_path")
 @click.argument("local_dir", default=".", type=click.Path(file_okay=False))
-def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> None:
+def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     """Fetch files that runs have made into LOCAL_DIR: one file, or what a directory holds."""
     if force and ignore:
         raise ConfigError("Force and ignore cannot both be true.")
@@ -80,10 +80,14 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> None:
     kept = {fetch.target for fetch in _not_overwritten(clashes(fetches), force=force, ignore=ignore)}
     wanted = [fetch for fetch in fetches if fetch.target not in ignored | kept]
     target.mkdir(parents=True, exist_ok=True)
-    _copy(wanted, lambda: Client(server))
-    skipped = len(fetches) - len(wanted) + len(problems)
-    text = f"Copied {len(wanted)} files." + (f" Skipped {skipped} files." if skipped else "")
-    say(of_stdout().marked("✔", text))
+    refused = _copy(wanted, lambda: Client(server))
+    for problem in refused:
+        warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
+    copied = len(wanted) - len(refused)
+    skipped = len(fetches) - copied + len(problems)
+    text = f"Copied {copied} files." + (f" Skipped {skipped} files." if skipped else "")
+    say(of_stdout().marked("✖" if refused else "✔", text))
+    return ExitCode.REFUSED if refused else ExitCode.OK
 
 
 def _resource(path: str) -> str:
@@ -119,7 +123,7 @@ def _not_overwritten(there: list[Fetch], *, force: bool, ignore: bool) -> list[F
     return [fetch for fetch in there if not ask(question.format(safe_path(fetch.target.name)), default=False)]
 
 
-def _copy(wanted: list[Fetch], make_client: Callable[[], Client]) -> None:
+def _copy(wanted: list[Fetch], make_client: Callable[[], Client]) -> list[Problem]:
     total = sum(fetch.entry["size"] or 0 for fetch in wanted)
     got = 0
     lock = threading.Lock()
@@ -133,4 +137,4 @@ def _copy(wanted: list[Fetch], make_client: Callable[[], Client]) -> None:
                 bar = "#" * share + "." * (20 - share)
                 progress.update(f"[{bar}] {human_size(got)} of {human_size(total)}")
 
-        fetch_all(make_client, wanted, on_bytes)
+        return fetch_all(make_client, wanted, on_bytes)

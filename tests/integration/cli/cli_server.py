@@ -62,6 +62,7 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.callers: set[Any] = set()
         self.runs: dict[int, dict[str, Any]] = {}
         self.streams: dict[int, list[Any]] = {}
         self.files: dict[str, bytes] = {}
@@ -171,6 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         self.query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         body = json.loads(raw) if raw else None
+        ours.callers.add(self.client_address)
         ours.asked.append((self.command, parts.path, dict(self.headers), body))
         waiting = ours.refusals.get((self.command, parts.path))
         try:

@@ -260,6 +260,27 @@ def test_cp_does_not_keep_what_did_not_arrive_as_it_was_saved(cli, server):
     assert list((cli.cwd / "out").iterdir()) == []
 
 
+def test_cp_fetches_the_rest_where_one_file_is_refused(cli, server):
+    for name in ("a", "b", "c"):
+        server.add_file(1, name, b"x")
+    server.refuse("GET", "/api/files/runs/1/b", 404, "file_not_found", "'runs/1/b' is gone")
+    done = cli("cp", "runs/1", "out")
+
+    assert (done.returncode, out(done)) == (1, "✖ Copied 2 files. Skipped 1 files.\n")
+    assert "WARNING: File 'b' ignored: 'runs/1/b' is gone.\n" in err(done)
+    assert sorted(path.name for path in (cli.cwd / "out").iterdir()) == ["a", "c"]
+
+
+def test_cp_of_many_small_files_keeps_its_connections(cli, server):
+    for number in range(40):
+        server.add_file(1, f"f{number}", b"x")
+    done = cli("cp", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 40 files.\n"
+    # One for the listing, and one for each of the four that fetch.
+    assert len(server.callers) <= 5
+
+
 def test_cp_never_leaves_its_directory(cli, server):
     server.add_file(1, "fine", b"x")
     server.entries["runs/1"] += [
