@@ -63,8 +63,11 @@ class RefusedError(SpellError):
         return {"code": self.code, "field": self.field, "message": self.message, "hint": self.hint}
 
 
-class InvalidError(RefusedError):
-    """A field that is wrong; the message names it, echoes what was found and says what is allowed."""
+class InvalidError(RefusedError, ValueError):
+    """A field that is wrong; the message names it, echoes what was found and says what is allowed.
+
+    A ValueError too, so that pydantic goes on to the other fields and one answer names all that are wrong.
+    """
 
     status = 422
 

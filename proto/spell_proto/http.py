@@ -5,7 +5,7 @@ Addresses are `unix:///path/to.sock` or `http://host:port`.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -22,6 +22,8 @@ log = logs.get()
 T = TypeVar("T")
 
 BODY_BYTES_MAX = 1 << 20
+#: Of a body with more wrong members than this, the first are named.
+PROBLEMS_MAX = 20
 #: An answer that is read as it comes begins within this time, or the other side has hung.
 HEADERS_SECONDS_MAX = 10.0
 #: It may pause for so long, and the work that follows an upload may take so long.
@@ -136,16 +138,28 @@ def parse_json(data: bytes, adapter: TypeAdapter[T]) -> T:
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
+        problems = error.errors(include_url=False)
         if problems[0]["type"] == "json_invalid":
             raise RefusedError("json_invalid", f"body: {problems[0]['msg']}") from None
-        parts = []
-        for problem in problems[:20]:
-            where = ".".join(str(part) for part in problem["loc"]) or "body"
+        raise _all_wrong(problems) from None
+
+
+def _all_wrong(problems: Sequence[Any]) -> InvalidError:
+    """One refusal that names every wrong member by its JSON path; code and field are those of the first."""
+    code, parts = "field_invalid", []
+    for number, problem in enumerate(problems[:PROBLEMS_MAX]):
+        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        refused = problem.get("ctx", {}).get("error")
+        if isinstance(refused, InvalidError):
+            # A rule of our own: its sentence stands for itself.
+            parts.append(refused.message)
+            code = refused.code if number == 0 else code
+        else:
             found = "" if problem["type"] == "missing" else f" (found {shown(problem['input'], 40)})"
             parts.append(f"{where}: {problem['msg']}{found}")
-        first = ".".join(str(part) for part in problems[0]["loc"]) or None
-        raise InvalidError("field_invalid", "; ".join(parts), field=first) from None
+    return InvalidError(
+        code, "; ".join(parts), field=".".join(str(part) for part in problems[0]["loc"]) or None
+    )
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from spell_proto import checks
 from spell_proto.errors import InvalidError, RefusedError
 from spell_proto.http import parse_json
-from spell_proto.spec import EnvironmentRequest, RunRequest, pip_requirement
+from spell_proto.spec import EnvironmentRequest, RunRequest, pip_requirement, pip_requirements
 
 REQUEST = TypeAdapter(RunRequest)
 
@@ -94,7 +94,7 @@ def test_machine_types_are_found_in_any_letter_case_and_otherwise_listed():
 
 def test_too_many_of_anything_is_refused():
     with pytest.raises(InvalidError) as refused:
-        EnvironmentRequest(pip=tuple(f"p{number}" for number in range(501)))
+        pip_requirements(tuple(f"p{number}" for number in range(501)))
     assert refused.value.code == "too_many_packages"
     with pytest.raises(InvalidError) as refused:
         checks.labels(str(number) for number in range(51))
@@ -148,6 +148,16 @@ def test_all_wrong_members_are_named_in_one_answer():
     with pytest.raises(InvalidError) as refused:
         parse_json(b'{"command":1,"labels":2,"nope":3}', REQUEST)
     assert all(name in refused.value.message for name in ("command", "labels", "nope"))
+
+
+def test_rules_of_ours_and_of_the_shape_are_named_together():
+    """The first problem gives code and JSON path; every sentence is there."""
+    with pytest.raises(InvalidError) as refused:
+        parse_json(b'{"command":"","bogus":1,"labels":"x","environment":{"pip":["-r x"]}}', REQUEST)
+
+    assert (refused.value.code, refused.value.field) == ("command_empty", "command")
+    for part in ("command: it is empty", "bogus", "labels", "--pip"):
+        assert part in refused.value.message
 
 
 @given(st.text(max_size=60))
