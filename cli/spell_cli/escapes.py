@@ -1,16 +1,17 @@
 """Takes out of a run's output the sequences that act on more of a terminal than the text in it.
 
 An OSC sets titles and reads or fills the clipboard, a DCS, APC, PM or SOS carries whatever a terminal makes of it,
-and ESC c resets everything. Colours, the cursor and \\r pass.
+and ESC c resets everything. Colours, the cursor and carriage returns pass.
 """
 
 import re
 
-_BEGIN = re.compile(rb"\x1b(?:([]P_^X])|c)")
+#: A terminal carries out a control character in the middle of a sequence and goes on with the sequence.
+_ESCAPE = re.compile(rb"\x1b[\x00-\x17\x19\x1b-\x1f\x7f]*+([]P_^Xc])?")
 #: The terminal never sees the beginning, so that an end found too early costs nothing but text. No OSC has lines:
 #: one that was never ended must not swallow all that follows.
-_END_OF_OSC = re.compile(rb"\x1b\\|[\x07\x18\x1a]|(?=\n)|(?=\x1b)")
-_END_OF_OTHERS = re.compile(rb"\x1b\\|[\x18\x1a]|(?=\x1b)")
+_END_OF_OSC = re.compile(rb"\x1b\\|[\x07\x18\x1a]|(?=\n)|(?=\x1b[^\\])")
+_END_OF_OTHERS = re.compile(rb"\x1b\\|[\x18\x1a]|(?=\x1b[^\\])")
 
 
 class EscapeFilter:
@@ -26,22 +27,28 @@ class EscapeFilter:
             return piece
         data = self._held + piece
         self._held = b""
-        if data.endswith(b"\x1b"):
-            # What it begins or ends is in the next piece.
-            data, self._held = data[:-1], b"\x1b"
         shown: list[bytes] = []
         position = 0
         while position < len(data):
             if self._inside:
                 end = (_END_OF_OSC if self._inside == b"]" else _END_OF_OTHERS).search(data, position)
                 if end is None:
+                    self._held = b"\x1b" if data.endswith(b"\x1b") else b""
                     break
                 self._inside, position = b"", end.end()
                 continue
-            begin = _BEGIN.search(data, position)
-            if begin is None:
+            escape = _ESCAPE.search(data, position)
+            if escape is None:
                 shown.append(data[position:])
                 break
-            shown.append(data[position : begin.start()])
-            self._inside, position = begin[1] or b"", begin.end()
+            shown.append(data[position : escape.start()])
+            position = escape.end()
+            if escape[1] is not None:
+                self._inside = b"" if escape[1] == b"c" else escape[1]
+            elif position < len(data):
+                shown.append(escape[0])
+            else:
+                # What it begins is in the next piece.
+                shown.append(escape[0].replace(b"\x1b", b""))
+                self._held = b"\x1b"
         return b"".join(shown)

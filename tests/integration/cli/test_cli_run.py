@@ -302,3 +302,13 @@ def test_help_loads_nothing_of_the_network(cli):
     done = subprocess.run([sys.executable, "-c", code], env=cli.env, check=False, capture_output=True)
 
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_an_important_note_is_a_line_of_its_own_on_a_terminal(cli, server):
+    cli.repository()
+    server.script = [*whole()[:4], phase("saving"), note("Not saved: a.bin", important=True), *whole()[-2:]]
+    terminal = cli.terminal("run", "true")
+    terminal.end()
+
+    assert "💫 Not saved: a.bin" in terminal.lines
+    assert "✨ Saving… done" in terminal.lines

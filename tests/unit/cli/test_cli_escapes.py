@@ -14,7 +14,8 @@ CASES = [
     (b"a\x1b]never ended\nb", b"a\nb"),
     (b"a\x1b]0;x\x1b[1mb", b"a\x1b[1mb"),
     (b"a\x1b]0;x\x1b]52;c;eA==\x07b", b"ab"),
-    (b"a\x1b\x1bcb", b"a\x1bb"),
+    (b"a\x1b\x1bcb", b"ab"),
+    (b"a\x1b\x1bc]52;c;eA==\x07b", b"a]52;c;eA==\x07b"),
 ]
 
 
@@ -28,3 +29,13 @@ def test_a_sequence_may_come_in_pieces(given, shown):
     one = EscapeFilter()
 
     assert b"".join(one.feed(given[place : place + 1]) for place in range(len(given))) == shown
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_control_characters_in_the_middle_hide_nothing(size):
+    data = b"a\x1b\n\x1b\r]52;c;eA==\x07b\x1b\x1b[1mc"
+    one = EscapeFilter()
+    shown = b"".join(one.feed(data[place : place + size]) for place in range(0, len(data), size))
+
+    assert b"]" not in shown
+    assert shown.endswith(b"[1mc")

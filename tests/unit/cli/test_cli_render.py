@@ -164,6 +164,14 @@ def test_important_notes_stand_out():
     assert played([note("Heads up", important=True)], spinners=True) == [Line("💫", "Heads up")]
 
 
+@pytest.mark.parametrize("spinners", [True, False])
+def test_what_was_not_saved_stays_on_the_screen(spinners):
+    text = "Not saved: model.pt: the disk is full"
+    actions = played([phase("saving"), note(text, important=True), note("more")], spinners=spinners)
+
+    assert Line("💫", text) in actions
+
+
 def test_output_that_was_not_kept_is_mentioned():
     gap = record(RecordKind.GAP, stdout_bytes=10, stderr_bytes=5)
 
