@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable
 from typing import Self
 
+from spell_cli.escapes import EscapeFilter
 from spell_cli.render import Action, Line, Output, Settle, Spin
 from spell_cli.tables import safe
 from spell_cli.terminal import Terminal, of_stdout
@@ -30,6 +31,8 @@ class Screen:
         self._encoding = sys.stdout.encoding or "utf-8"
         self._shared = _same_file(1, 2)
         self._open_line = {False: False, True: False}
+        # A pipe or a file gets every byte; two streams on one terminal are one stream to it.
+        self._filters = {to_stderr: EscapeFilter() for to_stderr in (False, True) if os.isatty(1 + to_stderr)}
         self._pending: list[bytes] = []
         self._pending_to_stderr = False
         self._spin: Spin | None = None
@@ -58,10 +61,11 @@ class Screen:
                 self._erase()
                 match action:
                     case Output(to_stderr, data):
-                        self._write(to_stderr, data)
-                        if data:
-                            key = to_stderr and not self._shared
-                            self._open_line[key] = not data.endswith(b"\n")
+                        key = to_stderr and not self._shared
+                        shown = self._filters[key].feed(data) if key in self._filters else data
+                        self._write(to_stderr, shown)
+                        if shown:
+                            self._open_line[key] = not shown.endswith(b"\n")
                     case Line(emoji, text):
                         self._line(emoji, text)
                     case Settle(emoji, text):

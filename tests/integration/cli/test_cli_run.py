@@ -312,3 +312,13 @@ def test_an_important_note_is_a_line_of_its_own_on_a_terminal(cli, server):
 
     assert "💫 Not saved: a.bin" in terminal.lines
     assert "✨ Saving… done" in terminal.lines
+
+
+def test_output_cannot_act_on_the_terminal_and_is_whole_in_a_pipe(cli, server):
+    server.script = whole(stdout(b"a\x1b]52;c;"), stdout(b"eA==\x07b\x1bc\x1b[31mc\x1b[0m\n"))
+    cli.repository()
+    terminal = cli.terminal("run", "true")
+    terminal.end()
+
+    assert b"ab\x1b[31mc\x1b[0m\r\n" in terminal.raw
+    assert b"a\x1b]52;c;eA==\x07b\x1bc\x1b[31mc\x1b[0m\n" in cli("run", "true").stdout
