@@ -1,5 +1,5 @@
 """What the commands share: their behaviour on the command line, parameter types, and options that recur."""
-# ruff: noqa: ARG002 -- click calls these methods, so click decides what they are given
+# ruff: noqa: ARG001, ARG002 -- click calls these, so click decides what they are given
 
 import contextlib
 import importlib
@@ -92,6 +92,11 @@ class MachineType(click.ParamType[str]):
 def _complete(what: str, incomplete: str) -> list[Any]:
     found: list[Any] = importlib.import_module("spell_cli.suggestions").suggest(what, incomplete)
     return found
+
+
+def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of files here, found by the shell itself."""
+    return [importlib.import_module("click.shell_completion").CompletionItem(incomplete, type="file")]
 
 
 def run_id_argument(function: _F) -> _F:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from spell_cli.args import Label, MachineType, SpellCommand, usage_errors
+from spell_cli.args import Label, MachineType, SpellCommand, complete_file, usage_errors
 from spell_cli.errors import CliError
 from spell_cli.repository import Inspection
 from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed
@@ -69,7 +69,14 @@ class RunCommand(SpellCommand):
 @click.option("-b", "--background", is_flag=True, help="Do not show its output.")
 @click.option("-f", "--force", is_flag=True, help="Skip interactive prompts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    metavar="COMMAND [ARGS]...",
+    shell_complete=complete_file,
+)
 def run(
     machine_type: str | None,
     pip: tuple[str, ...],

@@ -426,6 +426,22 @@ def test_completion_knows_commands_options_runs_labels_and_machines(cli, server)
     assert completed(cli, "ps", "--label", "b") == ["baseline"]
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (("run", "python", "tra"), "file"),
+        (("run", "./tra"), "file"),
+        (("run", "-b", "python", "--data", "tra"), "file"),
+        (("cp", "runs/1", "tra"), "dir"),
+    ],
+)
+def test_the_shell_itself_completes_local_files(cli, words, kind):
+    line = ["spell", *words]
+    done = cli(COMP_WORDS="\n".join(line), COMP_CWORD=str(len(line) - 1), _SPELL_COMPLETE="bash_complete")
+
+    assert out(done) == f"{kind},{words[-1]}\n"
+
+
 def test_completion_never_starts_anything_and_never_complains(local):
     assert completed(local, "logs", "") == []
     assert not local.spell_dir.exists()
