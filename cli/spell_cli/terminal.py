@@ -97,7 +97,12 @@ def _levelled(level: str, colour: str, text: str, detail: str) -> None:
 
 def ask(question: str, *, default: bool) -> bool:
     """A yes-or-no question. End of input and ^C raise `click.Abort`."""
-    return click.confirm(question, default=default)
+    try:
+        return click.confirm(question, default=default)
+    except click.Abort:
+        # The cursor stands behind the question, or behind ^C.
+        note("")
+        raise
 
 
 def safe_path(path: str) -> str:

@@ -65,9 +65,12 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
         raise ConfigError(
             f'Invalid source specification "{safe(source_path)}". Source path must be a relative path.'
         )
-    settings = config.load(os.environ)
-    server = settings.connect()
     resource = _resource(source_path)
+    if resource in {"", ".", "runs"}:
+        raise CliError(
+            f"\"{source_path}\" is the list of all runs. Name one of them, as in 'spell cp runs/7 out'."
+        )
+    server = config.load(os.environ).connect()
     client = Client(server)
     entries = client.resources(resource, recursive=True)["entries"]
     target = Path(local_dir)

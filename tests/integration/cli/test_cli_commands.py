@@ -314,6 +314,27 @@ def test_cp_asks_before_it_overwrites(cli, server):
     assert (cli.cwd / "x").read_text() == "new"
 
 
+@pytest.mark.parametrize("source", ["runs", "runs/", "."])
+def test_cp_of_all_runs_is_refused(cli, server, source):
+    server.entries[""] = server.entries["runs"] = []
+    done = cli("cp", source, "out")
+
+    assert done.returncode == 1
+    assert "is the list of all runs." in " ".join(err(done).split())
+    assert not (cli.cwd / "out").exists()
+
+
+def test_leaving_a_question_begins_a_new_line(cli, server):
+    server.add_file(1, "x", b"new")
+    (cli.cwd / "x").write_text("old")
+    terminal = cli.terminal("cp", "runs/1")
+    terminal.until("[y/N]: ")
+    terminal.interrupt()
+    terminal.end()
+
+    assert terminal.lines[-2:] == ["Aborted!", ""]
+
+
 def test_cp_leaves_a_directory_in_the_way_alone(cli, server):
     server.add_file(1, "x", b"new")
     (cli.cwd / "x").mkdir()
