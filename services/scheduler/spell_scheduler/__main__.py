@@ -43,7 +43,7 @@ async def main(stop: asyncio.Event) -> None:
         handlers = Handlers(store)
         async with (
             nats.answer(subjects.HEARTBEATS_OF_ALL, subjects.SCHEDULER_QUEUE, handlers.heartbeat),
-            http.serve(api.application(store, creation), given.listen),
+            http.serve(api.application(store, creation, nats), given.listen),
             asyncio.TaskGroup() as tasks,
         ):
             log.info("ready")

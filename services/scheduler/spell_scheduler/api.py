@@ -6,6 +6,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from spell_proto import checks, http, service
+from spell_proto.bus import Bus
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, shown
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
@@ -35,8 +36,9 @@ QueueReason = Literal["owner_limit", "no_machine", "no_slot"]
 class Api:
     """The routes. Every answer about runs is limited to one owner."""
 
-    def __init__(self, store: Store, creation: Creation) -> None:
+    def __init__(self, store: Store, creation: Creation, bus: Bus) -> None:
         self._store = store
+        self._bus = bus
         self._creation = creation
         names = [name.strip() for name in store.settings.machine_types.split(",") if name.strip()]
         self._machine_types = names or ["CPU"]
@@ -192,7 +194,7 @@ class Api:
     async def verify(self, request: web.Request) -> web.Response:
         run_id = request.query.get("run_id")
         wanted = None if run_id is None else _number(request, "run_id")
-        return http.json_response(await verify.verdict(self._store.pool, _owner(request), wanted))
+        return http.json_response(await verify.verdict(self._store.pool, self._bus, _owner(request), wanted))
 
     async def _summary(self, owner_id: int) -> OwnerSummary:
         row = await self._store.pool.fetchrow(SQL["owner_summary"], owner_id, self._store.settings.runs_max)
@@ -234,10 +236,10 @@ class Api:
         return reasons
 
 
-def application(store: Store, creation: Creation) -> web.Application:
+def application(store: Store, creation: Creation, bus: Bus) -> web.Application:
     """The scheduler's HTTP application."""
     app = web.Application(middlewares=[http.errors_to_answers], client_max_size=http.BODY_BYTES_MAX)
-    app.add_routes(Api(store, creation).routes())
+    app.add_routes(Api(store, creation, bus).routes())
     return app
 
 

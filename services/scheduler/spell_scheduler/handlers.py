@@ -68,6 +68,7 @@ class Handlers:
             beat.spot,
             beat.isolation,
             self._store.settings.reachable_seconds,
+            [_identity(attempt) for attempt in beat.attempts],
         )
         if look_again:
             log.info(

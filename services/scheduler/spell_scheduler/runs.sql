@@ -153,10 +153,10 @@ SELECT DISTINCT machine_type FROM machines;
 -- name: seen_machine
 -- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
 WITH old AS (SELECT * FROM machines WHERE id = $1)
-INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp())
+INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $8, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET boot_id = $2, machine_type = $3, slots = $4, spot = $5, isolation = $6,
-  last_seen = clock_timestamp()
+  held = $8, last_seen = clock_timestamp()
 RETURNING NOT EXISTS (SELECT 1 FROM old WHERE old.slots = $4 AND old.machine_type = $3 AND old.boot_id = $2
   AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
 

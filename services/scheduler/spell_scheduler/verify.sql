@@ -45,6 +45,35 @@ SELECT 'run ' || o.run_id || ' version ' || o.version AS what,
 FROM outbox o JOIN runs r ON r.id = o.run_id
 WHERE o.published_at IS NULL AND r.owner_id = $1 AND ($2::bigint IS NULL OR o.run_id = $2);
 
+-- name: newest
+SELECT id FROM runs WHERE owner_id = $1 ORDER BY id DESC LIMIT $2;
+
+-- name: i7
+-- $2 is what the stream has: [[run id, version], …].
+SELECT 'message ' || (m.told ->> 1) || ' of run ' || (m.told ->> 0) AS what,
+  CASE WHEN t.run_id IS NULL THEN 'no such row' END AS problem
+FROM jsonb_array_elements($2::jsonb) AS m(told) LEFT JOIN transitions t
+  ON t.run_id = (m.told ->> 0)::bigint AND t.version = (m.told ->> 1)::int AND t.owner_id = $1;
+
+-- name: i8
+SELECT 'run ' || r.id AS what,
+  CASE WHEN count(*) FILTER (WHERE h.fence = r.fence) > 1 THEN 'on ' || count(*) || ' machines'
+       WHEN bool_or(h.fence > r.fence) THEN 'held under a later fence' END AS problem
+FROM runs r JOIN (
+  SELECT m.id AS machine_id, (e ->> 0)::bigint AS run_id, (e ->> 2)::bigint AS fence
+  FROM machines m, jsonb_array_elements(m.held) AS e WHERE m.last_seen > clock_timestamp() - interval '30 seconds'
+) AS h ON h.run_id = r.id
+WHERE r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2)
+  AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing') GROUP BY r.id;
+
+-- name: i9
+SELECT 'run ' || r.id || ' on machine ' || m.id AS what,
+  CASE WHEN t.at < m.last_seen - interval '60 seconds' THEN r.state || ' since ' || t.at END AS problem
+FROM machines m, jsonb_array_elements(m.held) AS e JOIN runs r ON r.id = (e ->> 0)::bigint
+  JOIN transitions t ON t.run_id = r.id AND t.version = r.version
+WHERE r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2)
+  AND r.state IN ('complete', 'stopped', 'killed', 'failed', 'interrupted');
+
 -- name: i10
 SELECT 'machine ' || m.id AS what, CASE WHEN count(r.id) > m.slots
   THEN count(r.id) || ' runs on ' || m.slots || ' slots' END AS problem

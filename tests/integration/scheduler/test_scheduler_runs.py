@@ -305,6 +305,13 @@ async def test_kill_9_at_any_moment_loses_nothing(place, nats):
         ("UPDATE runs SET version = 9 WHERE id = $1", {"I2", "I3", "I4"}),
         ("UPDATE runs SET saved_files = 3 WHERE id = $1", {"I11"}),
         ("DELETE FROM outbox WHERE run_id = $1", {"I5"}),
+        (
+            (
+                "UPDATE machines SET last_seen = last_seen + interval '2 minutes', "
+                "held = jsonb_build_array(jsonb_build_array($1::bigint, 1, 1)) WHERE id LIKE 'm-T%'"
+            ),
+            {"I9"},
+        ),
         ("UPDATE runs SET ended_at = started_at - interval '1 s' WHERE id = $1", {"I21"}),
         (
             (
@@ -333,6 +340,36 @@ async def test_the_checker_finds_damage(place, nats, postgres, damage, found):
 
     broken = {check.id for check in (await client.verify()).checks if not check.ok}
     assert broken == found
+
+
+async def test_a_message_without_a_row_is_found(place, nats):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+    async with machine(nats, f"m-{kind}", "Telsewhere") as box:
+        forged = b'{"kind":"moved","version":77}'
+        await box.bus.store(
+            subjects.event(run.id, "moved"), forged, message_id=f"forged-{kind}", stream=subjects.EVENTS
+        )
+        broken = [check for check in (await client.verify()).checks if not check.ok]
+
+        assert [check.id for check in broken] == ["I7"]
+        assert f"message 77 of run {run.id}" in broken[0].detail
+        await box.bus._jetstream.purge_stream("EVENTS", subject=f"spell.events.run.{run.id}.>")
+
+
+async def test_a_run_that_two_machines_hold_is_found(place, nats):
+    _, client, kind = place
+    async with machine(nats, f"m-{kind}", kind) as box, machine(nats, f"n-{kind}", "Telsewhere") as other:
+        run = await client.create(machine_type=kind)
+        await box.beat()
+        await box.beat()
+        other.steps[box.key(run.id)] = []
+        await other.beat()
+        broken = [check.id for check in (await client.verify()).checks if not check.ok]
+        other.steps.clear()
+        await other.beat()
+
+    assert broken == ["I8"]
 
 
 async def test_the_transition_log_cannot_be_changed(place, postgres):
