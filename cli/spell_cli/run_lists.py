@@ -10,6 +10,8 @@ from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunSta
 _COMMAND_CHARS = 25
 _DESCRIPTION_CHARS = 50
 _COMMIT_CHARS = 8
+#: A run that failed before its command ran says in which phase.
+_FAILED_EARLY: dict[str, str] = {Reason.BUILD_FAILED: "Build Failed", Reason.MOUNT_FAILED: "Mount Failed"}
 QUEUE_REASON = {
     "owner_limit": "your limit of concurrent runs is reached",
     "no_machine": "no machine of this type is registered",
@@ -27,7 +29,7 @@ def status_text(run: Run) -> str:
     if state is RunState.REQUESTED:
         return "Requested" if run["queue_reason"] == "owner_limit" else "Queued"
     if state not in ACTIVE:
-        return state.title() + code
+        return _FAILED_EARLY.get(run["reason"] or "", state.title() + code)
     doing = {Intent.STOP: "Stopping", Intent.KILL: "Killing"}.get(Intent(run["intent"]), state.title())
     return f"*{doing}{code}"
 

@@ -291,6 +291,7 @@ def test_a_bad_package_fails_the_run_naming_it(stack):
     run = stack.run(run_id)
     assert (run["state"], run["reason"]) == ("failed", "build_failed")
     assert "no-such-package-of-anybody-xyz" in run["message"]
+    assert "Build Failed" in stack.spell("ps").stdout
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def _stack_row(service: dict[str, Any], health: Health | None) -> list[str]:
         str(service["restarts"]),
         _uptime(service["uptime_seconds"]),
         f"{human_size(service['pss_bytes'])}B" if service["pss_bytes"] else "-",
-        health["detail"] if health is not None else "",
+        (health["detail"] if health is not None else "") or service.get("problem") or "",
     ]
 
 

@@ -157,8 +157,8 @@ async def down(layout: Layout, *, everything: bool) -> int:
     _say("Stopped." if ran else "The stack is not running.")
     going_on = purge.runs_alive(layout.data)
     if going_on:
-        runs = "1 run goes" if going_on == 1 else f"{going_on} runs go"
-        _say(f"{runs} on without it; the next 'spell up' finds them again.")
+        runs, them = ("1 run goes", "it") if going_on == 1 else (f"{going_on} runs go", "them")
+        _say(f"{runs} on without it; the next 'spell up' finds {them} again.")
     return os.EX_OK
 
 
