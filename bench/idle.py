@@ -10,6 +10,8 @@ from pathlib import Path
 
 from stack import running, table, verdict
 
+from spell_standalone.memory import of_process as pss_bytes
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -40,17 +42,6 @@ def processes(directory: Path) -> dict[int, str]:
     while more := {pid: names[pid] for pid in names if parents[pid] in found and pid not in found}:
         found |= more
     return found
-
-
-def pss_bytes(pid: int) -> int:
-    """Memory of a process, shared pages divided among those that share them."""
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
 
 
 def rss_bytes(pid: int) -> int:
