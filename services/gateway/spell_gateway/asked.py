@@ -79,6 +79,16 @@ def limit(request: web.Request, default: int, most: int = 1000) -> int:
     return max(1, min(most, int(text))) if len(text) <= 16 else most
 
 
+def limit_note(request: web.Request, used: int) -> dict[str, str]:
+    """The header that says so where another limit is used than the one that was asked for."""
+    text = request.query.get("limit")
+    return (
+        {}
+        if text is None or text == str(used)
+        else {"Spell-Note": f"limit: {used} is used, 1 to 1000 are allowed"}
+    )
+
+
 def flag(request: web.Request, name: str, *, default: bool) -> bool:
     text = request.query.get(name)
     if text is None:

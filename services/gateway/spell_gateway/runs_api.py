@@ -55,14 +55,17 @@ class RunsApi:
 
     async def listed(self, request: web.Request, user: User) -> web.Response:
         repository = request.query.get("repository")
+        limit = asked.limit(request, 50)
         found = await self._scheduler.runs(
             user.id,
-            limit=asked.limit(request, 50),
+            limit=limit,
             labels=checks.labels(asked.texts(request, "label", checks.LABEL_COUNT_MAX)),
             repository=None if repository is None else checks.description(repository),
             before=asked.optional_number(request, "before"),
         )
-        return json_response(found)
+        response = json_response(found)
+        response.headers.update(asked.limit_note(request, limit))
+        return response
 
     async def shown(self, request: web.Request, user: User) -> web.Response:
         return json_response(await self._scheduler.run(user.id, asked.run_id(request)))

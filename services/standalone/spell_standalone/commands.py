@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spell_standalone import control, probes, purge
+from spell_standalone import control, probes, purge, spelling
 from spell_standalone.child import birth, end_left_over
 from spell_standalone.layout import Layout
 from spell_standalone.services import NAMES
@@ -44,6 +44,9 @@ async def up(layout: Layout, environ: Mapping[str, str]) -> int:
             if snapshot["state"] == "failed":
                 return _failed(layout, snapshot)
         code = server.poll() if server is not None else None
+        if server is None:
+            for complaint in spelling.complaints(environ):
+                _say(complaint)
         if server is None or code == os.EX_TEMPFAIL:
             server = _start(layout, environ)
         elif code is not None:
