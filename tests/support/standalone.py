@@ -300,6 +300,8 @@ def standalone(**settings: object) -> Iterator[Stack]:
     with prepared(**settings) as stack:
         stack.up()
         yield stack
+        if (status := stack.status()) is not None and status["state"] == "ready":
+            stack.verify()
 
 
 @contextmanager
