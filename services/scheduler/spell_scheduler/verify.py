@@ -11,7 +11,7 @@ import orjson
 
 from spell_proto import database
 from spell_proto.bus import LOST, Bus
-from spell_proto.subjects import EVENTS
+from spell_proto.subjects import EVENTS, events_of_run
 from spell_proto.views import Check, Verdict
 
 SQL = database.queries("spell_scheduler", "verify.sql")
@@ -56,14 +56,15 @@ async def verdict(pool: asyncpg.Pool, bus: Bus, owner_id: int, run_id: int | Non
 
 async def _told(pool: asyncpg.Pool, bus: Bus, owner_id: int, run_id: int | None) -> list[list[int]]:
     """[run id, version] of the messages that the stream has of one run, or of an owner's newest; none without a bus."""
-    run_ids = [run_id]
     if run_id is None:
         run_ids = [row["id"] for row in await pool.fetch(SQL["newest"], owner_id, STREAM_RUNS_MAX)]
+    else:
+        run_ids = [run_id]
     told: list[list[int]] = []
     with contextlib.suppress(*LOST):
         for one in run_ids if bus.connected else []:
             sequence = 0
-            while found := await bus.stored_after(EVENTS, f"spell.events.run.{one}.>", sequence):
+            while found := await bus.stored_after(EVENTS, events_of_run(one), sequence):
                 sequence, message = found
                 told.append([int(message.subject.split(".")[3]), int(orjson.loads(message.data)["version"])])
     return told
