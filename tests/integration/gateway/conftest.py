@@ -21,6 +21,32 @@ def stage() -> Iterator[stages.Stage]:
             runner.run(context.__aexit__(None, None, None))
 
 
+@pytest.fixture(autouse=True)
+def _verified(request: pytest.FixtureRequest, violations: dict[str, str]) -> Iterator[None]:
+    """After a test among real services, `spell verify` finds nothing wrong, or just what the test says it broke.
+
+    `@pytest.mark.violates("I13")`: the test leaves behind what breaks this invariant for a run of ada's. It stays
+    broken for as long as the stage is there, so what was found before is no news.
+    """
+    among_services = "stage" in request.fixturenames
+    made: stages.Stage | None = request.getfixturevalue("stage") if among_services else None
+    yield
+    if made is None:
+        return
+    marker = request.node.get_closest_marker("violates")
+    found = made.violated()
+    news = {name: detail for name, detail in found.items() if violations.get(name) != detail}
+    violations.clear()
+    violations.update(found)
+    assert set(news) == {f"{name} of ada" for name in (marker.args if marker else ())}, news
+
+
+@pytest.fixture(scope="session")
+def violations() -> dict[str, str]:
+    """What the tests so far left broken, on purpose."""
+    return {}
+
+
 @pytest.fixture
 async def client(stage):
     async with stage.client() as made:

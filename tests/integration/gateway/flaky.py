@@ -4,6 +4,7 @@ They are small applications that speak the contract and fail by the roll of dice
 """
 
 import asyncio
+import hashlib
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from spell_gateway.shapes import User
 from spell_gateway.storage import Storage
 from spell_proto.errors import UnavailableError
 from spell_proto.http import Caller, errors_to_answers, json_response, serve
-from spell_proto.journal import RecordKind, encode
+from spell_proto.journal import OUTPUT, Decoder, RecordKind, encode
 from spell_proto.spec import EnvironmentRequest, RunSpec
 from spell_proto.state import Intent, RunState
 from spell_proto.views import Commit, LogView, RunView, TransitionList, TransitionView, Verdict
@@ -98,13 +99,11 @@ class FlakyRun:
             for version, (kind, index, state) in enumerate(moves, 1)
         ]
         run = self.view() if self.moves == len(PATH) else None
-        return TransitionList(transitions=tuple(rows), cursor="1", run=run)
+        cursors = tuple(str(row.version) for row in rows)
+        return TransitionList(transitions=tuple(rows), cursors=cursors, cursor="1", run=run)
 
     def view(self):
         final = self.moves == len(PATH)
-        log = LogView(
-            journal_bytes=len(self.journal), stdout_bytes=0, stderr_bytes=0, dropped_bytes=0, sha256="0" * 64
-        )
         return RunView(
             id=self.id,
             owner_id=1,
@@ -127,7 +126,17 @@ class FlakyRun:
             manifest=None,
             saved_files=None,
             saved_bytes=None,
-            log=log if final else None,
+            log=self.totals() if final else None,
+        )
+
+    def totals(self):
+        output = [record.payload for record in Decoder().feed(self.journal) if record.kind in OUTPUT]
+        return LogView(
+            journal_bytes=len(self.journal),
+            stdout_bytes=sum(map(len, output)),
+            stderr_bytes=0,
+            dropped_bytes=0,
+            sha256=hashlib.sha256(b"".join(output)).hexdigest(),
         )
 
 
@@ -147,8 +156,10 @@ def scheduler_app(runs):
 
     async def all_transitions(request):
         shown = [row for run in runs.values() for row in run.transitions().transitions if run.committed]
-        rows = tuple(shown[int(request.query.get("after") or 0) :])
-        return json_response(TransitionList(transitions=rows, cursor=str(len(shown)), run=None))
+        begin, end = int(request.query.get("after") or 0), len(shown)
+        cursors = tuple(str(place) for place in range(begin + 1, end + 1))
+        rows = tuple(shown[begin:])
+        return json_response(TransitionList(transitions=rows, cursors=cursors, cursor=str(end), run=None))
 
     app = web.Application(middlewares=[errors_to_answers])
     app.router.add_get("/transitions", all_transitions)

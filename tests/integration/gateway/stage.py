@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,13 @@ from spell_proto.events import (
     LogTotals,
     OutputsSaved,
 )
-from spell_proto.journal import Decoder, Record, RecordKind, encode, encode_json
+from spell_proto.journal import OUTPUT, Decoder, Record, RecordKind, Totals, encode, encode_json
 from spell_proto.state import Reason
 from support import stack
 from support.scheduler import SchedulerProcess, WireMachine, machine
 
 DEADLINE_SECONDS = 15.0
+VERIFY_SECONDS_MAX = 60.0
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHgRJ0dgYFVVRGRYcWY3b2xkS2V5Rm9yVGVzdHM0 ada@laptop"
 
 
@@ -148,6 +151,18 @@ class Stage:
                 await until(up)
             except TimeoutError:
                 raise RuntimeError(process.log.read_text()[-3000:]) from None
+
+    def violated(self) -> dict[str, str]:
+        """What `spell verify` finds wrong with the runs of each owner: invariant and owner -> offenders."""
+        found = {}
+        for name, token in self.tokens.items():
+            asked = urllib.request.Request(
+                f"{self.url}/api/verify", headers={"Authorization": f"Bearer {token}"}
+            )
+            with urllib.request.urlopen(asked, timeout=VERIFY_SECONDS_MAX) as answer:
+                checks = orjson.loads(answer.read())["checks"]
+            found |= {f"{check['id']} of {name}": check["detail"] for check in checks if not check["ok"]}
+        return found
 
     async def stop(self) -> None:
         """Every service drains and exits 0."""
@@ -287,7 +302,8 @@ class Attempt:
         self.number = attempt
         self.fence = fence
         self.journal = b""
-        self.out = b""
+        self.out = {RecordKind.STDOUT: b"", RecordKind.STDERR: b""}
+        self._hashing = hashlib.sha256()
         self._at_us = 1_700_000_000_000_000
 
     def write(self, kind: RecordKind, payload: bytes) -> bytes:
@@ -295,16 +311,20 @@ class Attempt:
         self._at_us += 1
         record = encode(kind, self._at_us, payload)
         self.journal += record
-        if kind in {RecordKind.STDOUT, RecordKind.STDERR}:
-            self.out += payload
+        if kind in OUTPUT:
+            self.out[RecordKind(kind)] += payload
+            self._hashing.update(payload)
         return record
 
     def seal(self) -> LogTotals:
         """Append the end marker."""
-        digest = hashlib.sha256(self.out).hexdigest()
-        members = {"stdout_bytes": len(self.out), "stderr_bytes": 0, "dropped_bytes": 0, "sha256": digest}
-        self.journal += encode_json(RecordKind.END, self._at_us, **members)
-        return LogTotals(journal_bytes=len(self.journal), **members)
+        totals = Totals(
+            stdout_bytes=len(self.out[RecordKind.STDOUT]),
+            stderr_bytes=len(self.out[RecordKind.STDERR]),
+            sha256=self._hashing.hexdigest(),
+        )
+        self.journal += encode_json(RecordKind.END, self._at_us, **asdict(totals))
+        return LogTotals(journal_bytes=len(self.journal), **asdict(totals))
 
     async def live(self, start: int = 0, end: int | None = None) -> None:
         """Publish a part of the journal."""
@@ -333,11 +353,14 @@ class Attempt:
     async def begin(self) -> None:
         await self.machine.wire.report(self.run_id, CommandStarted(at=now()))
 
-    async def finish(self, totals: LogTotals, manifest: str | None = None) -> None:
+    async def finish(
+        self, totals: LogTotals, manifest: str | None = None, files: int = 0, size: int = 0
+    ) -> None:
+        """The command exited with 0, and this is what was saved of it."""
         await self.machine.wire.report(
             self.run_id,
             CommandExited(at=now(), exit_code=0, exit_cause="exit"),
-            OutputsSaved(at=now(), manifest=manifest, files=0, bytes=0),
+            OutputsSaved(at=now(), manifest=manifest, files=files, bytes=size),
             AttemptFinished(at=now(), log=totals),
         )
 

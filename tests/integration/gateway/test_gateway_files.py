@@ -41,7 +41,7 @@ async def saved(stage, client):
         stored = await machine.storage.call("PUT", "/manifests", STORED, params=owner, body=manifest)
         totals = attempt.seal()
         await attempt.store()
-        await attempt.finish(totals, stored.digest)
+        await attempt.finish(totals, stored.digest, stored.files, stored.bytes)
         await client.until_final(run["id"])
     return run["id"]
 

@@ -281,3 +281,21 @@ async def test_events_of_all_runs_come_as_they_are_committed(stage, client):
 
     assert [line["after"] for line in mine] == ["requested", "killed"] or mine[-1]["version"] == len(mine)
     assert later == [b"{}"]
+
+
+async def test_every_cursor_of_an_event_leads_on_behind_it_without_gap_or_repeat(client):
+    for _ in range(3):
+        run = await client.create("CPU")
+        await client.ask("POST", f"/api/runs/{run['id']}/kill")
+
+    async def events(after=""):
+        async with client.session.get("/api/events", params={"after": after}) as response:
+            assert response.status == 200
+            return [line for line in (await response.read()).splitlines() if line != b"{}"]
+
+    everything = await events()
+    cursors = [orjson.loads(line)["cursor"] for line in everything]
+
+    assert len(set(cursors)) == len(everything) >= 6
+    for place, cursor in list(enumerate(cursors, 1))[-30:]:
+        assert await events(cursor) == everything[place:]

@@ -328,6 +328,7 @@ async def test_verify_joins_the_verdicts_of_scheduler_and_storage(stage, client)
     assert len({check["id"] for check in everything[1]["checks"]}) == len(everything[1]["checks"])
 
 
+@pytest.mark.violates("I13")
 async def test_a_log_that_is_not_what_the_run_says_is_found(stage, client):
     async with stage.machine("forged") as machine:
         run = await client.create("forged")
