@@ -21,6 +21,8 @@ LABEL_COUNT_MAX = 50
 DESCRIPTION_CHARS_MAX = 4_096
 TIMEOUT_SECONDS_MAX = 366 * 24 * 3600
 RUN_ID_MAX = 2**53
+URL_CHARS_MAX = 2_048
+REF_BYTES_MAX = 255
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LABEL = re.compile(r"[^\s,/][^\n,/]*")
@@ -29,6 +31,10 @@ _DURATION = re.compile(r"(?P<number>[0-9]{1,10})(?P<unit>s|m|h|d)?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 60}
 _RUN_ID = re.compile(r"[0-9]{1,16}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
+_HOST = re.compile(r"(?P<name>[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)(:(?P<port>[0-9]{1,5}))?", re.ASCII)
+_URL_PATH = re.compile(r"(/[A-Za-z0-9_.~-]{1,255})+", re.ASCII)
+# What git itself forbids in a ref: see git-check-ref-format(1).
+_NO_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|\.lock(/|$)|(^|/)\.|[./]$|^[-/]|^@$")
 # Controls, and the bidirectional overrides that can make a terminal show something else than what is stored.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
@@ -168,6 +174,20 @@ def description(value: str) -> str:
     return _text(_HIDDEN.sub("", value), "description", "description", "--description").strip()
 
 
+def line(value: str, field: str, most: int, *, least: int = 1) -> str:
+    """A name or title of `least` to `most` characters on one line; control characters and bidi overrides are taken
+    out.
+    """
+    cleaned = _text(_HIDDEN.sub("", re.sub(r"[\n\t]", " ", value)), field, field).strip()
+    if not least <= len(cleaned) <= most:
+        raise InvalidError(
+            f"{field}_invalid",
+            f"{field}: {shown(value, 40)}: {least} to {most} characters are allowed",
+            field=field,
+        )
+    return cleaned
+
+
 def timeout_seconds(value: str) -> int:
     """A time limit as typed: minutes, or a number with s, m, h or d. Between one second and 366 days."""
     match = _DURATION.fullmatch(value.strip())
@@ -230,3 +250,63 @@ def cwd(value: str) -> str:
             field="code.cwd",
         )
     return value
+
+
+def _github_url_refused(code: str, problem: str) -> InvalidError:
+    return InvalidError(code, f"--github-url: {problem}", field="github.url")
+
+
+def github_url(value: str) -> str:
+    """The URL of a repository to be fetched by the server: `https://<host>[:<port>]/<path>`, nothing else in it.
+
+    Returns it without a trailing slash. Which hosts are allowed is for the server to say.
+    """
+    if len(value) > URL_CHARS_MAX:
+        raise _github_url_refused("github_url_invalid", f"{shown(value, 40)} is above 2,048 characters")
+    scheme, separator, rest = value.partition("://")
+    if scheme != "https" or not separator:
+        raise _github_url_refused(
+            "github_url_scheme",
+            f"{shown(value)}: only https:// is allowed, as in https://github.com/owner/repository",
+        )
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        # Not echoed: what stands before the @ is a secret.
+        raise _github_url_refused(
+            "url_has_credentials",
+            "it holds credentials; an administrator can store them for the host instead",
+        )
+    host = _HOST.fullmatch(authority.lower())
+    path = (slash + path).rstrip("/")
+    parts = path.split("/")[1:]
+    if (
+        host is None
+        or int(host["port"] or 443) not in range(1, 65536)
+        or not _URL_PATH.fullmatch(path)
+        or any(part in {".", "..", ".git"} for part in parts)
+    ):
+        raise _github_url_refused(
+            "github_url_invalid", f"{shown(value)} is not a URL like https://github.com/owner/repository"
+        )
+    return f"https://{authority.lower()}{path}"
+
+
+def github_host(url: str) -> str:
+    """The host of a checked URL, with its port where one is named."""
+    return url.removeprefix("https://").partition("/")[0].removesuffix(":443")
+
+
+def github_directory(url: str) -> str:
+    """The directory that the code of a checked URL is laid into: the last part of its path, without `.git`."""
+    return url.rpartition("/")[2].removesuffix(".git")
+
+
+def git_ref(value: str) -> str:
+    """A branch, tag or commit hash to be fetched by the server."""
+    if len(value.encode(errors="replace")) > REF_BYTES_MAX or not value or _NO_REF.search(value):
+        raise InvalidError(
+            "ref_invalid",
+            f"--github-ref: {shown(value)} is not a branch, a tag or a commit hash",
+            field="github.ref",
+        )
+    return _text(value, "github.ref", "ref", "--github-ref")

@@ -83,6 +83,16 @@ class LogTotals(BaseModel):
     sha256: str
 
 
+class CodeFetched(Step):
+    """The code of a run that names a URL has been fetched; this is the commit it turned out to be."""
+
+    kind: Literal["code_fetched"] = "code_fetched"
+    repository_id: int
+    repository: str
+    commit: str
+    tree: str
+
+
 class MountingStarted(Step):
     """The resources of the run are being mounted. Left out when there are none."""
 
@@ -142,7 +152,8 @@ class AttemptKilled(Step):
 
 
 AnyStep = Annotated[
-    MountingStarted
+    CodeFetched
+    | MountingStarted
     | CommandStarted
     | CommandExited
     | OutputsSaved

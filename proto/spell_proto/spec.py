@@ -7,10 +7,10 @@ in `spell_proto.checks`.
 import hashlib
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
@@ -77,12 +77,33 @@ class EnvironmentRequest(Shape):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _snapshot(value: str | None) -> str | None:
+    return None if value is None else checks.commit(value)
+
+
+def _ref(value: str | None) -> str | None:
+    return None if value is None else checks.git_ref(value)
+
+
 class CodeRef(Shape):
-    """The code of a run: one commit, the name of its directory below /spell, and where the command starts."""
+    """The code of a run: one commit, the name of its directory below /spell, and where the command starts.
+
+    `snapshot` is a commit right on top of it that holds the uncommitted changes; null when there are none.
+    """
 
     commit: Annotated[str, AfterValidator(checks.commit)]
+    snapshot: Annotated[str | None, AfterValidator(_snapshot)] = None
     root_directory: Annotated[str, AfterValidator(checks.root_directory)]
     cwd: Annotated[str, AfterValidator(checks.cwd)] = "."
+
+
+class GithubSource(Shape):
+    """Code that the server fetches: a repository, and a branch, tag or commit hash in it. Without `ref` it is
+    `master` where the repository has it, else its default branch.
+    """
+
+    url: Annotated[str, AfterValidator(checks.github_url)]
+    ref: Annotated[str | None, AfterValidator(_ref)] = None
 
 
 def _env(value: dict[str, str]) -> dict[str, str]:
@@ -101,30 +122,46 @@ class RunRequest(Shape):
     environment: EnvironmentRequest = EnvironmentRequest()
     env: Annotated[dict[str, str], AfterValidator(_env)] = {}
     code: CodeRef | None = None
+    github: GithubSource | None = None
     description: Annotated[str, AfterValidator(checks.description)] = ""
     labels: Annotated[tuple[str, ...], AfterValidator(checks.labels)] = ()
     timeout_seconds: Annotated[int | None, AfterValidator(_timeout)] = None
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.code is not None and self.github is not None:
+            raise InvalidError(
+                "flags_conflict",
+                "github: the code comes from it or from 'code', not from both; one of the two is allowed",
+                field="github",
+            )
+        return self
+
 
 class CodeLocation(Shape):
-    """Where storage keeps the commit of a run."""
+    """Where storage keeps the code of a run. `tree` is what is laid out: the snapshot's where there is one."""
 
     repository_id: int
     repository: str
     commit: str
+    snapshot: str | None = None
     tree: str
     root_directory: str
     cwd: str
 
 
 class RunSpec(Shape):
-    """A run as it was accepted: the request with everything resolved that can be resolved at creation."""
+    """A run as it was accepted: the request with everything resolved that can be resolved at creation.
+
+    With `github`, `code` is null until a machine has had it fetched.
+    """
 
     command: str
     machine_type: str
     environment: EnvironmentRequest
     env: dict[str, str]
     code: CodeLocation | None
+    github: GithubSource | None = None
     description: str
     timeout_seconds: int | None
 

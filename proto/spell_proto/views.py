@@ -74,11 +74,12 @@ class TransitionView(Shape):
 
 
 class TransitionList(Shape):
-    """Rows of the log in commit order, and the cursor to read on from. The log of one run that is final brings the
-    run along: whoever has read the end wants to know it.
+    """Rows of the log in commit order, the cursor behind each, and the one to read on from. The log of one run that
+    is final brings the run along: whoever has read the end wants to know it.
     """
 
     transitions: tuple[TransitionView, ...]
+    cursors: tuple[str, ...]
     cursor: str
     run: RunView | None = None
 
@@ -177,12 +178,16 @@ class JournalEnds(Shape):
 
 
 class Repository(Shape):
-    """A repository storage knows: all commits that grow from one root commit, per owner."""
+    """A repository storage knows, per owner: all commits that grow from one root commit, or all that `url` has.
+
+    `remote_url` is where the owner can push to; empty where the code comes from `url`.
+    """
 
     id: int
     owner_id: int
     name: str
-    root_commit: str
+    root_commit: str | None
+    url: str | None = None
     remote_url: str
     created_at: datetime
     updated_at: datetime
@@ -199,6 +204,53 @@ class Commit(Shape):
     repository: str
     commit: str
     tree: str
+
+
+class CommitsAsked(Shape):
+    """Commits of an owner that might not be needed any more."""
+
+    owner_id: int
+    commits: tuple[str, ...]
+
+
+class CommitsInUse(Shape):
+    """Those among them that a run of the owner names."""
+
+    commits: tuple[str, ...]
+
+
+class PackAsked(Shape):
+    """Commits a machine wants with all they need, and those it has already."""
+
+    want: tuple[str, ...]
+    have: tuple[str, ...] = ()
+
+
+class PackHead(Shape):
+    """What precedes a pack, as a line of JSON: annotated tags on the way to the wanted commits (name, object), and
+    the commits at which the history is cut off.
+    """
+
+    tags: tuple[tuple[str, str], ...]
+    shallow: tuple[str, ...]
+
+
+class GitHosts(Shape):
+    """Hosts from which the server fetches code, with a port where it is not 443."""
+
+    hosts: tuple[str, ...]
+
+
+class GitCredentialsView(Shape):
+    """That credentials are stored for a host. The password is never shown again."""
+
+    host: str
+    username: str
+    created_at: datetime
+
+
+class GitCredentialsList(Shape):
+    credentials: tuple[GitCredentialsView, ...]
 
 
 class Health(Shape):
