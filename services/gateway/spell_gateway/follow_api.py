@@ -15,7 +15,6 @@ from spell_proto.errors import UnavailableError
 
 TAIL_LINES_MAX = 1_000_000
 PAGE = 500
-CURSOR_CHARS_MAX = 256
 RETRY_SECONDS = 1.0
 #: Events that come close together are read together.
 TOGETHER_SECONDS = 0.02
@@ -61,7 +60,7 @@ class FollowApi:
         return response
 
     async def events(self, request: web.Request, user: User) -> web.StreamResponse:
-        cursor = request.query.get("after", "")[:CURSOR_CHARS_MAX]
+        cursor = request.query.get("after", "")
         follow = asked.flag(request, "follow", default=False)
         # The first page is read before anything is said, so a bad cursor is still refused as such.
         with self._sources.live.listen_owner(user.id) as news:
@@ -109,18 +108,15 @@ class FollowApi:
                 again = max(0, again - 1)
 
     async def _page(self, user: User, cursor: str) -> tuple[str, bytes, bool]:
-        """The rows after a cursor as lines, the cursor after them, and whether there may be more at once.
-
-        A line's cursor is a place from which nothing is missed: after the page for its last row, before it for
-        the others. Who resumes in the middle of a page sees some rows again, with the same run_id and version.
+        """The rows after a cursor as lines, each with the cursor behind it, the cursor behind them all, and whether
+        there may be more at once.
         """
         page = await self._sources.scheduler.all_transitions(user.id, cursor, PAGE)
-        rows = page.transitions
-        lines = [
-            orjson.dumps({**row.model_dump(), "cursor": page.cursor if row is rows[-1] else cursor})
-            for row in rows
-        ]
-        return page.cursor, b"".join(line + b"\n" for line in lines), len(rows) == PAGE
+        lines = b"".join(
+            orjson.dumps({**row.model_dump(), "cursor": behind}) + b"\n"
+            for row, behind in zip(page.transitions, page.cursors, strict=True)
+        )
+        return page.cursor, lines, len(page.transitions) == PAGE
 
     def routes(self) -> list[Route]:
         params = (
@@ -155,7 +151,7 @@ class FollowApi:
                 None,
                 (after, Param("follow", "1: go on with what comes.", FLAG)),
                 text="One transition per line, in the order in which they were committed, with a `cursor` to go on "
-                "from. Empty objects keep the connection alive. After a broken connection a row may come "
-                "again, with the same run_id and version.",
+                "from: what follows it comes, nothing again and nothing left out. Empty objects keep the connection "
+                "alive.",
             ),
         ]

@@ -96,7 +96,10 @@ class Api:
         views = tuple(runs.transition_of(row) for row in rows)
         last = views[-1]
         run = await self._view(last.run_id, last.owner_id) if last.after in FINAL else None
-        return http.json_response(TransitionList(transitions=views, cursor=str(last.version), run=run))
+        cursors = tuple(str(view.version) for view in views)
+        return http.json_response(
+            TransitionList(transitions=views, cursors=cursors, cursor=cursors[-1], run=run)
+        )
 
     async def end_run(self, request: web.Request) -> web.Response:
         before = await self._row(_run_id(request), _owner(request))
@@ -142,15 +145,16 @@ class Api:
             xid, run_id, version = runs.parse_cursor(cursor)
         except ValueError:
             raise RefusedError(
-                "cursor_invalid", f"after: {shown(cursor)} is no cursor", field="after"
+                "cursor_invalid",
+                f"after: {shown(cursor)} is no cursor; the 'cursor' of an event is one",
+                field="after",
             ) from None
         limit = min(_number(request, "limit", 500) or 1, PAGE_MAX)
         rows = await self._store.pool.fetch(SQL["log_after"], _owner(request), xid, run_id, version, limit)
-        if rows:
-            last = rows[-1]
-            cursor = f"{last['xid_text']}-{last['run_id']}-{last['version']}"
+        cursors = tuple(f"{row['xid_text']}-{row['run_id']}-{row['version']}" for row in rows)
         views = tuple(runs.transition_of(row) for row in rows)
-        return http.json_response(TransitionList(transitions=views, cursor=cursor))
+        last = cursors[-1] if cursors else cursor
+        return http.json_response(TransitionList(transitions=views, cursors=cursors, cursor=last))
 
     async def owner(self, request: web.Request) -> web.Response:
         return http.json_response(await self._summary(int(request.match_info["owner_id"])))

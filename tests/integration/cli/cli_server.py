@@ -344,12 +344,14 @@ class Handler(BaseHTTPRequestHandler):
     def stream_events(self, ours: Server, _: Any) -> None:
         self._begin()
         self._chunk(b"{}\n")
-        for event in ours.events:
+        cursors = [event["cursor"] for event in ours.events]
+        behind = cursors.index(self.query["after"]) + 1 if self.query.get("after") else 0
+        for event in ours.events[behind:]:
             self._chunk(json.dumps(event).encode() + b"\n")
-        if self.query["follow"] == "1":
-            if not ours.spent:
+            if self.query["follow"] == "1" and not ours.spent:
                 ours.spent.add(1)
                 raise Cut
+        if self.query["follow"] == "1":
             time.sleep(0.2)
             raise Cut
         self.wfile.write(b"0\r\n\r\n")

@@ -367,8 +367,8 @@ def test_events_are_told_in_sentences(cli, server):
     assert [json.loads(line)["version"] for line in out(cli("events", "--json")).splitlines()] == [1, 2, 3, 4]
 
 
-def test_events_that_come_again_after_a_lost_connection_are_told_once(cli, server):
-    server.events = [event(1, 1, ""), event(1, 2, ""), event(1, 3, "")]
+def test_events_go_on_behind_the_last_one_after_a_lost_connection(cli, server):
+    server.events = [event(1, 1, "a"), event(1, 2, "b"), event(1, 3, "c")]
     process = cli.start("events", "--follow", "--json")
     while sum(path == "/api/events" for _, path, _, _ in server.asked) < 3:
         assert process.poll() is None
