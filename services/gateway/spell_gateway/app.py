@@ -1,10 +1,13 @@
 """The public application: every route of the table, behind the bearer token and the one shape of errors."""
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
+from spell_gateway.asked import query_members
 from spell_gateway.auth import Authenticator, UnknownCallerError
 from spell_gateway.routes import Handler as UserHandler
-from spell_gateway.routes import Route
+from spell_gateway.routes import Param, Route
 from spell_proto.errors import RefusedError
 from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal_response
 
@@ -29,10 +32,10 @@ def public_app(routes: list[Route], authenticator: Authenticator) -> web.Applica
     )
     for route in routes:
         if route.open_handler is not None:
-            app.router.add_route(route.method, route.path, route.open_handler)
+            app.router.add_route(route.method, route.path, _for_everybody(route.open_handler, route.query))
         else:
             assert route.handler is not None, f"{route.path} has no handler"
-            handler = _for_users(route.handler, authenticator)
+            handler = _for_users(route.handler, authenticator, route.query)
             if route.method == "GET" and not route.lasts:
                 app.router.add_get(route.path, handler)  # and HEAD
             else:
@@ -50,7 +53,15 @@ async def _short_headers(request: web.Request, handler: Handler) -> web.StreamRe
     return await handler(request)
 
 
-def _for_users(handler: UserHandler, authenticator: Authenticator) -> Handler:
+def _for_everybody(handler: Handler, allowed: Mapping[str, Param]) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        query_members(request, allowed)
+        return await handler(request)
+
+    return answer
+
+
+def _for_users(handler: UserHandler, authenticator: Authenticator, allowed: Mapping[str, Param]) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             user = await authenticator.user(request.headers.get("Authorization"))
@@ -58,6 +69,7 @@ def _for_users(handler: UserHandler, authenticator: Authenticator) -> Handler:
             refused = refusal_response(error)
             refused.headers["WWW-Authenticate"] = 'Bearer realm="spell"'
             return refused
+        query_members(request, allowed)
         return await handler(request, user)
 
     return answer

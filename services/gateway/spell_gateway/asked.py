@@ -1,11 +1,14 @@
 """What a request asks for: path parts, query and body become typed values, or a refusal that names the field."""
 
 import asyncio
+import difflib
+from collections.abc import Mapping
 from typing import TypeVar
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from spell_gateway.routes import Param
 from spell_proto import checks
 from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_proto.http import read_json
@@ -14,6 +17,8 @@ T = TypeVar("T")
 
 #: A client that needs longer to send 1 MiB only wants to hold a connection.
 BODY_SECONDS_MAX = 30.0
+#: How much of a name that nobody knows is given back.
+FIELD_CHARS_MAX = 80
 
 
 async def body(request: web.Request, adapter: TypeAdapter[T]) -> T:
@@ -31,6 +36,24 @@ async def body(request: web.Request, adapter: TypeAdapter[T]) -> T:
         raise late from None
 
 
+def query_members(request: web.Request, allowed: Mapping[str, Param]) -> None:
+    """Refuse members of the query that mean nothing here, and those that are there twice and hold one value."""
+    for name in request.query:
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, 1)
+            raise InvalidError(
+                "query_unknown",
+                f"{shown(name)}: the query has no such member; {', '.join(allowed) or 'none'} can be given",
+                field=name[:FIELD_CHARS_MAX],
+                hint=f"Did you mean {near[0]}?" if near else None,
+            )
+        count = len(request.query.getall(name))
+        if count > 1 and not allowed[name].repeated:
+            raise InvalidError(
+                "query_repeated", f"{name}: it is given {count} times; once is allowed", field=name
+            )
+
+
 def run_id(request: web.Request) -> int:
     return checks.run_id(request.match_info["id"])
 
@@ -39,7 +62,7 @@ def row_id(request: web.Request, what: str) -> int:
     """The id in the path of a token or a key."""
     text = request.match_info["id"]
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise InvalidError("id_invalid", f"{what}: {shown(text)} is not an id", field="id")
+        raise InvalidError("id_invalid", f"{what}: {shown(text)} is not an id; a whole number is", field="id")
     return int(text)
 
 
@@ -106,6 +129,11 @@ def choice(request: web.Request, name: str, allowed: tuple[str, ...]) -> str:
             "choice_invalid", f"{name}: {shown(text)}: {', '.join(allowed)} are allowed", field=name
         )
     return text
+
+
+def optional_text(request: web.Request, name: str, most: int) -> str | None:
+    text = request.query.get(name)
+    return None if text is None else checks.line(text, name, most)
 
 
 def texts(request: web.Request, name: str, most: int) -> tuple[str, ...]:

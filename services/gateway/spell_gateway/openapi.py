@@ -117,7 +117,8 @@ def _operation(route: Route, names: Names) -> dict[str, Any]:
 
 
 def _parameter(param: Param) -> dict[str, Any]:
-    return {"name": param.name, "in": param.where, "description": param.text, "schema": param.schema}
+    schema = {"type": "array", "items": param.schema} if param.repeated else param.schema
+    return {"name": param.name, "in": param.where, "description": param.text, "schema": schema}
 
 
 def _responses(route: Route, names: Names) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Param:
     text: str
     schema: dict[str, Any]
     where: Literal["query", "header"] = "query"
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class Route:
     def lasts(self) -> bool:
         """Whether the answer goes on for as long as something happens."""
         return isinstance(self.answer, tuple) and LINES in self.answer
+
+    @property
+    def query(self) -> dict[str, Param]:
+        """The members that its query may have, by name."""
+        return {param.name: param for param in self.params if param.where == "query"}
 
     @property
     def needs_token(self) -> bool:

@@ -8,7 +8,7 @@ from spell_gateway.outlet import no_such_part, relay
 from spell_gateway.routes import BYTES, PARTS, RANGE, WHOLE, Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.scheduler import Ending, Scheduler
-from spell_gateway.shapes import Batch, BatchOutcome, User
+from spell_gateway.shapes import REPOSITORY_CHARS_MAX, Batch, BatchOutcome, User
 from spell_gateway.storage import Storage
 from spell_proto import checks
 from spell_proto.errors import RefusedError
@@ -25,7 +25,9 @@ CLASHES = {
 }
 PAGE = (
     Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),
-    Param("label", "Only runs with this label; repeated: with any of them.", {"type": "string"}),
+    Param(
+        "label", "Only runs with this label; repeated: with any of them.", {"type": "string"}, repeated=True
+    ),
     Param("repository", "Only runs of the repository of this name.", {"type": "string"}),
     Param("before", "Only runs with a smaller id: the way to the next page.", WHOLE),
 )
@@ -54,13 +56,12 @@ class RunsApi:
         return json_response(made.run, status=200 if made.replayed else 201)
 
     async def listed(self, request: web.Request, user: User) -> web.Response:
-        repository = request.query.get("repository")
         limit = asked.limit(request, 50)
         found = await self._scheduler.runs(
             user.id,
             limit=limit,
             labels=checks.labels(asked.texts(request, "label", checks.LABEL_COUNT_MAX)),
-            repository=None if repository is None else checks.description(repository),
+            repository=asked.optional_text(request, "repository", REPOSITORY_CHARS_MAX),
             before=asked.optional_number(request, "before"),
         )
         response = json_response(found)

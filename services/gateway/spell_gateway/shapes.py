@@ -12,24 +12,21 @@ from spell_proto.views import Health, OwnerSummary, RunView
 
 TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
 BATCH_MAX = 1000
+TOKEN_NAME_CHARS_MAX = 64
+REPOSITORY_CHARS_MAX = 255
+TITLE_CHARS_MAX = 255
 
 
 def _name(value: str) -> str:
-    cleaned = checks.description(value)
-    if not 1 <= len(cleaned) <= 64:
-        raise InvalidError(
-            "name_invalid", f"name: {shown(value, 40)}: 1 to 64 characters are allowed", field="name"
-        )
-    return cleaned
+    return checks.line(value, "name", TOKEN_NAME_CHARS_MAX)
 
 
 def _repository_name(value: str) -> str:
-    cleaned = checks.description(value)
-    if not 1 <= len(cleaned) <= 255:
-        raise InvalidError(
-            "name_invalid", f"name: {shown(value, 40)}: 1 to 255 characters are allowed", field="name"
-        )
-    return cleaned
+    return checks.line(value, "name", REPOSITORY_CHARS_MAX)
+
+
+def _title(value: str) -> str:
+    return checks.line(value, "title", TITLE_CHARS_MAX, least=0)
 
 
 def _root_commit(value: str) -> str:
@@ -85,7 +82,7 @@ class KeyRequest(Shape):
     """A public SSH key as it stands in `id_ed25519.pub`. Without a title its comment is taken."""
 
     public_key: str
-    title: Annotated[str, AfterValidator(checks.description), Field(max_length=255)] = ""
+    title: Annotated[str, AfterValidator(_title)] = ""
 
 
 class KeyView(Shape):
