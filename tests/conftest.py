@@ -5,6 +5,7 @@ A test that kills or wipes a server opens its own one: `support.stack.postgres()
 """
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
@@ -16,6 +17,9 @@ from support.standalone import Stack
 from support.standalone import standalone as standalone_stack
 
 T = TypeVar("T")
+
+# Started in the background by a script, everything below would ignore ^C, and tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _held_open(context: AbstractAsyncContextManager[T]) -> Iterator[T]:
