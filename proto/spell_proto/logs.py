@@ -8,6 +8,8 @@ import orjson
 import structlog
 from structlog.typing import EventDict
 
+from spell_proto.errors import SettingsError, shown
+
 _SECRET = ("password", "secret", "token", "authorization", "env", "url")
 
 
@@ -16,6 +18,18 @@ def _redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
         if any(part in name.lower() for part in _SECRET):
             event[name] = "[redacted]"
     return event
+
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def checked_level(level: str) -> str:
+    """A level as it is set: any letter case."""
+    if level.lower() not in LEVELS:
+        raise SettingsError(
+            f"the setting SPELL_LOG_LEVEL must be one of {', '.join(LEVELS)}, not {shown(level, 20)}"
+        )
+    return level.lower()
 
 
 def configure(service: str, level: str = "info") -> None:
@@ -29,7 +43,7 @@ def configure(service: str, level: str = "info") -> None:
             _redact,
             structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.INFO)),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )

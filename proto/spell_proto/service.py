@@ -30,10 +30,11 @@ def run(name: str, main: Main) -> None:
     A second signal, or a drain longer than `DRAIN_SECONDS_MAX`, ends the process at once: kill -9 is safe at
     every line, so leaving early costs a recovery and nothing else.
     """
-    logs.configure(name, os.environ.get("SPELL_LOG_LEVEL", "info"))
+    logs.configure(name)
     # A child that ignores SIGCHLD would make every wait() of ours hang.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
+        logs.configure(name, logs.checked_level(os.environ.get("SPELL_LOG_LEVEL") or "info"))
         uvloop.run(_until_stopped(main))
     except SettingsError as error:
         logs.get().error("cannot start", problem=str(error))

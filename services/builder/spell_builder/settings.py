@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from spell_proto.settings import within
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -16,4 +18,4 @@ class Settings:
     nats_url: str
     listen: str
     resolution_seconds: float = 24 * 3600.0
-    builds_max: int = 2
+    builds_max: int = within(2, 1, 1000)

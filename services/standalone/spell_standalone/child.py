@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ WELL_SECONDS = 30.0
 #: A service drains for at most 25 s and then leaves by itself.
 STOP_SECONDS_MAX = 27.0
 READY_SECONDS_MAX = 120.0
+#: With this a service ends that cannot make sense of its settings.
+EX_CONFIG = os.EX_CONFIG
+LAST_WORDS_BYTES = 8192
 
 
 class State(StrEnum):
@@ -71,6 +75,8 @@ class Child:
         #: Ends in a row, without having been well in between.
         self.failures = 0
         self.problem = ""
+        #: It has refused a setting: starting it again changes nothing.
+        self.misconfigured = False
         self.started_at = 0.0
         self.ready = asyncio.Event()
         self._layout = layout
@@ -134,7 +140,11 @@ class Child:
             watching.cancel()
         self.ready.clear()
         pid_file.unlink(missing_ok=True)
-        return _ending(process.returncode)
+        refused = (
+            _refused_setting(self._layout.log(self.plan.name)) if process.returncode == EX_CONFIG else ""
+        )
+        self.misconfigured = bool(refused)
+        return refused or _ending(process.returncode)
 
     async def _until_ready(self) -> None:
         if await self.plan.ready(READY_SECONDS_MAX):
@@ -169,6 +179,17 @@ class Child:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+
+def _refused_setting(log_file: Path) -> str:
+    """The sentence with which a service refused a setting: the last line it logged. Empty when it is none."""
+    with log_file.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_WORDS_BYTES))
+        last = file.read().rpartition(b'{"')
+    try:
+        return str(json.loads(last[1] + last[2])["problem"])
+    except (ValueError, KeyError):
+        return ""
 
 
 def _ending(returncode: int | None) -> str:

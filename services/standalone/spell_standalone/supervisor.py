@@ -154,6 +154,8 @@ class Supervisor:
     def _complain(self, too_late: bool) -> None:
         """Give up a start that goes nowhere. Once the stack has been ready, nothing is ever given up."""
         for child in self._children:
+            if child.misconfigured:
+                raise NotReadyError(f"{child.plan.name} does not start: {child.problem}")
             if child.failures >= START_ENDS_MAX or (too_late and not child.ready.is_set()):
                 why = child.problem or f"it did not answer within {START_SECONDS_MAX:.0f} s"
                 log_file = self._layout.log(child.plan.name)

@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from spell_proto import logs
-from spell_proto.errors import SettingsError, UnavailableError
+from spell_proto.errors import SettingsError, UnavailableError, shown
 
 log = logs.get()
 
@@ -42,7 +42,11 @@ class Objects:
             try:
                 return cls(from_url(url), None)
             except (BaseError, ValueError) as error:
-                raise SettingsError(f"SPELL_BLOB_STORE names no object store: {error}") from error
+                why = str(error).splitlines()[0]
+                raise SettingsError(
+                    "the setting SPELL_BLOB_STORE must be a URL like s3://bucket/prefix, gs://bucket/prefix or "
+                    f"file:///directory, not {shown(url)}: {why}"
+                ) from error
         if url:
             directory = Path(url.removeprefix("file://"))
         return cls(LocalStore(directory, mkdir=True), directory)

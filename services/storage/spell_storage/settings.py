@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from spell_proto.settings import within
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -14,7 +16,7 @@ class Settings:
     #: Where clients reach the git server, as remote URLs name it.
     ssh_host: str = "127.0.0.1"
     #: 0: any free port, another one at every start.
-    ssh_port: int = 0
+    ssh_port: int = within(0, 0, 65_535)
     ssh_listen_host: str = "127.0.0.1"
     #: `s3://bucket/prefix`, `gs://bucket/prefix`, …; empty: <data_dir>/blobs.
     blob_store: str = ""

@@ -176,7 +176,7 @@ def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log():
 
         assert result.rc == 69
         assert "runner does not start" in result.stderr
-        assert "SPELL_SLOTS must be a number" in result.stderr
+        assert "SPELL_SLOTS must be a whole number" in result.stderr
         assert stack.status() is None
 
 
