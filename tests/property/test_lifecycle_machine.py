@@ -16,6 +16,7 @@ from spell_proto.events import (
     AttemptFinished,
     AttemptKilled,
     AttemptReport,
+    CodeFetched,
     CommandExited,
     CommandStarted,
     LogTotals,
@@ -128,7 +129,7 @@ class LifeOfARun(RuleBasedStateMachine):
             self.told = self.run.intent
 
     @precondition(lambda self: self.phase in {"building", "mounting"})
-    @rule(what=st.sampled_from(["mount", "start", "fail"]))
+    @rule(what=st.sampled_from(["fetch", "mount", "start", "fail"]))
     def machine_prepares(self, what):
         if self.told is not Intent.RUN:
             self.step(AttemptKilled(at=self.now, log=LOG))
@@ -136,6 +137,10 @@ class LifeOfARun(RuleBasedStateMachine):
         elif what == "fail":
             self.step(AttemptFailed(at=self.now, reason=Reason.BUILD_FAILED, message="no", log=LOG))
             self.phase = "over"
+        elif what == "fetch" and self.phase == "building":
+            self.step(
+                CodeFetched(at=self.now, repository_id=1, repository="r", commit="c" * 40, tree="t" * 40)
+            )
         elif what == "mount" and self.phase == "building":
             self.step(MountingStarted(at=self.now))
             self.phase = "mounting"
@@ -258,6 +263,7 @@ class LifeOfARun(RuleBasedStateMachine):
         assert run.steps <= len(self.noted)
         believed = "requested" if run.machine_id is None else "building"
         after = {
+            CodeFetched: "building",
             MountingStarted: "mounting",
             CommandStarted: "running",
             CommandExited: "saving",
@@ -269,6 +275,8 @@ class LifeOfARun(RuleBasedStateMachine):
             assert run.state == believed
         elif not self.lost and run.machine_id is not None:
             assert believed == "over", "an end that the machine never told"
+        fetched = [step for step in self.noted[: run.steps] if isinstance(step, CodeFetched)]
+        assert run.fetched == (fetched[-1] if fetched else None)
         if run.state is RunState.FAILED:
             assert self.lost or any(isinstance(step, AttemptFailed) for step in self.noted)
         if run.exit_cause is not None:

@@ -27,10 +27,12 @@ from spell_proto.events import (
     LogTotals,
     OutputsSaved,
 )
-from spell_proto.views import EndOutcome, RunView, TransitionList, Verdict
+from spell_proto.views import CommitsInUse, EndOutcome, RunList, RunView, TransitionList, Verdict
 from support.stack import Nats, Postgres
 
 RUN = TypeAdapter(RunView)
+RUNS = TypeAdapter(RunList)
+IN_USE = TypeAdapter(CommitsInUse)
 LOG = TypeAdapter(TransitionList)
 VERDICT = TypeAdapter(Verdict)
 OUTCOME = TypeAdapter(EndOutcome)
@@ -132,6 +134,10 @@ class Client:
             return view if view.state == state else None
 
         return await until(reached)
+
+    async def in_use(self, commits: list[str]) -> set[str]:
+        body = self.owner | {"commits": commits}
+        return set((await self.caller.call("POST", "/commits/in-use", IN_USE, body=body)).commits)
 
     async def verify(self) -> Verdict:
         return await self.caller.call("GET", "/verify", VERDICT, params=self.owner)

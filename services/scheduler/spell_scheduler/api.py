@@ -7,10 +7,12 @@ from pydantic import TypeAdapter
 
 from spell_proto import checks, http, service
 from spell_proto.bus import Bus
-from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, shown
+from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, SettingsError, shown
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
 from spell_proto.views import (
+    CommitsAsked,
+    CommitsInUse,
     EndOutcome,
     Health,
     MachineTypeList,
@@ -27,6 +29,7 @@ from spell_scheduler.runs import SQL
 from spell_scheduler.store import Store
 
 NEW_RUN = TypeAdapter(NewRun)
+COMMITS_ASKED = TypeAdapter(CommitsAsked)
 FIRST_CURSOR = "0-0-0"
 PAGE_MAX = 1000
 
@@ -40,8 +43,7 @@ class Api:
         self._store = store
         self._bus = bus
         self._creation = creation
-        names = [name.strip() for name in store.settings.machine_types.split(",") if name.strip()]
-        self._machine_types = names or ["CPU"]
+        self._machine_types = _machine_types(store.settings.machine_types)
 
     def routes(self) -> list[web.RouteDef]:
         run = "/runs/{run_id:[0-9]+}"
@@ -58,6 +60,7 @@ class Api:
             web.get("/owners/{owner_id:[0-9]+}", self.owner),
             web.get("/machine-types", self.machine_types),
             web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
+            web.post("/commits/in-use", self.commits_in_use),
             web.get("/verify", self.verify),
         ]
 
@@ -195,6 +198,11 @@ class Api:
         )
         return http.json_response(answer)
 
+    async def commits_in_use(self, request: web.Request) -> web.Response:
+        asked = await http.read_json(request, COMMITS_ASKED)
+        rows = await self._store.pool.fetch(SQL["commits_in_use"], asked.owner_id, list(asked.commits))
+        return http.json_response(CommitsInUse(commits=tuple(row["name"] for row in rows)))
+
     async def verify(self, request: web.Request) -> web.Response:
         run_id = request.query.get("run_id")
         wanted = None if run_id is None else _number(request, "run_id")
@@ -245,6 +253,16 @@ def application(store: Store, creation: Creation, bus: Bus) -> web.Application:
     app = web.Application(middlewares=[http.errors_to_answers], client_max_size=http.BODY_BYTES_MAX)
     app.add_routes(Api(store, creation, bus).routes())
     return app
+
+
+def _machine_types(setting: str) -> list[str]:
+    names = [name.strip() for name in setting.split(",") if name.strip()]
+    for name in names:
+        try:
+            checks.machine_type_name(name)
+        except InvalidError as error:
+            raise SettingsError(f"the setting SPELL_MACHINE_TYPES: {error}") from None
+    return names or ["CPU"]
 
 
 def _run_id(request: web.Request) -> int:

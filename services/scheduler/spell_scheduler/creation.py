@@ -66,7 +66,7 @@ class _Fresh:
             "request_sha256": self.new.request_sha256,
             "spec": spec.model_dump(),
             "machine_type": spec.machine_type,
-            "repository": spec.code.repository if spec.code else None,
+            "repository": runs.repository_of(spec),
             "labels": list(self.new.labels),
             "created_at": self.now,
             "timeout_seconds": spec.timeout_seconds,

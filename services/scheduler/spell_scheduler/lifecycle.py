@@ -19,6 +19,7 @@ from spell_proto.events import (
     AttemptFinished,
     AttemptKilled,
     AttemptReport,
+    CodeFetched,
     CommandExited,
     CommandStarted,
     LogTotals,
@@ -44,7 +45,8 @@ class Run:
     """Everything a decision about a run depends on; the mutable columns of its row.
 
     `steps` is the number of the last step of the attempt that was applied. `fence` grows with every machine the
-    run is given to or taken from. `intent_reason` says why the intent hardened.
+    run is given to or taken from. `intent_reason` says why the intent hardened. `fetched` is what the URL of a run
+    without a local commit turned out to be.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Run:
     exit_cause: str | None = None
     timeout_seconds: int | None = None
     deadline: datetime | None = None
+    fetched: CodeFetched | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     manifest: str | None = None
@@ -246,6 +249,8 @@ def _report(run: Run, report: AttemptReport, now: datetime) -> Decision:
 def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Logged]]:
     """One step of an attempt. A step that makes no sense here is passed over, unless it says that all is over."""
     match step:
+        case CodeFetched() if run.state is RunState.BUILDING:
+            return replace(run, fetched=step), []
         case MountingStarted() if run.state is RunState.BUILDING:
             after, row = _move(run, RunState.MOUNTING, actor, now)
         case CommandStarted() if run.state in BEFORE_RUNNING:

@@ -8,17 +8,18 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from spell_proto import database, subjects
+from spell_proto import checks, database, subjects
 from spell_proto.codec import encode
 from spell_proto.commands import BuildEnvironment
-from spell_proto.events import LogTotals, RunIntentChanged, RunMoved
-from spell_proto.spec import RunSpec
+from spell_proto.events import CodeFetched, LogTotals, RunIntentChanged, RunMoved
+from spell_proto.spec import CodeLocation, RunSpec
 from spell_proto.state import Intent, Reason, RunState
 from spell_proto.views import LogView, RunView, TransitionView
 from spell_scheduler.lifecycle import Logged, Run
 
 SQL = database.queries("spell_scheduler", "runs.sql")
 SPEC = TypeAdapter(RunSpec)
+FETCHED = TypeAdapter(CodeFetched)
 _CURSOR = re.compile(r"(?P<xid>[0-9]{1,19})-(?P<run_id>[0-9]{1,18})-(?P<version>[0-9]{1,9})", re.ASCII)
 
 #: An asyncpg connection or pool connection; the stubs disagree about which is which.
@@ -45,7 +46,7 @@ class Post:
 
 def run_of(row: Row) -> Run:
     """The mutable columns of a row."""
-    log = row["log"]
+    log, fetched = row["log"], row["fetched"]
     return Run(
         id=row["id"],
         owner_id=row["owner_id"],
@@ -65,6 +66,7 @@ def run_of(row: Row) -> Run:
         exit_cause=row["exit_cause"],
         timeout_seconds=row["timeout_seconds"],
         deadline=row["deadline"],
+        fetched=None if fetched is None else FETCHED.validate_python(fetched, strict=False),
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         manifest=row["manifest"],
@@ -89,7 +91,9 @@ def view_of(
     """A run as its owner sees it: no value of an environment variable leaves the scheduler this way."""
     run = run_of(row)
     spec = spec_of(row)
-    hidden = spec.model_copy(update={"env": dict.fromkeys(spec.env, "")})
+    hidden = spec.model_copy(
+        update={"env": dict.fromkeys(spec.env, ""), "code": spec.code or _fetched_code(run, spec)}
+    )
     seconds = None
     if run.started_at is not None and run.ended_at is not None:
         seconds = (run.ended_at - run.started_at).total_seconds()
@@ -118,6 +122,26 @@ def view_of(
         log=None if run.log is None else LogView(**run.log.model_dump()),
         queue_reason=queue_reason,
     )
+
+
+def _fetched_code(run: Run, spec: RunSpec) -> CodeLocation | None:
+    if run.fetched is None or spec.github is None:
+        return None
+    return CodeLocation(
+        repository_id=run.fetched.repository_id,
+        repository=run.fetched.repository,
+        commit=run.fetched.commit,
+        tree=run.fetched.tree,
+        root_directory=checks.github_directory(spec.github.url),
+        cwd=".",
+    )
+
+
+def repository_of(spec: RunSpec) -> str | None:
+    """The name of the repository that a run's code is from, as `spell ps` shows it."""
+    if spec.code is not None:
+        return spec.code.repository
+    return None if spec.github is None else checks.github_directory(spec.github.url)
 
 
 def transition_of(row: Row) -> TransitionView:
@@ -181,6 +205,7 @@ def build_post(run_id: int, spec: RunSpec) -> Post:
 def _run_json(before: Run, after: Run) -> dict[str, Any]:
     members = {name: getattr(after, name) for name in Run.__dataclass_fields__}
     members["log"] = None if after.log is None else after.log.model_dump()
+    members["fetched"] = None if after.fetched is None else after.fetched.model_dump(mode="json")
     # No text of Postgres holds a NUL, and a machine's words must not stop its run from ending.
     members["message"] = after.message and after.message.replace("\0", "\ufffd")
     members["seen_version"] = before.version

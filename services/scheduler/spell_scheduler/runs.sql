@@ -38,11 +38,13 @@ WITH changed AS (
     message = u.message, version = u.version, attempt = u.attempt, fence = u.fence, machine_id = u.machine_id,
     boot_id = u.boot_id, spot = u.spot, steps = u.steps, exit_code = u.exit_code, exit_cause = u.exit_cause,
     deadline = u.deadline, started_at = u.started_at, ended_at = u.ended_at, manifest = u.manifest,
-    saved_files = u.saved_files, saved_bytes = u.saved_bytes, log = nullif(u.log, 'null'::jsonb)
+    saved_files = u.saved_files, saved_bytes = u.saved_bytes, log = nullif(u.log, 'null'::jsonb),
+    fetched = nullif(u.fetched, 'null'::jsonb)
   FROM jsonb_to_recordset($1) AS u(id bigint, seen_version int, seen_fence bigint, state text, intent text,
     intent_reason text, reason text, message text, version int, attempt int, fence bigint, machine_id text,
     boot_id text, spot boolean, steps int, exit_code int, exit_cause text, deadline timestamptz,
-    started_at timestamptz, ended_at timestamptz, manifest text, saved_files bigint, saved_bytes bigint, log jsonb)
+    started_at timestamptz, ended_at timestamptz, manifest text, saved_files bigint, saved_bytes bigint, log jsonb,
+    fetched jsonb)
   WHERE runs.id = u.id AND runs.version = u.seen_version AND runs.fence = u.seen_fence
   RETURNING runs.id
 ), logged AS (
@@ -114,6 +116,13 @@ FROM runs r LEFT JOIN machines m ON m.id = r.machine_id
 WHERE r.owner_id = $1 AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text IS NULL OR r.repository = $3)
   AND ($4::bigint IS NULL OR r.id < $4)
 ORDER BY r.id DESC LIMIT $5;
+
+-- name: commits_in_use
+-- Those of an owner's commits that a run of his names, as its commit, its snapshot or what its URL turned out to be.
+SELECT asked.name FROM unnest($2::text[]) AS asked(name)
+WHERE asked.name IN (SELECT spec->'code'->>'commit' FROM runs WHERE owner_id = $1
+  UNION ALL SELECT spec->'code'->>'snapshot' FROM runs WHERE owner_id = $1
+  UNION ALL SELECT fetched->>'commit' FROM runs WHERE owner_id = $1);
 
 -- name: add_label
 UPDATE runs SET labels = array_append(labels, $3) WHERE id = $1 AND owner_id = $2 AND NOT labels @> ARRAY[$3::text]

@@ -17,12 +17,14 @@ from spell_proto.errors import (
     RefusedError,
     UnavailableError,
 )
-from spell_proto.events import AttemptFailed, AttemptKilled, CommandExited, CommandStarted
+from spell_proto.events import AttemptFailed, AttemptKilled, CodeFetched, CommandExited, CommandStarted
 from spell_proto.state import FINAL, Reason
+from spell_proto.views import RunView
 from support import stack
 from support.scheduler import (
     LOG,
     RUN,
+    RUNS,
     TOTALS,
     Client,
     SchedulerProcess,
@@ -100,6 +102,58 @@ async def test_reports_may_arrive_twice_in_pieces_and_out_of_order(place, nats):
         await client.until_state(run.id, "complete")
 
     assert (await client.states(run.id)).count("complete") == 1
+
+
+async def test_the_commit_that_a_url_turned_out_to_be_is_kept_and_its_state_stays(place, nats):
+    """A machine reports what it had fetched; the run shows it as its code from then on, and still is Building."""
+    _, client, kind = place
+    github = {"url": "https://github.com/spellrun/examples.git", "ref": "622d64"}
+    async with machine(nats, "m-fetch", kind) as box:
+        run = await client.create(machine_type=kind, github=github)
+        assert run.spec.code is None
+        found = CodeFetched(at=now(), repository_id=7, repository="examples", commit="c" * 40, tree="t" * 40)
+        await box.beat()
+        await box.report(run.id, found)
+
+        async def shown() -> RunView | None:
+            view = await client.get(run.id)
+            return view if view.spec.code is not None else None
+
+        view = await until(shown)
+        assert view.state == "building"
+        assert (view.spec.code.commit, view.spec.code.root_directory) == ("c" * 40, "examples")
+        await box.report(run.id, *whole_life())
+        assert (await client.until_state(run.id, "complete")).spec.code == view.spec.code
+
+
+async def test_commits_that_runs_name_are_in_use_for_their_owner_alone(place, nats):
+    """The commit, the snapshot, and what a URL turned out to be; others are not, nor are they for another owner."""
+    _, client, kind = place
+    code = {
+        "repository_id": 1,
+        "repository": "r",
+        "commit": "1" * 40,
+        "snapshot": "2" * 40,
+        "tree": "3" * 40,
+        "root_directory": "r",
+        "cwd": ".",
+    }
+    await client.create(machine_type=kind, code=code)
+    async with machine(nats, "m-use", kind, slots=2) as box:
+        run = await client.create(machine_type=kind, github={"url": "https://github.com/a/b", "ref": None})
+        await box.beat()
+        await box.report(
+            run.id, CodeFetched(at=now(), repository_id=7, repository="b", commit="4" * 40, tree="5" * 40)
+        )
+        asked = [digit * 40 for digit in "123456"]
+
+        async def all_three() -> bool:
+            return await client.in_use(asked) == {"1" * 40, "2" * 40, "4" * 40}
+
+        await until(all_three)
+        assert await Client(client.caller, next(OWNERS)).in_use(asked) == set()
+        for name in (await client.caller.call("GET", "/runs", RUNS, params=client.owner)).runs:
+            await client.end(name.id, "kill")
 
 
 async def test_limits_hold_and_the_oldest_waiting_run_starts_by_itself(place, nats):
