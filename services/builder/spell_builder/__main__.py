@@ -30,9 +30,16 @@ async def main(stop: asyncio.Event) -> None:
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
         async with asyncio.TaskGroup() as tasks:
-            builder = Builder(program, directories, requests, tasks, given.builds_max)
+            builder = Builder(
+                program,
+                directories,
+                requests,
+                tasks,
+                builds_max=given.builds_max,
+                grace_seconds=given.unawaited_seconds,
+            )
             # Nearly every stack runs something without packages: its environment is there before the first one.
-            builder.ensure(BARE)
+            builder.ensure(BARE).hold()
             async with http.serve(api.application(builder), given.listen):
                 log.info("ready")
                 consumer = nats.consume(

@@ -27,6 +27,7 @@ class Ahead:
             match command:
                 case BuildEnvironment():
                     if await self._builder.known(command.environment.digest()) is None:
-                        self._builder.ensure(command.environment)
+                        # The run that is queued waits for it, although it has not asked yet.
+                        self._builder.ensure(command.environment).hold()
                 case _:
                     log.warning("a command that is not for the builder is dropped", kind=command.kind)

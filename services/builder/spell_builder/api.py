@@ -40,6 +40,7 @@ def application(builder: Builder) -> web.Application:
             web.get("/health", handlers.health),
             web.post("/environments/ensure", handlers.ensure),
             web.get("/environments/resolved/{digest}", handlers.resolved),
+            web.get("/verify", handlers.verify),
         ]
     )
     return app
@@ -59,14 +60,17 @@ class _Handlers:
             raise NotFoundError("environment_unknown", f"no environment is ready for {shown(digest)}")
         return http.json_response({"key": ready.key, "path": ready.path})
 
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        return http.json_response(await self._builder.verify(request.query.get("request")))
+
     async def ensure(self, request: web.Request) -> web.StreamResponse:
         """Stream the lines of the build, then its outcome. A stream without outcome means: ask again."""
         asked = await http.read_json(request, _ENSURE)
         flight = self._builder.ensure(asked.environment)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        # The caller may go at any time; the build goes on for whoever comes next.
-        with contextlib.suppress(ConnectionError):
+        # The caller may go at any time: then this handler is cancelled, and nobody waits here any more.
+        with flight.awaited(), contextlib.suppress(ConnectionError):
+            await response.prepare(request)
             try:
                 async for part in _told(flight):
                     await response.write(part)

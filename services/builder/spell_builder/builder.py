@@ -4,8 +4,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
 
-from spell_builder import keys
+from spell_builder import contents, keys, verify
 from spell_builder.directories import Directories
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
@@ -13,8 +15,10 @@ from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.uv import Uv
 from spell_proto import logs
 from spell_proto.spec import EnvironmentRequest
+from spell_proto.views import Verdict
 
 log = logs.get()
+T = TypeVar("T")
 
 Work = Callable[[Flight], Awaitable[Ready]]
 
@@ -24,16 +28,28 @@ BARE = EnvironmentRequest()
 
 
 class Builder:
-    """Makes environments. Equal work is done once: 20 equal requests at once share one flight."""
+    """Makes environments. Equal work is done once: 20 equal requests at once share one flight.
+
+    Work that nobody waits for is ended after `grace_seconds`; who asks for the same until then goes on with it, and
+    who asks later begins anew.
+    """
 
     def __init__(
-        self, uv: Uv, directories: Directories, requests: Requests, tasks: asyncio.TaskGroup, builds_max: int
+        self,
+        uv: Uv,
+        directories: Directories,
+        requests: Requests,
+        tasks: asyncio.TaskGroup,
+        *,
+        builds_max: int,
+        grace_seconds: float,
     ) -> None:
         self._uv = uv
         self._directories = directories
         self._requests = requests
         self._tasks = tasks
         self._resolves = asyncio.Semaphore(RESOLVES_MAX)
+        self._grace_seconds = grace_seconds
         self._builds = asyncio.Semaphore(max(1, builds_max))
         self._flights: dict[str, Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
@@ -61,20 +77,35 @@ class Builder:
         return found.fresh and keys.environment_key(self._uv.interpreter, found.resolved) == found.key
 
     def ensure(self, request: EnvironmentRequest) -> Flight:
-        """The flight that brings the environment of `request`: one that is on its way, or a new one."""
-        return self._join(request.digest(), functools.partial(self._fulfil, request))
+        """The flight that brings the environment of `request`: one that is on its way, or a new one.
 
-    def _join(self, name: str, work: Work) -> Flight:
+        Whoever asks enters `awaited()` of it, or calls `hold()`, before anything else happens.
+        """
+        work = functools.partial(self._fulfil, request)
+        return self._join(request.digest(), work, self._grace_seconds)
+
+    def _join(self, name: str, work: Work, grace_seconds: float = 0.0) -> Flight:
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._flights[name] = Flight()
+            flight = self._flights[name] = Flight(grace_seconds)
             if self._closed:
                 flight.land(GivenUpError("the builder stops"))
             else:
                 task = self._tasks.create_task(self._fly(name, flight, work))
+                flight.deserted = functools.partial(self._end, name, flight, task)
                 self._working.add(task)
                 task.add_done_callback(self._working.discard)
         return flight
+
+    def _end(self, name: str, flight: Flight, task: asyncio.Task[None]) -> None:
+        """End work that nobody waits for. From now on, who asks for the same gets a new flight."""
+        log.info("nobody waits any more: a build is ended", flight=name)
+        self._forget(name, flight)
+        task.cancel()
+
+    def _forget(self, name: str, flight: Flight) -> None:
+        if self._flights.get(name) is flight:
+            del self._flights[name]
 
     async def _fly(self, name: str, flight: Flight, work: Work) -> None:
         try:
@@ -82,13 +113,13 @@ class Builder:
         except (BuildFailedError, GivenUpError) as error:
             flight.land(error)
         except asyncio.CancelledError:
-            flight.land(GivenUpError("the builder stops"))
+            flight.land(GivenUpError("the work was ended"))
             raise
         except Exception as error:
             log.exception("an environment could not be made", flight=name)
             flight.land(GivenUpError(f"a bug or a broken disk: {error!r}"))
         finally:
-            del self._flights[name]
+            self._forget(name, flight)
 
     def close(self) -> None:
         """End all work at once; what was begun is removed at the next start."""
@@ -134,10 +165,11 @@ class Builder:
             return ready
         build = self._join(f"key {key}", functools.partial(self._build, key, resolved))
         seen = 0
-        while not build.over or seen < len(build.lines):
-            for line in await build.more(seen, seconds=60.0):
-                flight.say(line.text, line.level == "error")
-                seen += 1
+        with build.awaited():
+            while not build.over or seen < len(build.lines):
+                for line in await build.more(seen, seconds=60.0):
+                    flight.say(line.text, line.level == "error")
+                    seen += 1
         return build.outcome()
 
     async def _build(self, key: str, resolved: str, flight: Flight) -> Ready:
@@ -146,22 +178,64 @@ class Builder:
             if ready := self._ready(key, cached=True):
                 return ready
             begun = time.monotonic()
-            new = await asyncio.to_thread(self._directories.begin, key)
-            pinned = new.with_name(new.name + ".txt")
             try:
-                await self._uv.make(new, flight.say, lock)
-                if resolved:
-                    pinned.write_text(resolved)
-                    await self._uv.install(new, pinned, flight.say, lock)
-                    await self._uv.compile(new, flight.say, lock)
+                new = await _to_its_end(functools.partial(self._directories.begin, key))
+                await self._fill(new, resolved, flight, lock)
+                listed = await _to_its_end(functools.partial(contents.contents, str(new)))
+                seconds = time.monotonic() - begun
+                await self._note(key, listed, seconds, flight)
+                await _to_its_end(functools.partial(self._directories.finish, key, resolved, listed))
             finally:
-                pinned.unlink(missing_ok=True)
-            await asyncio.to_thread(self._directories.finish, key, resolved)
-            seconds = time.monotonic() - begun
+                # Nothing, once it is finished. The lock is still ours, and nothing that we started lives any more.
+                await _to_its_end(functools.partial(self._directories.abandon, key))
         if resolved:
             flight.say(f"Environment built in {seconds:.1f} s")
-            await patiently(functools.partial(self._requests.built, key, seconds))
         log.info("environment built", key=key, seconds=round(seconds, 3))
         ready = self._ready(key, cached=False)
         assert ready is not None
         return ready
+
+    async def _fill(self, new: Path, resolved: str, flight: Flight, lock: int) -> None:
+        await self._uv.make(new, flight.say, lock)
+        if not resolved:
+            return
+        pinned = new.with_name(new.name + ".txt")
+        try:
+            pinned.write_text(resolved)
+            await self._uv.install(new, pinned, flight.say, lock)
+            await self._uv.compile(new, flight.say, lock)
+        finally:
+            pinned.unlink(missing_ok=True)
+
+    async def _note(self, key: str, listed: bytes, seconds: float, flight: Flight) -> None:
+        """Record what was built, before anybody can use it (I17).
+
+        Another content than the key had before is told and used all the same. It comes from a package that does not
+        build the same twice from its source, so to refuse it would end every later run with these packages, through no
+        fault of theirs, and building again would not help. The run's log says so, and `spell verify` does from
+        then on. An environment that was recorded and never came to be used counts too: a crash in between is rare.
+        """
+        digest = contents.digest(listed)
+        others = await patiently(functools.partial(self._requests.built, key, digest, seconds))
+        if others:
+            log.warning("an environment differs from an earlier one of its key", key=key, digest=digest)
+            flight.say("The same package versions gave other files than when they were installed earlier")
+
+    async def verify(self, request: str | None) -> Verdict:
+        """The verdict on all environments, or on the one that a request (by digest) has become."""
+        if request is None:
+            return await verify.verdict(self._requests, self._directories, None)
+        if request == self._bare_digest:
+            return await verify.verdict(self._requests, self._directories, self._bare_key)
+        found = await self._requests.find(request)
+        return await verify.verdict(self._requests, self._directories, found.key if found else "")
+
+
+async def _to_its_end(work: Callable[[], T]) -> T:
+    """Do work on a thread. Nothing stops a thread: who is cancelled waits for it, and holds on to its locks."""
+    working = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise

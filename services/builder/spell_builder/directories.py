@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from spell_builder import contents
 from spell_proto import logs
 
 log = logs.get()
@@ -72,16 +73,35 @@ class Directories:
                 await asyncio.sleep(_LOCK_LOOK_SECONDS)
             yield lock.fileno()
 
+    def all_complete(self) -> list[str]:
+        """The keys of the environments that are there, whole."""
+        return [
+            path.name
+            for path in self._environments.iterdir()
+            if not path.name.startswith(".") and self.complete(path.name)
+        ]
+
+    def listed(self, key: str) -> bytes | None:
+        """The list of what an environment consists of; none for one that was built before there were lists."""
+        try:
+            return (self.path(key) / contents.LIST).read_bytes()
+        except FileNotFoundError:
+            return None
+
     def begin(self, key: str) -> Path:
         """The place to build `key` in. Only for the holder of its lock."""
-        path = self._environments / (_NEW + key)
-        remove(path)
-        return path
+        self.abandon(key)
+        return self._environments / (_NEW + key)
 
-    def finish(self, key: str, resolved: str) -> None:
+    def abandon(self, key: str) -> None:
+        """Remove what was begun. Only for the holder of its lock."""
+        remove(self._environments / (_NEW + key))
+
+    def finish(self, key: str, resolved: str, listed: bytes) -> None:
         """Make what was built in `begin(key)` the environment `key`: read-only, marked, renamed, in this order."""
         new = self._environments / (_NEW + key)
         assert (new / "bin" / "python").exists()
+        (new / contents.LIST).write_bytes(listed)
         (new / _MARKER).write_text(json.dumps({"key": key, "packages": resolved}) + "\n")
         _make_read_only(new)
         # A machine that loses power must not keep the name and lose what it stands for.

@@ -1,7 +1,8 @@
 """Work that many wait for and one does: its lines so far, and how it ended."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +33,16 @@ class GivenUpError(BuilderError):
 
 
 class Flight:
-    """A build in the making. Whoever joins late gets all its lines from the first one on."""
+    """A build in the making. Whoever joins late gets all its lines from the first one on.
 
-    def __init__(self) -> None:
+    Once all who waited have left, and nobody has come for `grace_seconds`, `deserted` is called.
+    """
+
+    def __init__(self, grace_seconds: float = 0.0) -> None:
+        self._grace_seconds = grace_seconds
+        self._waiting = 0
+        self._leaving: asyncio.TimerHandle | None = None
+        self.deserted: Callable[[], None] = _nothing
         self.lines: list[Line] = []
         self._left_out = 0
         self._outcome: Ready | BaseException | None = None
@@ -43,6 +51,32 @@ class Flight:
     @property
     def over(self) -> bool:
         return self._outcome is not None
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Somebody waits for it, for as long as the context is open."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.over:
+                if self._grace_seconds:
+                    loop = asyncio.get_running_loop()
+                    self._leaving = loop.call_later(self._grace_seconds, self._left)
+                else:
+                    self._left()
+
+    def hold(self) -> None:
+        """Wait for it until it is over, come what may."""
+        self._waiting += 1
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+    def _left(self) -> None:
+        if not self.over:
+            self.deserted()
 
     def say(self, text: str, failing: bool = False) -> None:
         """Add a line."""
@@ -92,3 +126,7 @@ class Flight:
         while not self.over:
             await self._news.wait()
         return self.outcome()
+
+
+def _nothing() -> None:
+    pass

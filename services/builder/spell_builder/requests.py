@@ -60,9 +60,13 @@ class Requests:
         await self._pool.execute(SQL["remember"], digest, key, resolved)
         self._keep(digest, key, self._fresh_seconds)
 
-    async def built(self, key: str, seconds: float) -> None:
-        """Note that an environment is ready."""
-        await self._pool.execute(SQL["built"], key, seconds)
+    async def built(self, key: str, digest: str, seconds: float) -> int:
+        """Note what an environment consists of. Gives how many other contents its key has had."""
+        return len(await self._pool.fetch(SQL["built"], key, digest, seconds))
+
+    async def contents(self, key: str | None) -> dict[str, list[str]]:
+        """Key -> digests of the contents it has had, the first one first; of one key, or of all."""
+        return {row["key"]: row["digests"] for row in await self._pool.fetch(SQL["contents"], key)}
 
     def _keep(self, digest: str, key: str, seconds: float) -> None:
         self._recent[digest] = (key, time.monotonic() + seconds)

@@ -14,5 +14,18 @@ INSERT INTO requests (digest, key, resolved_at) VALUES ($1, $2, now())
 ON CONFLICT (digest) DO UPDATE SET key = excluded.key, resolved_at = excluded.resolved_at;
 
 -- name: built
--- An environment is ready.
-UPDATE environments SET built_at = now(), build_seconds = $2 WHERE key = $1;
+-- An environment has been built, with this content. Gives the digests of other contents that its key has had.
+WITH environment AS (
+    UPDATE environments SET built_at = now(), build_seconds = $3 WHERE key = $1
+), content AS (
+    INSERT INTO contents (key, digest) VALUES ($1, $2) ON CONFLICT (key, digest) DO NOTHING
+)
+SELECT digest FROM contents WHERE key = $1 AND digest <> $2;
+
+-- name: contents
+-- The digests of every content that a key has had, of one key or of all.
+SELECT key, array_agg(digest ORDER BY recorded_at) AS digests
+FROM contents
+WHERE $1::text IS NULL OR key = $1
+GROUP BY key
+ORDER BY key;

@@ -10,7 +10,7 @@ class Settings:
     """Environment variables `SPELL_<NAME>`; times in seconds.
 
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
-    how many environments are built at once.
+    how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     """
 
     data_dir: str
@@ -19,3 +19,4 @@ class Settings:
     listen: str
     resolution_seconds: float = 24 * 3600.0
     builds_max: int = within(2, 1, 1000)
+    unawaited_seconds: float = 10.0

@@ -28,6 +28,8 @@ COMPILE_SECONDS_MAX = 600.0
 VENV_SECONDS_MAX = 60.0
 NETWORK_TRIES = 4
 NETWORK_BACKOFF_SECONDS = 1.0
+ENDED_SECONDS_MAX = 5.0
+_ENDED_LOOK_SECONDS = 0.01
 _OUTPUT_BYTES_KEPT = 256 * 1024
 _READ_BYTES = 64 * 1024
 #: Names a directory that will have another name in a moment.
@@ -169,11 +171,22 @@ class Uv:
                 f"pip: uv did not come to an end within {seconds / 60:.0f} minutes"
             ) from None
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            await _ended(process)
         if code != 0:
             raise complaints.failure(errors.result())
         return out.result().decode(errors="replace")
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """End what is left of a command and of all that it started, so that nothing writes any more."""
+    deadline = time.monotonic() + ENDED_SECONDS_MAX
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        # Its children are not ours to wait for; the group is there until the last of them has been.
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.sleep(_ENDED_LOOK_SECONDS)
 
 
 async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
