@@ -9,7 +9,8 @@
         ├── NotFoundError        404: no such thing, or not yours
         ├── ConflictError        409: it clashes with what is there
         ├── GoneError            410: it was there and is over
-        └── UnavailableError     503: try again later
+        ├── UnavailableError     503: try again later
+        └── FullError            507: no room on the disk
 
 Standard library only: the command line imports this module on every start.
 """
@@ -96,9 +97,16 @@ class UnavailableError(RefusedError):
     status = 503
 
 
+class FullError(RefusedError):
+    """A part that is needed has no room left on its disk."""
+
+    status = 507
+
+
 #: status -> class, for clients that turn an answer back into an error.
 BY_STATUS: dict[int, type[RefusedError]] = {
-    kind.status: kind for kind in (InvalidError, NotFoundError, ConflictError, GoneError, UnavailableError)
+    kind.status: kind
+    for kind in (InvalidError, NotFoundError, ConflictError, GoneError, UnavailableError, FullError)
 }
 
 

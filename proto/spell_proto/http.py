@@ -4,6 +4,7 @@ Addresses are `unix:///path/to.sock` or `http://host:port`.
 """
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from spell_proto import logs
-from spell_proto.errors import BY_STATUS, InvalidError, RefusedError, UnavailableError, shown
+from spell_proto.errors import BY_STATUS, FullError, InvalidError, RefusedError, UnavailableError, shown
 
 log = logs.get()
 T = TypeVar("T")
@@ -66,6 +67,9 @@ _DATABASE_AWAY = frozenset(
 )
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every refusal becomes its JSON body; whatever else goes wrong is logged and answered without details."""
@@ -86,6 +90,9 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             UnavailableError("unavailable", "a service does not answer right now; try again")
         )
     except Exception as error:
+        if type(error).__name__ == "DiskFullError" or getattr(error, "errno", None) in _FULL:
+            log.warning("the disk is full", path=request.path, problem=repr(error))
+            return refusal_response(FullError("disk_full", "the disk of the server is full"))
         if type(error).__name__ in _DATABASE_AWAY:
             log.warning("the database does not answer", path=request.path, problem=repr(error))
             return refusal_response(

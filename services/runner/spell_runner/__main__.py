@@ -54,7 +54,7 @@ async def main(stop: asyncio.Event) -> None:
             forwarder = Forwarder(here.id, link, storage)
             reporter = Reporter(here.id, link, tasks, control.beat_soon)
             stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
-            control.open(Means(engine, forwarder, reporter, storage))
+            control.open(Means(engine, forwarder, reporter, storage, control.throw_away))
             for work in (
                 forwarder.run_live(),
                 forwarder.run_shipping(),

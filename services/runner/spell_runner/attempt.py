@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
@@ -13,16 +14,16 @@ from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
-from spell_runner import phases, saving
+from spell_runner import phases, saving, workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
-from spell_runner.errors import AttemptError, ForeignJournalError
+from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
 from spell_runner.forward import Forwarder
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
 from spell_runner.reports import Account, Reporter
-from spell_runner.shim.launch import JOURNAL
+from spell_runner.shim.launch import JOURNAL, SCRATCH
 from spell_runner.workspace import Abort, AbortedError
 
 log = logs.get()
@@ -35,12 +36,13 @@ RETRY_SECONDS_MAX = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all attempts of a machine use."""
+    """What all attempts of a machine use. `throw_away` makes a directory vanish and its room free."""
 
     engine: Engine
     forwarder: Forwarder
     reporter: Reporter
     storage: Caller
+    throw_away: Callable[[Path], None] = workspace.remove
 
 
 class Attempt:
@@ -197,6 +199,9 @@ class Attempt:
         self._abort = Abort()
         try:
             saved = await self._abortable(self._saved(), saving=True)
+        except DiscardedError:
+            # An earlier runner was told to kill, and died before it had written that down.
+            await self._conclude(phases.KILLED, Look(Status.EXITED))
         except AttemptError as error:
             await self._conclude(phases.failed(error.reason, error.message), Look(Status.EXITED))
         else:
@@ -248,6 +253,9 @@ class Attempt:
         if look.status is Status.LOST:
             await asyncio.to_thread(self._engine.clear, self.directory)
             self._totals, self._notes.ended = await asyncio.to_thread(self.directory.mend)
+        if verdict.outcome is Outcome.KILLED and look.status is not Status.ABSENT:
+            # Nothing is kept, and what is written from here on may need the room. This alone says that it was killed.
+            self._discard()
         if verdict.outcome is Outcome.FINISHED:
             # Not written down: it follows from the steps.
             if self._engine.talkative:
@@ -255,10 +263,21 @@ class Attempt:
         else:
             self.directory.conclude(verdict)
             if verdict.outcome is Outcome.FAILED:
-                self._notes.line(verdict.message, level="error", important=True)
+                self._notes.last(verdict.message)
         self._verdict = verdict
 
+    def _discard(self) -> None:
+        """Free the room that the run has taken on this machine. Storage, too, may wait for it to end the log."""
+        for part in SCRATCH:
+            path = Path(self.directory / part)
+            if path.exists():
+                workspace.make_readable(path)
+                self._means.throw_away(path)
+
     async def _seal(self, verdict: Verdict) -> None:
+        if verdict.outcome is not Outcome.FINISHED or self._engine.touched(self.directory):
+            # Its files are saved by now, or never will be.
+            self._discard()
         totals = self._final_totals()
         self._notes.end(totals)
         try:

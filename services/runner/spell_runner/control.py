@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from spell_proto import bus as message_bus
 from spell_proto import codec, logs, subjects
 from spell_proto.commands import EndAttempt, StartAttempt
 from spell_proto.errors import CodecError, GoneError, RefusedError
-from spell_proto.events import AttemptFailed, AttemptHeld, AttemptWanted, Heartbeat, HeartbeatAnswer
+from spell_proto.events import (
+    AttemptFailed,
+    AttemptHeld,
+    AttemptKilled,
+    AttemptWanted,
+    Heartbeat,
+    HeartbeatAnswer,
+)
 from spell_proto.http import Caller
 from spell_proto.state import REASON_TEXT, Intent, Reason, harder
 from spell_runner import workspace
@@ -128,7 +135,9 @@ class Control:
 
     def _start(self, run_id: int, attempt: int, fence: int, intent: Intent) -> None:
         key = (run_id, attempt)
-        if key not in self._attempts and key not in self._starting and key not in self._broken:
+        lost = self._lost.get(key)
+        over = key in self._broken or (lost is not None and lost.fence == fence)
+        if not over and key not in self._attempts and key not in self._starting:
             self._starting[key] = intent
             self._tasks.start(self._fetch(key, fence))
 
@@ -147,6 +156,12 @@ class Control:
             return
         except (RefusedError, aiohttp.ClientError, ValueError, OSError) as error:
             log.warning("an attempt cannot be taken on yet", run_id=run_id, problem=repr(error))
+            if self._starting[key] is not Intent.RUN:
+                # Nothing of it is here, and nothing need be for it to be over: its machine may have no room at all.
+                log.info("an attempt is over before its start", run_id=run_id, attempt=number)
+                step = AttemptKilled(at=datetime.now(UTC), log=None)
+                self._lost[key] = Account(run_id, number, fence, [step])
+                self._tell_known(self._lost[key], 0)
             self.beat_soon(1.0)
             return
         finally:
@@ -239,7 +254,8 @@ class Control:
         self._means.reporter.known(account, steps)
 
     def _take_on(self, key: Key, one: AttemptWanted) -> None:
-        if one.steps == 0 and key not in self._broken:
+        lost = self._lost.get(key)
+        if one.steps == 0 and key not in self._broken and (lost is None or lost.fence != one.fence):
             self._start(one.run_id, one.attempt, one.fence, one.intent)
             return
         # It was started here, and what we knew of it is gone: it must not be started again.
@@ -256,7 +272,7 @@ class Control:
         self._broken.discard(key)
         path = self._attempts_path / f"{key[0]}-{key[1]}"
         if path.exists():
-            self._throw_away(path)
+            self.throw_away(path)
 
     # ---- removal ---------------------------------------------------------------------------------------------
 
@@ -270,12 +286,12 @@ class Control:
             log.info("an attempt is not wanted any more", run_id=attempt.spec.run_id)
         await attempt.leave()
         self._means.forwarder.forget(attempt.tail)
-        self._throw_away(attempt.directory.path)
+        self.throw_away(attempt.directory.path)
         del self._attempts[attempt.key]
         self._leaving.discard(attempt.key)
 
-    def _throw_away(self, path: Path) -> None:
-        path.rename(self._trash_path / f"{path.name}.{os.getpid()}.{id(path)}")
+    def throw_away(self, path: Path) -> None:
+        path.rename(self._trash_path / f"{path.parent.name}.{path.name}.{time.time_ns()}")
         self._trash.set()
 
     async def run_removal(self) -> None:

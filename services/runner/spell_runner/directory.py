@@ -6,10 +6,16 @@
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
     verdict.json  the end it came to, unless it simply finished
+    cancellation  a claim that is ready to be linked into place
+
+Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`,
+and in the file that becomes `verdict.json`. So whoever was taken on can be ended, however full the disk is by then.
 
 Files are written to survive a death of ours on the same boot; a reboot ends the attempt anyway.
 """
 
+import contextlib
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -23,7 +29,8 @@ from spell_proto.journal import HEADER, OUTPUT, PAYLOAD_BYTES_MAX, Decoder, Reco
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.phases import Outcome, Verdict
-from spell_runner.shim.launch import JOURNAL, append_whole
+from spell_runner.shim import linux
+from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, append_whole
 
 INTENT, STEPS, VERDICT, BASELINE = "intent.json", "steps.jsonl", "verdict.json", "baseline.json"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
@@ -69,6 +76,8 @@ class Directory:
         new = attempts / f".{name}"
         new.mkdir(mode=0o700, exist_ok=True)
         _write(f"{new}/{INTENT}", b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
+        for name_of_file in (STEPS, JOURNAL, f"{VERDICT}.new"):
+            _set_aside(f"{new}/{name_of_file}")
         new.rename(attempts / name)
         return cls(attempts / name)
 
@@ -103,7 +112,16 @@ class Directory:
 
     def conclude(self, verdict: Verdict) -> None:
         members = {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
-        self.write(VERDICT, orjson.dumps(members))
+        new, data = self / f"{VERDICT}.new", orjson.dumps(members)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Written over what is there: emptied first, it would give back the room that is kept for it.
+            if os.pwrite(fd, data, 0) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.ftruncate(fd, len(data))
+        finally:
+            os.close(fd)
+        os.rename(new, self / VERDICT)  # noqa: PTH104 -- plain strings throughout
 
     def verdict(self) -> Verdict | None:
         try:
@@ -121,11 +139,17 @@ class Directory:
 
     # ---- the journal -----------------------------------------------------------------------------------------
 
-    def append(self, records: bytes) -> None:
-        """Append whole records to the journal, all or none. Only while no shim writes it."""
+    def append(self, records: bytes, *, spare: bool = False) -> None:
+        """Append whole records to the journal, all or none. Only while no shim writes it.
+
+        What is no `spare` leaves the room alone that is kept for the last words.
+        """
         if self._journal is None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._journal = os.open(self / JOURNAL, flags, 0o600)
+        if not spare:
+            size = os.fstat(self._journal).st_size
+            linux.set_aside(self._journal, size, len(records) + SPARE_BYTES)
         append_whole(self._journal, records)
 
     def journal_size(self) -> int:
@@ -159,6 +183,8 @@ class Directory:
             return Totals(), False
         if tail:
             os.truncate(self / JOURNAL, whole)
+            with contextlib.suppress(OSError):
+                _set_aside(self / JOURNAL)
         kept = Totals(counts[RecordKind.STDOUT], counts[RecordKind.STDERR], 0, digest.hexdigest())
         return kept, ended
 
@@ -180,6 +206,15 @@ def _write(path: str, data: bytes) -> None:
         left = memoryview(data)
         while left:
             left = left[os.write(fd, left) :]
+    finally:
+        os.close(fd)
+
+
+def _set_aside(path: str) -> None:
+    """Keep room for the last words behind the end of a file, which is made if it is not there."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        linux.set_aside(fd, os.fstat(fd).st_size, SPARE_BYTES)
     finally:
         os.close(fd)
 

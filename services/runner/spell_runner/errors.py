@@ -3,6 +3,7 @@
 SpellError
 └── RunnerError
     ├── AttemptError          an attempt cannot go on; carries the reason its run will fail with
+    ├── DiscardedError        the files of a run were thrown away: it was killed
     ├── ForeignJournalError   storage has another journal of an attempt than this machine
     ├── TreeRefusedError      a code tree that would be written outside its directory, or makes no sense
     └── IsolationError        the isolation that was asked for does not work on this machine
@@ -23,6 +24,10 @@ class AttemptError(RunnerError):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class DiscardedError(RunnerError):
+    """The files of a run were thrown away, which is done to a killed run only before its end is written down."""
 
 
 class ForeignJournalError(RunnerError):

@@ -1,14 +1,24 @@
-"""What the platform says in a run's log: phases and lines of the runner's own, appended to the attempt's journal (shell)."""
+"""What the platform says in a run's log: phases and lines of the runner's own, appended to the attempt's journal (shell).
+
+On a full disk a line is lost rather than waited for. The last words, why a run has failed and the end marker, have
+their room kept for them.
+"""
 
 import time
 from collections.abc import Callable
 
+from spell_proto import logs
 from spell_proto.journal import RecordKind, Totals, encode_json
 from spell_proto.state import RunState
 from spell_runner.directory import Directory
+from spell_runner.shim import linux
+
+log = logs.get()
 
 #: A line longer than this is cut: it is meant for a person.
 TEXT_CHARS_MAX = 16 * 1024
+#: Fits into the room that is kept, with the end marker behind it.
+LAST_CHARS_MAX = 1000
 
 
 class Notes:
@@ -31,6 +41,10 @@ class Notes:
         if texts:
             self._append([_line(text, important=important) for text in texts])
 
+    def last(self, text: str) -> None:
+        """Why the run has failed."""
+        self._append([_line(text[:LAST_CHARS_MAX], "error", important=True)], spare=True)
+
     def end(self, totals: Totals) -> None:
         """The end marker: nothing follows it."""
         record = encode_json(
@@ -41,12 +55,19 @@ class Notes:
             dropped_bytes=totals.dropped_bytes,
             sha256=totals.sha256,
         )
-        self._append([record])
+        self._append([record], spare=True, must=True)
         self.ended = True
 
-    def _append(self, records: list[bytes]) -> None:
-        if not self.ended:
-            self._directory.append(b"".join(records))
+    def _append(self, records: list[bytes], *, spare: bool = False, must: bool = False) -> None:
+        if self.ended:
+            return
+        try:
+            self._directory.append(b"".join(records), spare=spare)
+        except OSError as error:
+            if must or error.errno not in linux.FULL:
+                raise
+            log.warning("no room for a line of a log", attempt=self._directory.name)
+        else:
             self._ring()
 
 

@@ -32,6 +32,8 @@ from spell_proto.events import (
 )
 from spell_proto.state import REASON_TEXT, Intent, Reason
 
+#: What goes into a verdict has its room kept on the disk.
+MESSAGE_CHARS_MAX = 1000
 TERMINAL = (AttemptFinished, AttemptFailed, AttemptKilled)
 
 
@@ -219,7 +221,7 @@ def unsealed(verdict: Verdict, now: datetime) -> Step:
 
 
 def failed(reason: Reason, message: str = "") -> Verdict:
-    return Verdict(Outcome.FAILED, reason, message or REASON_TEXT[reason])
+    return Verdict(Outcome.FAILED, reason, (message or REASON_TEXT[reason])[:MESSAGE_CHARS_MAX])
 
 
 def aborts(intent: Intent, *, saving: bool) -> bool:

@@ -12,7 +12,7 @@ import aiohttp
 from pydantic import TypeAdapter
 
 from spell_proto import logs
-from spell_proto.errors import RefusedError, UnavailableError
+from spell_proto.errors import FullError, RefusedError, UnavailableError
 from spell_proto.events import OutputsSaved
 from spell_proto.http import Caller
 from spell_proto.spec import Shape
@@ -35,6 +35,9 @@ PUT_SECONDS_MAX = 30.0
 PUT_BYTES_PER_SECOND_MIN = 1 << 20
 MANIFEST_SECONDS_MAX = 600.0
 SAY_AFTER_SECONDS = 3.0
+#: How long a full disk of storage is waited for: other runs end meanwhile, and what they took becomes free.
+FULL_SECONDS_MAX = 20.0
+FULL_AGAIN_SECONDS = 1.0
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
 
@@ -83,7 +86,7 @@ async def save(
     if len(changes.found) > LINES_MAX:
         lines.append(f"Saving {len(changes.found) - LINES_MAX} more files")
     notes.lines(lines)
-    pause, waited = 0.2, 0.0
+    pause, waited, full = 0.2, 0.0, 0.0
     while True:
         try:
             stored = await _store(storage, owner_id, root_directory, changes, notes, abort)
@@ -94,6 +97,13 @@ async def save(
             waited += pause
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_SECONDS_MAX)
+        except FullError as error:
+            if full == 0.0:
+                notes.line("The disk of storage is full; waiting for room", level="error", important=True)
+            if full >= FULL_SECONDS_MAX:
+                raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {error}") from error
+            full += FULL_AGAIN_SECONDS
+            await asyncio.sleep(FULL_AGAIN_SECONDS)
         except (RefusedError, OSError) as error:
             raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {error}") from error
         else:
@@ -137,7 +147,7 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
             try:
                 await _put(storage, owner_id, batch[path])
             except (ChangedError, RefusedError) as error:
-                if isinstance(error, UnavailableError):
+                if isinstance(error, UnavailableError | FullError):
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
                 batch[path] = await asyncio.to_thread(_read, batch[path].found, abort)

@@ -14,7 +14,7 @@ from spell_proto.state import Intent, Reason
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
-from spell_runner.errors import AttemptError
+from spell_runner.errors import AttemptError, DiscardedError
 from spell_runner.isolation import Isolation
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, in_copy, in_overlay
@@ -104,6 +104,7 @@ class LocalEngine:
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay and not Path(directory / BASELINE).exists():
             await self._copy(lower, directory, abort)
+        launch.make_cancellation(directory.base)
         directory.write(launch.LAUNCH, self._launch(spec, directory, lower, environment).encode())
 
     async def _copy(self, lower: Path, directory: Directory, abort: Abort) -> None:
@@ -196,7 +197,7 @@ class LocalEngine:
         return Look(Status.RUNNING, started)
 
     def cancel(self, directory: Directory) -> None:
-        launch.take(directory.path, 0, 0)
+        launch.cancel(directory.base)
 
     def end(self, directory: Directory, intent: Intent) -> None:
         order = "kill" if intent is Intent.KILL else f"stop {self._grace_seconds}"
@@ -218,10 +219,10 @@ class LocalEngine:
 
     def touched(self, directory: Directory) -> bool:
         try:
-            return any(
-                os.access(directory / part, os.F_OK) and os.listdir(directory / part)  # noqa: PTH208 -- plain strings
-                for part in (launch.UPPER, launch.WORKSPACE)
-            )
+            there = [
+                part for part in (launch.UPPER, launch.WORKSPACE) if os.access(directory / part, os.F_OK)
+            ]
+            return not there or any(os.listdir(directory / part) for part in there)  # noqa: PTH208 -- plain strings
         except PermissionError:
             # It took the right to look into its workspace away, and so has touched it.
             return True
@@ -229,6 +230,8 @@ class LocalEngine:
     def changes(self, directory: Directory, abort: Abort) -> Changes:
         told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
         lower = Path(told.lower)
+        if not os.path.lexists(directory / (launch.UPPER if told.overlay else launch.WORKSPACE)):
+            raise DiscardedError
         if told.overlay:
             return in_overlay(Path(directory / launch.UPPER), lower, abort)
         baseline = read_baseline(Path(directory / BASELINE).read_bytes())

@@ -16,17 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spell_runner.shim import linux
+
 LAUNCH = "launch.json"
 CLAIM = "shim.jsonl"
 JOURNAL = "journal"
 CONTROL = "control.sock"
+CANCELLATION = "cancellation"
 # Relative to the directory of an attempt, in which a shim works: so no path is too long for a unix socket.
 DOORBELL = "../../runner.dgram"
 
 _CLAIM_BYTES_MAX = 64 * 1024
+#: Room on the disk that is kept behind the end of every file in which the end of an attempt is written down: what
+#: must be said then can be said on a disk that is full to the last byte.
+SPARE_BYTES = 8192
 
 #: Parts of an attempt's directory that make up its workspace.
 UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
+#: All of them, in the order in which they are thrown away: that of the layer that is saved comes last.
+SCRATCH = (TEMPORARY, WORK, WORKSPACE, UPPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +102,42 @@ def take(directory: Path | str, pid: int, ticks: int) -> bool:
     own = f"{path}.{os.getpid()}.{pid}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(own)
-    append(own, {"pid": pid, "ticks": ticks})
     try:
+        append(own, {"pid": pid, "ticks": ticks}, spare=True)
         os.link(own, path)
     except FileExistsError:
         return False
     finally:
-        os.unlink(own)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(own)
     return True
 
 
-def append(path: Path | str, members: dict[str, Any]) -> None:
-    """One more line, whole or not at all."""
+def make_cancellation(directory: Path | str) -> None:
+    """Write down beforehand what `cancel` needs: a full disk must not keep a start from being cancelled."""
+    own = f"{directory}/{CANCELLATION}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(own)
+    append(own, {"pid": 0, "ticks": 0})
+
+
+def cancel(directory: Path | str) -> bool:
+    """Claim an attempt so that nobody starts it. False when it is claimed already."""
+    try:
+        os.link(f"{directory}/{CANCELLATION}", f"{directory}/{CLAIM}")
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        return take(directory, 0, 0)
+    return True
+
+
+def append(path: Path | str, members: dict[str, Any], *, spare: bool = False) -> None:
+    """One more line, whole or not at all. With `spare`, room is kept for those that follow."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        if spare:
+            linux.set_aside(fd, 0, SPARE_BYTES)
         append_whole(fd, json.dumps(members, separators=(",", ":")).encode() + b"\n")
     finally:
         os.close(fd)

@@ -4,6 +4,7 @@ Standard library only: this is loaded once by the fork server and then only fork
 """
 
 import ctypes
+import errno
 import os
 import platform
 
@@ -30,6 +31,9 @@ PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
+_FALLOC_FL_KEEP_SIZE = 1
+#: What says that a disk, or a quota on it, is full.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CAPABILITIES_MAX = 64
 _CAPABILITY_VERSION_3 = 0x20080522
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -45,6 +49,20 @@ def _checked(result: int, what: str) -> None:
 
 def _text(value: str | None) -> bytes | None:
     return None if value is None else os.fsencode(value)
+
+
+def set_aside(fd: int, offset: int, length: int) -> None:
+    """Keep room on the disk for `length` bytes of a file from `offset` on; the file gets no longer by it.
+
+    Nobody else can take that room. Where the file system cannot do this, nothing is kept and nothing is said.
+
+    Raises:
+        OSError: the disk has no such room.
+    """
+    if _libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        if number in FULL:
+            raise OSError(number, os.strerror(number))
 
 
 def prctl(option: int, value: int) -> None:

@@ -71,6 +71,10 @@ class Shim:
                 self._start()
             except OSError as error:
                 problem = _sentence(error)
+                if self._command:
+                    # It runs, and nothing can be written down about it.
+                    self._kill_again()
+                    self._clear()
             else:
                 self._watch()
                 self._clear()

@@ -8,6 +8,11 @@ import os
 import time
 
 from spell_proto.journal import HEADER, RecordKind, encode_json
+from spell_runner.shim import linux
+from spell_runner.shim.launch import SPARE_BYTES
+
+#: Room for output is taken from the disk in steps that grow with the journal, up to this.
+STEP_BYTES_MAX = 1 << 20
 
 
 def now_us() -> int:
@@ -20,6 +25,7 @@ class Sink:
     def __init__(self, path: str, bytes_max: int) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.size = os.fstat(self._fd).st_size
+        self._ahead = self.size  # up to here the disk has room for us, the spare bytes included
         self._room = bytes_max
         self._hash = hashlib.sha256()
         self.written = {RecordKind.STDOUT: 0, RecordKind.STDERR: 0}
@@ -55,10 +61,13 @@ class Sink:
                 "stdout_bytes": self._dropped[RecordKind.STDOUT],
                 "stderr_bytes": self._dropped[RecordKind.STDERR],
             }
-            self._append(b"", encode_json(RecordKind.GAP, now_us(), **gap))
+            self._append(b"", encode_json(RecordKind.GAP, now_us(), **gap), spare=True)
         os.close(self._fd)
 
-    def _append(self, head: bytes, body: bytes) -> bool:
+    def _append(self, head: bytes, body: bytes, *, spare: bool = False) -> bool:
+        """Whether there was room. The spare bytes behind the end are for what must be said."""
+        if not spare and not self._has_room(len(head) + len(body)):
+            return False
         try:
             done = os.writev(self._fd, (head, body)) == len(head) + len(body)
         except OSError:
@@ -68,4 +77,18 @@ class Sink:
         else:
             # The disk is full, or the file too large: take back the torn record, so that what follows can be read.
             os.ftruncate(self._fd, self.size)
+            self._ahead = self.size
         return done
+
+    def _has_room(self, length: int) -> bool:
+        need = length + SPARE_BYTES
+        if self.size + need <= self._ahead:
+            return True
+        for more in (min(self.size, STEP_BYTES_MAX), 0):
+            try:
+                linux.set_aside(self._fd, self.size, need + more)
+            except OSError:
+                continue
+            self._ahead = self.size + need + more
+            return True
+        return False
