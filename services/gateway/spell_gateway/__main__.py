@@ -9,6 +9,9 @@ from spell_gateway.accounts import Accounts
 from spell_gateway.accounts_api import AccountsApi
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
+from spell_gateway.builder import Builder
+from spell_gateway.code import Code
+from spell_gateway.code_api import CodeApi
 from spell_gateway.files import Files
 from spell_gateway.files_api import FilesApi
 from spell_gateway.follow import Sources
@@ -46,15 +49,16 @@ async def main(stop: asyncio.Event) -> None:
                 configured.first_user, configured.first_token_file, configured.first_ssh_key_file
             )
         scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
-        runs = Runs(scheduler, storage)
+        runs = Runs(scheduler, Code(storage))
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
-        doctor = Doctor(runs, scheduler, storage, live, services)
+        doctor = Doctor(runs, scheduler, storage, Builder(builder_caller), live, services)
         authenticator = Authenticator(accounts.user_of_token)
         documents: dict[str, bytes] = {}
         routes = [
             *RunsApi(runs, scheduler, storage).routes(),
             *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
             *FilesApi(Files(scheduler, storage), storage).routes(),
+            *CodeApi(accounts, scheduler, storage).routes(),
             *AccountsApi(accounts, authenticator).routes(),
             *ServiceApi(doctor, documents).routes(),
         ]

@@ -61,7 +61,7 @@ class Accounts:
         return KeyOwner(owner_id=row["id"], user_name=row["name"])
 
     async def ensure_first_user(self, name: str, token_file: str, key_file: str) -> None:
-        """Make the user of a stack on one's own machine, with the token and the key in the two files."""
+        """Make the user of a stack on one's own machine, its administrator, with the token and key in the two files."""
         try:
             token = Path(token_file).read_text("utf-8").strip() if token_file else None
             key = ssh_keys.parse(Path(key_file).read_text("utf-8")) if key_file else None
@@ -80,6 +80,10 @@ class Accounts:
                 title = key.comment or FIRST
                 await connection.execute(_SQL["ensure_key"], user_id, title, key.line, key.fingerprint)
         log.info("first user is there", user_id=user_id)
+
+    async def note(self, user: User, action: str, subject: str) -> None:
+        """Put on record what somebody did."""
+        await self._connections.execute(_SQL["note"], user.id, action, subject)
 
     async def tokens(self, user: User) -> TokenList:
         rows = await self._connections.fetch(_SQL["tokens_of"], user.id)

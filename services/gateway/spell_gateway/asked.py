@@ -40,7 +40,7 @@ def query_members(request: web.Request, allowed: Mapping[str, Param]) -> None:
     """Refuse members of the query that mean nothing here, and those that are there twice and hold one value."""
     for name in request.query:
         if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
+            near = difflib.get_close_matches(name[:FIELD_CHARS_MAX], allowed, 1)
             raise InvalidError(
                 "query_unknown",
                 f"{shown(name)}: the query has no such member; {', '.join(allowed) or 'none'} can be given",

@@ -1,20 +1,17 @@
-"""HTTP for saved files and for repositories."""
+"""HTTP for saved files."""
 
 from aiohttp import web
-from pydantic import TypeAdapter
 
 from spell_gateway import asked
 from spell_gateway.files import Files
 from spell_gateway.outlet import no_such_part, relay
 from spell_gateway.resources import disposition
 from spell_gateway.routes import BYTES, FLAG, PARTS, RANGE, Param, Route
-from spell_gateway.shapes import RepositoryRequest, ResourceList, User
+from spell_gateway.shapes import ResourceList, User
 from spell_gateway.storage import Storage
 from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
-from spell_proto.views import Repository, RepositoryList
 
-REPOSITORY_REQUEST = TypeAdapter(RepositoryRequest)
 RECURSIVE = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)
 REFUSED = {
     404: "no such file, or somebody else's",
@@ -61,14 +58,6 @@ class FilesApi:
         path = request.match_info.get("path", "")
         return json_response(await self._files.listing(user, path, recursive=recursive))
 
-    async def put_repository(self, request: web.Request, user: User) -> web.Response:
-        wanted = await asked.body(request, REPOSITORY_REQUEST)
-        return json_response(await self._storage.put_repository(user.id, wanted))
-
-    async def repositories(self, request: web.Request, user: User) -> web.Response:
-        del request  # nothing in it matters
-        return json_response(await self._storage.repositories(user.id))
-
     def routes(self) -> list[Route]:
         # One call per line reads as the table it is.
         # fmt: off
@@ -76,7 +65,5 @@ class FilesApi:
             Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a saved file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
             Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
             Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List saved files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
-            Route("PUT", "/api/repositories", self.put_repository, "Register a repository to push to", "code", Repository, RepositoryRequest),
-            Route("GET", "/api/repositories", self.repositories, "List repositories", "code", RepositoryList),
         ]
         # fmt: on

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 
+from spell_gateway.builder import Builder
 from spell_gateway.live import Live
 from spell_gateway.runs import TOGETHER_MAX, Runs
 from spell_gateway.scheduler import HEALTH, Scheduler
@@ -45,11 +46,18 @@ class Doctor:
     """Asks every service."""
 
     def __init__(
-        self, runs: Runs, scheduler: Scheduler, storage: Storage, live: Live, services: dict[str, Caller]
+        self,
+        runs: Runs,
+        scheduler: Scheduler,
+        storage: Storage,
+        builder: Builder,
+        live: Live,
+        services: dict[str, Caller],
     ) -> None:
         self._runs = runs
         self._scheduler = scheduler
         self._storage = storage
+        self._builder = builder
         self._live = live
         self._services = services
 
@@ -75,13 +83,11 @@ class Doctor:
             return Health(service=name, version="", ok=False, detail="does not answer")
 
     async def verify(self, user: User, run_id: int | None) -> Verdict:
-        """The scheduler's invariants, and for every final run with a log, storage's."""
+        """The scheduler's invariants, the builder's, and for every final run with a log, storage's."""
         verdicts = [("", await self._scheduler.verify(user.id, run_id))]
-        final = [
-            run
-            for run in await self._runs.all_of(user, run_id, VERIFIED_RUNS_MAX)
-            if run.state in FINAL and run.log is not None
-        ]
+        runs = await self._runs.all_of(user, run_id, VERIFIED_RUNS_MAX)
+        verdicts.append(("", await self._builder.verify(None if run_id is None else runs[0])))
+        final = [run for run in runs if run.state in FINAL and run.log is not None]
         free = asyncio.Semaphore(TOGETHER_MAX)
 
         async def verify(run: RunView) -> tuple[str, Verdict]:

@@ -1,28 +1,28 @@
 """Runs as a user asks for them: made, listed, ended, labelled."""
 
 import asyncio
+import difflib
 import hashlib
 import re
 import time
 
 from spell_gateway.bounded import Bounded
+from spell_gateway.code import Code
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, User
-from spell_gateway.storage import Storage
 from spell_proto import checks
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
-from spell_proto.spec import CodeLocation, CodeRef, RunRequest, RunSpec, canonical_json
-from spell_proto.views import Commit, MachineTypeList, RunView
+from spell_proto.errors import InvalidError, NotFoundError, shown
+from spell_proto.spec import RunRequest, RunSpec, canonical_json
+from spell_proto.views import MachineTypeList, RunView
 
-COMMITS_KNOWN_MAX = 10_000
-#: A commit stays what it is, but its repository may get another name.
-COMMITS_BELIEVED_SECONDS = 30.0
 MACHINE_TYPES_KNOWN_MAX = 10_000
 #: How old the list of machine types may be before a name that is not in it is refused.
 MACHINE_TYPES_SECONDS = 0.5
 #: How old it may be before a name that is in it is asked about again.
 MACHINE_TYPES_BELIEVED_SECONDS = 60.0
 TOGETHER_MAX = 8
+#: Of a name that does not exist, so much is compared with those that do.
+NAME_CHARS_COMPARED = 64
 _KEY = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
 
 
@@ -40,10 +40,9 @@ def idempotency_key(value: str | None) -> str | None:
 class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
-    def __init__(self, scheduler: Scheduler, storage: Storage) -> None:
+    def __init__(self, scheduler: Scheduler, code: Code) -> None:
         self._scheduler = scheduler
-        self._storage = storage
-        self._commits: Bounded[tuple[int, str], tuple[float, Commit]] = Bounded(COMMITS_KNOWN_MAX)
+        self._code = code
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -52,16 +51,19 @@ class Runs:
         """Make a run; the same key and request again give the same run.
 
         Raises:
-            InvalidError: there is no such machine type.
+            InvalidError: there is no such machine type, or code is not fetched from that host.
             ConflictError: the commit is not here, or the key was used for another request.
         """
         machine_type = await self._machine_type(request.machine_type)
+        if request.github is not None:
+            await self._code.check(request.github)
         spec = RunSpec(
             command=request.command,
             machine_type=machine_type,
             environment=request.environment,
             env=request.env,
-            code=None if request.code is None else await self._locate(user.id, request.code),
+            code=None if request.code is None else await self._code.locate(user.id, request.code),
+            github=request.github,
             description=request.description,
             timeout_seconds=request.timeout_seconds,
         )
@@ -95,38 +97,21 @@ class Runs:
         listed, age = self._machine_types, time.monotonic() - self._machine_types_at
         if listed is None or age > MACHINE_TYPES_BELIEVED_SECONDS:
             listed, age = await self.machine_types(), 0.0
-        known = [item.name for item in listed.machine_types]
         if name is None:
             return listed.default
         try:
-            return checks.machine_type(name, known)
+            return checks.machine_type(name, [item.name for item in listed.machine_types])
         except InvalidError:
-            if age <= MACHINE_TYPES_SECONDS:
-                raise
-        # A machine of a new type may have come since the list was read.
-        return checks.machine_type(name, [item.name for item in (await self.machine_types()).machine_types])
-
-    async def _locate(self, owner_id: int, code: CodeRef) -> CodeLocation:
-        asked_at = time.monotonic()
-        kept_at, known = self._commits.get((owner_id, code.commit)) or (0.0, None)
-        if known is None or asked_at - kept_at > COMMITS_BELIEVED_SECONDS:
-            known = await self._storage.commit(owner_id, code.commit)
-            if known is None:
-                raise ConflictError(
-                    "commit_unknown",
-                    f"code.commit: the commit {shown(code.commit)} is not known to the server",
-                    field="code.commit",
-                    hint="push it to the remote_url of PUT /api/repositories, then ask again",
-                )
-            self._commits.put((owner_id, code.commit), (asked_at, known))
-        return CodeLocation(
-            repository_id=known.repository_id,
-            repository=known.repository,
-            commit=known.commit,
-            tree=known.tree,
-            root_directory=code.root_directory,
-            cwd=code.cwd,
-        )
+            if age > MACHINE_TYPES_SECONDS:
+                # A machine of a new type may have come since the list was read.
+                listed = await self.machine_types()
+        names = {item.name.lower(): item.name for item in listed.machine_types}
+        try:
+            return checks.machine_type(name, names.values())
+        except InvalidError as error:
+            near = difflib.get_close_matches(name[:NAME_CHARS_COMPARED].strip().lower(), names, 1)
+            error.hint = f"Did you mean {names[near[0]]}?" if near else None
+            raise
 
     async def end_all(self, user: User, batch: Batch, ending: Ending) -> BatchOutcome:
         """Stop or kill several runs. Each is tried; the outcome says what became of which."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 class Settings:
     """Environment variables `SPELL_<NAME>`.
 
-    `listen` is where the world is answered, `gateway_url` where the other services are. `builder_url` is only
-    asked how it is. With `first_user` set, that user is made at start, with the token and the public SSH key that
-    stand in the two files.
+    `listen` is where the world is answered, `gateway_url` where the other services are. With `first_user` set, that
+    user is made at start, with the token and the public SSH key that stand in the two files.
     """
 
     database_url: str

@@ -12,6 +12,7 @@ from spell_proto.views import Health, OwnerSummary, RunView
 
 TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
 BATCH_MAX = 1000
+SECRET_CHARS_MAX = 1024
 TOKEN_NAME_CHARS_MAX = 64
 REPOSITORY_CHARS_MAX = 255
 TITLE_CHARS_MAX = 255
@@ -47,6 +48,7 @@ class User(Shape):
     id: int
     name: str
     created_at: datetime
+    admin: bool = False
 
 
 class Me(Shape):
@@ -126,6 +128,35 @@ class BatchOutcome(Shape):
     ended: tuple[int, ...]
     already_final: tuple[int, ...]
     unknown: tuple[int, ...]
+
+
+def host_name(value: str) -> str:
+    """A host that code is fetched from, with a port where it is not 443."""
+    try:
+        return checks.github_host(checks.github_url(f"https://{value}/repository"))
+    except InvalidError:
+        raise InvalidError(
+            "host_invalid",
+            f"host: {shown(value)} is not a host name, as in github.com or git.example.org:8443",
+            field="host",
+        ) from None
+
+
+def _secret(value: str) -> str:
+    if not 1 <= len(value) <= SECRET_CHARS_MAX or not value.isprintable() or not value.isascii():
+        raise InvalidError(
+            "secret_invalid",
+            f"user name and password: 1 to {SECRET_CHARS_MAX} printable ASCII characters each are allowed",
+            field="password",
+        )
+    return value
+
+
+class GitCredentials(Shape):
+    """What git says to a host of private repositories: a user name and a password or access token."""
+
+    username: Annotated[str, AfterValidator(_secret)]
+    password: Annotated[str, AfterValidator(_secret)]
 
 
 class ResourceEntry(Shape):

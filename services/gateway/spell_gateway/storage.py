@@ -5,14 +5,28 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from spell_gateway.shapes import RepositoryRequest
+from spell_gateway.shapes import GitCredentials, RepositoryRequest
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
-from spell_proto.views import Commit, Manifest, Repository, RepositoryList, RunView, Verdict
+from spell_proto.views import (
+    Commit,
+    GitCredentialsList,
+    GitCredentialsView,
+    GitHosts,
+    Manifest,
+    Repository,
+    RepositoryList,
+    RunView,
+    Verdict,
+)
 
 COMMIT = TypeAdapter(Commit)
 REPOSITORY = TypeAdapter(Repository)
 REPOSITORIES = TypeAdapter(RepositoryList)
+GIT_HOSTS = TypeAdapter(GitHosts)
+GIT_CREDENTIALS = TypeAdapter(GitCredentialsView)
+GIT_CREDENTIALS_LIST = TypeAdapter(GitCredentialsList)
+NOTHING: TypeAdapter[dict[str, None]] = TypeAdapter(dict[str, None])
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
 
@@ -61,6 +75,23 @@ class Storage:
 
     async def repositories(self, owner_id: int) -> RepositoryList:
         return await self._caller.call("GET", f"/code/{owner_id}/repositories", REPOSITORIES)
+
+    def patch(self, owner_id: int, repository_id: int, commit: str, snapshot: str) -> Response:
+        """What a snapshot changes in the commit below it, for `git apply`."""
+        path = f"/code/{owner_id}/{repository_id}/patch?from={commit}&to={snapshot}"
+        return self._caller.open("GET", path, stream=True)
+
+    async def git_hosts(self) -> GitHosts:
+        return await self._caller.call("GET", "/git-hosts", GIT_HOSTS)
+
+    async def git_credentials(self) -> GitCredentialsList:
+        return await self._caller.call("GET", "/git-credentials", GIT_CREDENTIALS_LIST)
+
+    async def put_git_credentials(self, host: str, given: GitCredentials) -> GitCredentialsView:
+        return await self._caller.call("PUT", f"/git-credentials/{host}", GIT_CREDENTIALS, body=given)
+
+    async def delete_git_credentials(self, host: str) -> None:
+        await self._caller.call("DELETE", f"/git-credentials/{host}", NOTHING)
 
     async def manifest(self, owner_id: int, digest: str) -> Manifest:
         return await self._caller.call("GET", f"/manifests/{digest}?owner_id={owner_id}", MANIFEST)

@@ -16,6 +16,7 @@ from aiohttp import web
 from spell_gateway.accounts import new_token
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
+from spell_gateway.code import Code
 from spell_gateway.follow import Sources
 from spell_gateway.follow_api import FollowApi
 from spell_gateway.live import Live
@@ -223,7 +224,8 @@ class World:
         async def ada(_digest):
             return ADA
 
-        self.made_of = Runs(scheduler, storage)
+        self.code = Code(storage)
+        self.made_of = Runs(scheduler, self.code)
         api = FollowApi(Sources(self.made_of, scheduler, storage, self.live))
         app = public_app(api.routes(), Authenticator(ada))
         port = await opened.enter_async_context(serve(app, "http://127.0.0.1:0"))

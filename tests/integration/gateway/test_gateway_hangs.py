@@ -76,11 +76,11 @@ async def test_an_event_told_before_its_row_shows_is_sent_soon_after(world):
 async def test_a_repository_is_called_by_its_new_name_soon_after_it_was_renamed(world, monkeypatch):
     world.repository = "old"
     ref = CodeRef(commit="a" * 40, root_directory="repo")
-    before = await world.made_of._locate(1, ref)
+    before = await world.code.locate(1, ref)
     world.repository = "new"
-    believed = await world.made_of._locate(1, ref)
+    believed = await world.code.locate(1, ref)
     monkeypatch.setattr(runs, "COMMITS_BELIEVED_SECONDS", 0.0)
-    after = await world.made_of._locate(1, ref)
+    after = await world.code.locate(1, ref)
 
     assert [where.repository for where in (before, believed, after)] == ["old", "old", "new"]
 

@@ -1,6 +1,5 @@
 """The public API from outside: who may ask what, what is refused and how, runs from creation to their end."""
 
-import hashlib
 import http.client
 import json
 import re
@@ -66,7 +65,7 @@ async def test_what_is_another_users_is_not_there_whatever_the_verb(stage, clien
     checked = 0
     async with stage.client("bob") as bob:
         for method, path in await calls(client):
-            if "{" not in path:
+            if "{" not in path or "{host}" in path:  # hosts belong to nobody; administrators look after them
                 continue
             filled = path.replace("{id}", str(ids.get(path.split("/")[2], run["id"])))
             filled = filled.replace("{label}", "mine").replace("{path}", f"runs/{run['id']}")
@@ -293,59 +292,6 @@ async def test_the_output_of_a_run_is_served_in_parts(stage, client):
     assert beyond == (416, "bytes */103")
     assert head == (200, "103")
     assert nothing == (200, b"")
-
-
-async def test_status_tells_of_the_caller_and_of_services_that_do_not_answer(client):
-    status, told = await client.ask("GET", "/api/status")
-
-    assert status == 200
-    assert told["user"] == "ada"
-    assert told["runs_max"] == 100
-    assert {item["service"]: item["ok"] for item in told["services"]} == {
-        "gateway": True, "scheduler": True, "storage": True, "builder": False,
-    }  # fmt: skip
-
-
-async def test_verify_joins_the_verdicts_of_scheduler_and_storage(stage, client):
-    async with stage.machine("verified") as machine:
-        run = await client.create("verified")
-        attempt = await machine.take(run["id"])
-        await attempt.begin()
-        attempt.write(1, b"counted\n")
-        totals = attempt.seal()
-        await attempt.store()
-        await attempt.finish(totals)
-        await client.until_final(run["id"])
-
-    status, verdict = await client.ask("GET", "/api/verify", params={"run_id": run["id"]})
-    everything = await client.ask("GET", "/api/verify")
-
-    assert status == 200
-    assert all(check["ok"] for check in verdict["checks"]), verdict
-    assert "I13" in [check["id"] for check in verdict["checks"]]
-    assert len(verdict["checks"]) > 3
-    assert everything[0] == 200
-    assert len({check["id"] for check in everything[1]["checks"]}) == len(everything[1]["checks"])
-
-
-@pytest.mark.violates("I13")
-async def test_a_log_that_is_not_what_the_run_says_is_found(stage, client):
-    async with stage.machine("forged") as machine:
-        run = await client.create("forged")
-        attempt = await machine.take(run["id"])
-        await attempt.begin()
-        attempt.write(1, b"said\n")
-        totals = attempt.seal()
-        await attempt.store()
-        digest = hashlib.sha256(b"something else").hexdigest()
-        await attempt.finish(totals.model_copy(update={"sha256": digest}))
-        await client.until_final(run["id"])
-
-    _, verdict = await client.ask("GET", "/api/verify", params={"run_id": run["id"]})
-
-    (bad,) = [check for check in verdict["checks"] if not check["ok"]]
-    assert bad["id"] == "I13"
-    assert bad["detail"].startswith(f"run {run['id']}: ")
 
 
 ANY_JSON = st.recursive(
