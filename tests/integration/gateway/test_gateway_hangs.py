@@ -79,7 +79,7 @@ async def test_a_repository_is_called_by_its_new_name_soon_after_it_was_renamed(
     before = await world.code.locate(1, ref)
     world.repository = "new"
     believed = await world.code.locate(1, ref)
-    monkeypatch.setattr(runs, "COMMITS_BELIEVED_SECONDS", 0.0)
+    monkeypatch.setattr(code, "COMMITS_BELIEVED_SECONDS", 0.0)
     after = await world.code.locate(1, ref)
 
     assert [where.repository for where in (before, believed, after)] == ["old", "old", "new"]
