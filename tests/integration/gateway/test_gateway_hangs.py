@@ -6,7 +6,7 @@ import pytest
 
 from integration.gateway.flaky import FlakyRun
 from integration.gateway.stage import Stream
-from spell_gateway import follow, runs
+from spell_gateway import code, follow
 from spell_gateway.storage import Storage
 from spell_proto import http
 from spell_proto.errors import UnavailableError
