@@ -1,8 +1,7 @@
-"""The gateway among real servers: Postgres, NATS, scheduler and storage, and a machine whose every byte a test writes."""
+"""The gateway among real servers: Postgres, NATS, the other services, and a machine whose every byte a test writes."""
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import subprocess
@@ -10,30 +9,19 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 
+from integration.gateway.wire import Machine
 from spell_gateway.accounts import Accounts, new_token, token_digest
-from spell_proto import bus, database, http, subjects
+from spell_proto import database, http
 from spell_proto.errors import RefusedError
-from spell_proto.events import (
-    AttemptFailed,
-    AttemptFinished,
-    AttemptKilled,
-    CommandExited,
-    CommandStarted,
-    LogTotals,
-    OutputsSaved,
-)
-from spell_proto.journal import OUTPUT, Decoder, Record, RecordKind, Totals, encode, encode_json
-from spell_proto.state import Reason
+from spell_proto.journal import Decoder, Record, RecordKind, encode
 from support import stack
-from support.scheduler import SchedulerProcess, WireMachine, machine
+from support.scheduler import SchedulerProcess, machine
 
 DEADLINE_SECONDS = 15.0
 VERIFY_SECONDS_MAX = 60.0
@@ -93,7 +81,9 @@ class Stage:
         token_file, key_file = directory / "token", directory / "key.pub"
         token_file.write_text(self.tokens["ada"] + "\n")
         key_file.write_text(PUBLIC_KEY + "\n")
-        socket = {name: f"unix://{directory}/{name}.sock" for name in ("scheduler", "storage", "gateway")}
+        socket = {
+            name: f"unix://{directory}/{name}.sock" for name in ("scheduler", "storage", "builder", "gateway")
+        }
         self.sockets = socket
         self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="100")
         self.storage = Process(
@@ -106,6 +96,16 @@ class Stage:
                 "SPELL_GATEWAY_URL": socket["gateway"],
             },
         )
+        self.builder = Process(
+            "builder",
+            directory,
+            {
+                "SPELL_DATA_DIR": str(directory / "builder"),
+                "SPELL_DATABASE_URL": postgres.url("builder"),
+                "SPELL_NATS_URL": nats.service_url,
+                "SPELL_LISTEN": socket["builder"],
+            },
+        )
         self.gateway = Process(
             "gateway",
             directory,
@@ -114,7 +114,7 @@ class Stage:
                 "SPELL_NATS_URL": nats.service_url,
                 "SPELL_SCHEDULER_URL": socket["scheduler"],
                 "SPELL_STORAGE_URL": socket["storage"],
-                "SPELL_BUILDER_URL": f"unix://{directory}/builder.sock",
+                "SPELL_BUILDER_URL": socket["builder"],
                 "SPELL_GATEWAY_URL": socket["gateway"],
                 "SPELL_LISTEN": self.url,
                 "SPELL_FIRST_USER": "ada",
@@ -124,11 +124,11 @@ class Stage:
         )
 
     async def start(self) -> None:
-        self.storage.start()
-        self.gateway.start()
+        for process in (self.storage, self.builder, self.gateway):
+            process.start()
         await self.scheduler.start()
-        await self.until_up(self.storage)
-        await self.until_up(self.gateway)
+        for process in (self.storage, self.builder, self.gateway):
+            await self.until_up(process)
         async with database.pool(self.postgres.url("gateway"), "gateway") as connections:
             await connections.execute("INSERT INTO users (name) VALUES ('bob')")
             await connections.execute(
@@ -166,7 +166,7 @@ class Stage:
 
     async def stop(self) -> None:
         """Every service drains and exits 0."""
-        for process in (self.gateway, self.storage, self.scheduler):
+        for process in (self.gateway, self.builder, self.storage, self.scheduler):
             assert await process.stop() == 0, process.log.read_text()[-3000:]
 
     @asynccontextmanager
@@ -273,108 +273,6 @@ class Stream:
     @property
     def kinds(self) -> list[RecordKind]:
         return [record.kind for record in self.records]
-
-
-class Machine:
-    """A machine that starts nothing: a test writes its journals, and says when what was sent where."""
-
-    def __init__(self, wire: WireMachine, storage: http.Caller) -> None:
-        self.wire = wire
-        self.storage = storage
-
-    async def take(self, run_id: int) -> "Attempt":
-        """The attempt of a run that has been given to this machine."""
-
-        async def given() -> bool:
-            await self.wire.beat()
-            return any(key[0] == run_id for key in self.wire.steps)
-
-        await until(given)
-        return Attempt(self, *self.wire.key(run_id))
-
-
-class Attempt:
-    """One attempt and its journal so far."""
-
-    def __init__(self, machine: Machine, run_id: int, attempt: int, fence: int) -> None:
-        self.machine = machine
-        self.run_id = run_id
-        self.number = attempt
-        self.fence = fence
-        self.journal = b""
-        self.out = {RecordKind.STDOUT: b"", RecordKind.STDERR: b""}
-        self._hashing = hashlib.sha256()
-        self._at_us = 1_700_000_000_000_000
-
-    def write(self, kind: RecordKind, payload: bytes) -> bytes:
-        """Append a record; returns its bytes."""
-        self._at_us += 1
-        record = encode(kind, self._at_us, payload)
-        self.journal += record
-        if kind in OUTPUT:
-            self.out[RecordKind(kind)] += payload
-            self._hashing.update(payload)
-        return record
-
-    def seal(self) -> LogTotals:
-        """Append the end marker."""
-        totals = Totals(
-            stdout_bytes=len(self.out[RecordKind.STDOUT]),
-            stderr_bytes=len(self.out[RecordKind.STDERR]),
-            sha256=self._hashing.hexdigest(),
-        )
-        self.journal += encode_json(RecordKind.END, self._at_us, **asdict(totals))
-        return LogTotals(journal_bytes=len(self.journal), **asdict(totals))
-
-    async def live(self, start: int = 0, end: int | None = None) -> None:
-        """Publish a part of the journal."""
-        data = self.journal[start:end]
-        subject = subjects.log_tail(self.machine.wire.id, self.run_id)
-        await self.machine.wire.bus.send(subject, data, {"Spell-Offset": str(start)})
-        with contextlib.suppress(*bus.LOST):
-            await self.machine.wire.bus.client.flush(2)
-
-    async def store(self, start: int = 0, end: int | None = None) -> None:
-        """Bring a part of the journal to storage."""
-        data = self.journal[start:end]
-        header = orjson.dumps(
-            {
-                "run_id": self.run_id,
-                "attempt": self.number,
-                "fence": self.fence,
-                "offset": start,
-                "length": len(data),
-            }
-        )
-        body = len(header).to_bytes(4, "big") + header + data
-        async with self.machine.storage.open("POST", "/journals", data=body) as response:
-            await response.read()
-
-    async def begin(self) -> None:
-        await self.machine.wire.report(self.run_id, CommandStarted(at=now()))
-
-    async def finish(
-        self, totals: LogTotals, manifest: str | None = None, files: int = 0, size: int = 0
-    ) -> None:
-        """The command exited with 0, and this is what was saved of it."""
-        await self.machine.wire.report(
-            self.run_id,
-            CommandExited(at=now(), exit_code=0, exit_cause="exit"),
-            OutputsSaved(at=now(), manifest=manifest, files=files, bytes=size),
-            AttemptFinished(at=now(), log=totals),
-        )
-
-    async def fail(self) -> None:
-        await self.machine.wire.report(
-            self.run_id, AttemptFailed(at=now(), reason=Reason.SHIM_LOST, message="it vanished", log=None)
-        )
-
-    async def killed(self, totals: LogTotals | None) -> None:
-        await self.machine.wire.report(self.run_id, AttemptKilled(at=now(), log=totals))
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 @asynccontextmanager

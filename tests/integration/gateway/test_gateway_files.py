@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import TypeAdapter
 
-from integration.gateway.stage import now
+from integration.gateway.wire import now
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 
 pytestmark = pytest.mark.integration
