@@ -70,6 +70,15 @@ _DATABASE_AWAY = frozenset(
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+def _says_full(error: Exception) -> bool:
+    """Whether a disk is full. The database has a class for it, the object store a sentence only."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return type(error).__name__ == "DiskFullError" or any(
+        f"(os error {number})" in str(error) for number in _FULL
+    )
+
+
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every refusal becomes its JSON body; whatever else goes wrong is logged and answered without details."""
@@ -90,7 +99,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             UnavailableError("unavailable", "a service does not answer right now; try again")
         )
     except Exception as error:
-        if type(error).__name__ == "DiskFullError" or getattr(error, "errno", None) in _FULL:
+        if _says_full(error):
             log.warning("the disk is full", path=request.path, problem=repr(error))
             return refusal_response(FullError("disk_full", "the disk of the server is full"))
         if type(error).__name__ in _DATABASE_AWAY:
@@ -155,7 +164,7 @@ def _all_wrong(problems: Sequence[Any]) -> InvalidError:
     """One refusal that names every wrong member by its JSON path; code and field are those of the first."""
     code, parts = "field_invalid", []
     for number, problem in enumerate(problems[:PROBLEMS_MAX]):
-        where = ".".join(str(part) for part in problem["loc"]) or "body"
+        where = _place(problem["loc"]) or "body"
         refused = problem.get("ctx", {}).get("error")
         if isinstance(refused, InvalidError):
             # A rule of our own: its sentence stands for itself.
@@ -164,9 +173,12 @@ def _all_wrong(problems: Sequence[Any]) -> InvalidError:
         else:
             found = "" if problem["type"] == "missing" else f" (found {shown(problem['input'], 40)})"
             parts.append(f"{where}: {problem['msg']}{found}")
-    return InvalidError(
-        code, "; ".join(parts), field=".".join(str(part) for part in problems[0]["loc"]) or None
-    )
+    return InvalidError(code, "; ".join(parts), field=_place(problems[0]["loc"]) or None)
+
+
+def _place(loc: Sequence[str | int]) -> str:
+    """The JSON path of a member; a name that somebody made up is escaped and cut like any value."""
+    return shown(".".join(str(part) for part in loc))[1:-1]
 
 
 @asynccontextmanager

@@ -13,8 +13,8 @@ from spell_proto.http import BODY_BYTES_MAX, Handler, errors_to_answers, refusal
 
 #: A path of 4096 bytes is three times as long when every byte is escaped.
 LINE_BYTES_MAX = 16 * 1024
-#: What is longer than a line may be is read up to here, so that we refuse it ourselves: aiohttp's refusal quotes it,
-#: and it may be a secret.
+#: What is longer than a line may be is read up to here, so that we refuse it ourselves: aiohttp's refusal is no JSON
+#: and quotes it, and it may be a secret.
 FIELD_BYTES_MAX = 128 * 1024
 IDLE_CONNECTION_SECONDS = 75
 
@@ -22,12 +22,14 @@ IDLE_CONNECTION_SECONDS = 75
 def public_app(routes: list[Route], authenticator: Authenticator) -> web.Application:
     """The application that the world talks to."""
     app = web.Application(
-        middlewares=[errors_to_answers, _short_headers],
+        middlewares=[errors_to_answers, _short_lines],
         client_max_size=BODY_BYTES_MAX,
         handler_args={
-            "max_line_size": LINE_BYTES_MAX,
+            "max_line_size": FIELD_BYTES_MAX,
             "max_field_size": FIELD_BYTES_MAX,
             "keepalive_timeout": IDLE_CONNECTION_SECONDS,
+            # A compressed body is refused as such; what it would unfold to is nobody's business.
+            "auto_decompress": False,
         },
     )
     for route in routes:
@@ -44,7 +46,11 @@ def public_app(routes: list[Route], authenticator: Authenticator) -> web.Applica
 
 
 @web.middleware
-async def _short_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _short_lines(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if len(request.raw_path) > LINE_BYTES_MAX:
+        too_long = RefusedError("path_too_long", f"path and query are longer than {LINE_BYTES_MAX} bytes")
+        too_long.status = 414
+        raise too_long
     for name, value in request.raw_headers:
         if len(name) + len(value) > LINE_BYTES_MAX:
             refused = RefusedError("header_too_large", f"a header is longer than {LINE_BYTES_MAX} bytes")

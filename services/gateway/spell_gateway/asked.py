@@ -44,7 +44,7 @@ def query_members(request: web.Request, allowed: Mapping[str, Param]) -> None:
             raise InvalidError(
                 "query_unknown",
                 f"{shown(name)}: the query has no such member; {', '.join(allowed) or 'none'} can be given",
-                field=name[:FIELD_CHARS_MAX],
+                field=shown(name, FIELD_CHARS_MAX)[1:-1],
                 hint=f"Did you mean {near[0]}?" if near else None,
             )
         count = len(request.query.getall(name))
