@@ -1,6 +1,8 @@
 """structlog set-up: one JSON line per event on stderr; names that smell of secrets are never printed."""
 
+import contextlib
 import logging
+import os
 import sys
 from typing import Any
 
@@ -18,6 +20,17 @@ def _redact(_logger: Any, _method: str, event: EventDict) -> EventDict:
         if any(part in name.lower() for part in _SECRET):
             event[name] = "[redacted]"
     return event
+
+
+class _Stderr:
+    """Where lines go. One for which a full disk has no room is lost: that must not end what it tells of."""
+
+    def write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), line)
+
+    def flush(self) -> None:
+        pass
 
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -44,7 +57,7 @@ def configure(service: str, level: str = "info") -> None:
             structlog.processors.JSONRenderer(serializer=orjson.dumps),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # all it uses
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

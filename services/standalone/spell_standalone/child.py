@@ -131,7 +131,11 @@ class Child:
         if self._stopping.is_set():
             process.kill()
         pid_file = self._layout.pid_file(self.plan.name)
-        replace_file(pid_file, f"{process.pid} {birth(process.pid)}\n")
+        try:
+            replace_file(pid_file, f"{process.pid} {birth(process.pid)}\n")
+        except OSError as error:
+            # It runs all the same. Only a supervisor that comes after a crash of this one would need the file.
+            log.warning("%s cannot be written: %s", pid_file, error.strerror)
         log.info("%s started, process %d", self.plan.name, process.pid)
         self._enter(State.STARTING)
         async with asyncio.TaskGroup() as tasks:
@@ -176,6 +180,10 @@ class Child:
     def kill(self) -> None:
         """End the process at once."""
         self._stopping.set()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """End the process, so that another one takes its place."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

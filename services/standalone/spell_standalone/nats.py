@@ -82,7 +82,8 @@ def configuration(server: Server) -> str:
             'ping_interval: "10s"',
             "ping_max: 2",
             "logtime_utc: true",
-            f"jetstream {{ store_dir: {_quoted(str(server.store))} }}",
+            # The limit is what our streams may hold, not what was free when the server started.
+            f"jetstream {{ store_dir: {_quoted(str(server.store))}, max_file_store: 1GB }}",
             "authorization {",
             "  timeout: 5",
             "  users: [",

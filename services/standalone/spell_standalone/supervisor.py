@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from spell_standalone import control, kept, memory, nats, postgres, services
+from spell_standalone.bus_disk import BusDisk
 from spell_standalone.child import Child, end_left_over
 from spell_standalone.errors import AlreadyRunningError, NotReadyError, StandaloneError
 from spell_standalone.layout import Layout, replace_file
@@ -27,6 +28,7 @@ START_ENDS_MAX = 5
 LOCK_SECONDS_MAX = 60.0
 LOG_BYTES_MAX = 20 * 1024 * 1024
 LOG_LOOK_SECONDS = 60.0
+FULL_LOOK_SECONDS = 2.0
 KEY_SECONDS_MAX = 30.0
 
 
@@ -177,10 +179,19 @@ class Supervisor:
         self._enter("ready")
 
     async def _until_stopped(self) -> None:
+        bus = next(child for child in self._children if child.plan.name == "nats")
+        disk = BusDisk(self._layout.log("nats"))
+        look_at = time.monotonic() + LOG_LOOK_SECONDS
         while not self.stop.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOG_LOOK_SECONDS):
+                async with asyncio.timeout(FULL_LOOK_SECONDS):
                     await self.stop.wait()
+            if disk.hurt_and_free():
+                log.warning("the disk was full, and has room again: starting the message bus again")
+                bus.start_again()
+            if time.monotonic() < look_at:
+                continue
+            look_at = time.monotonic() + LOG_LOOK_SECONDS
             self._changed()
             for file in self._layout.logs.glob("*.log"):
                 _keep_small(file)
