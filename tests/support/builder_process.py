@@ -14,8 +14,10 @@ from pydantic import TypeAdapter
 
 from spell_proto import http
 from spell_proto.spec import EnvironmentRequest
+from spell_proto.views import Check, Verdict
 from support import stack
 
+VERDICT = TypeAdapter(Verdict)
 READY_SECONDS_MAX = 20.0
 
 
@@ -46,13 +48,14 @@ class BuilderProcess:
     ) -> None:
         self.data = directory / "data"
         self.environment: dict[str, str] = {}
+        self.address = f"unix://{directory}/{name}.sock"
         self._socket = directory / f"{name}.sock"
         self.log = directory / f"{name}.log"
         self._settings = {
             "SPELL_DATA_DIR": str(self.data),
             "SPELL_DATABASE_URL": postgres.url("builder"),
             "SPELL_NATS_URL": nats.service_url,
-            "SPELL_LISTEN": f"unix://{self._socket}",
+            "SPELL_LISTEN": self.address,
             "PATH": os.environ["PATH"],
         }
         self.process: asyncio.subprocess.Process | None = None
@@ -80,7 +83,7 @@ class BuilderProcess:
         body = orjson.dumps({"run_id": 1, "environment": {"pip": pip}})
         with contextlib.suppress(Exception):
             async with (
-                http.Caller(f"unix://{self._socket}") as caller,
+                http.Caller(self.address) as caller,
                 caller.open(
                     "POST",
                     "/environments/ensure",
@@ -97,7 +100,14 @@ class BuilderProcess:
                         answer.outcome = message
         return answer
 
+    async def verify(self, *pip: str) -> Check:
+        """The verdict on one environment, or on all."""
+        params = {"request": EnvironmentRequest(pip=pip).digest()} if pip else {}
+        async with http.Caller(self.address) as caller:
+            (check,) = (await caller.call("GET", "/verify", VERDICT, params=params)).checks
+            return check
+
     async def resolved(self, *pip: str) -> dict[str, Any]:
         digest = EnvironmentRequest(pip=pip).digest()
-        async with http.Caller(f"unix://{self._socket}") as caller:
+        async with http.Caller(self.address) as caller:
             return await caller.call("GET", f"/environments/resolved/{digest}", TypeAdapter(dict[str, Any]))

@@ -41,6 +41,19 @@ class Index:
         }
         self._publish(name, f"{name}-{version}.zip", {f"{name}-{version}/{k}": v for k, v in files.items()})
 
+    def add_from_source(self, name: str, version: str, *, gate: Path, stamped: bool = False) -> None:
+        """Add a package that is built from its source, which waits until `gate`/go is there.
+
+        Meanwhile `gate`/started has a line for each build: the ids of its process and of one that it has started.
+        What is built has the time of the build in it where it is `stamped`.
+        """
+        gate.mkdir(exist_ok=True)
+        files = {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "slow"\nbackend-path = ["."]\n',
+            "slow.py": _SLOW.format(name=name, version=version, gate=str(gate), stamped=stamped),
+        }
+        self._publish(name, f"{name}-{version}.zip", {f"{name}-{version}/{k}": v for k, v in files.items()})
+
     def _publish(self, name: str, file: str, files: dict[str, str]) -> None:
         folder = self.directory / "simple" / name
         folder.mkdir(exist_ok=True)
@@ -58,3 +71,38 @@ class Index:
 def _digest(content: str) -> str:
     raw = hashlib.sha256(content.encode()).digest()
     return "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+_SLOW = """
+import os, subprocess, time, zipfile
+INFO = "{name}-{version}.dist-info"
+FILES = {{
+    INFO + "/METADATA": "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n",
+    INFO + "/WHEEL": "Wheel-Version: 1.0\\nGenerator: slow\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+}}
+
+def get_requires_for_build_wheel(config_settings=None):
+    return []
+
+def prepare_metadata_for_build_wheel(directory, config_settings=None):
+    os.mkdir(os.path.join(directory, INFO))
+    for name, text in FILES.items():
+        with open(os.path.join(directory, name), "w") as file:
+            file.write(text)
+    return INFO
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    child = subprocess.Popen(["sleep", "600"])
+    with open("{gate}/started", "a") as started:
+        started.write(f"{{os.getpid()}} {{child.pid}}\\n")
+    while not os.path.exists("{gate}/go"):
+        time.sleep(0.02)
+    child.kill()
+    name = "{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.writestr("{name}.py", "VERSION = '{version}'\\nBUILT = %r\\n" % (time.time() if {stamped} else 0))
+        for path, text in FILES.items():
+            wheel.writestr(path, text)
+        wheel.writestr(INFO + "/RECORD", "".join(path + ",,\\n" for path in [*FILES, "{name}.py", INFO + "/RECORD"]))
+    return name
+"""

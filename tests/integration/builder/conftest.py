@@ -18,7 +18,10 @@ def index(tmp_path: Path) -> Index:
 
 
 @pytest.fixture
-async def builder(postgres: stack.Postgres, nats: stack.Nats, index: Index) -> AsyncIterator[BuilderProcess]:
+async def builder(
+    postgres: stack.Postgres, nats: stack.Nats, index: Index, request: pytest.FixtureRequest
+) -> AsyncIterator[BuilderProcess]:
+    """A builder. `spell verify` holds what it leaves, but for a test marked with `violates("I17")`."""
     await _forget_everything(postgres)
     with stack.short_directory() as directory:
         process = BuilderProcess(directory, postgres, nats)
@@ -26,6 +29,9 @@ async def builder(postgres: stack.Postgres, nats: stack.Nats, index: Index) -> A
         await process.start()
         try:
             yield process
+            if process.process is not None and process.process.returncode is None:
+                check = await process.verify()
+                assert check.ok == (request.node.get_closest_marker("violates") is None), check
         finally:
             await process.end()
 
@@ -34,6 +40,6 @@ async def _forget_everything(postgres: stack.Postgres) -> None:
     connection = await asyncpg.connect(postgres.url("builder"))
     try:
         with contextlib.suppress(asyncpg.UndefinedTableError):
-            await connection.execute("TRUNCATE builder.requests, builder.environments")
+            await connection.execute("TRUNCATE builder.requests, builder.environments, builder.contents")
     finally:
         await connection.close()
