@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spell_standalone.layout import Layout
 from support.stack import short_directory
 
 COMMAND_SECONDS_MAX = 120.0
@@ -180,7 +181,7 @@ class Stack:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(10)
             try:
-                connection.connect(str(self.data / "run" / "supervisor.sock"))
+                connection.connect(str(Layout(self.directory).control))
                 connection.sendall(b"status\n")
                 raw = b"".join(iter(lambda: connection.recv(65536), b""))
             except OSError:

@@ -32,6 +32,7 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     layout = Layout(given.dir.expanduser().absolute())
     try:
+        layout.check()
         match given.verb:
             case "serve":
                 return supervisor.serve(layout, os.environ)

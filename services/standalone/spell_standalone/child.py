@@ -222,7 +222,7 @@ def birth(pid: int) -> str:
 async def end_left_over(layout: Layout) -> None:
     """End processes of this stack that outlived a supervisor which was killed."""
     pids = []
-    for file in layout.run.glob("*.pid"):
+    for file in layout.pids.glob("*.pid"):
         try:
             pid, began = file.read_text().split()
             alive = birth(int(pid)) == began

@@ -145,6 +145,7 @@ async def down(layout: Layout, *, everything: bool) -> int:
     if not layout.data.exists():
         if everything:
             await purge.purge(layout.data)  # runs may have outlived even their directory
+            layout.remove_short()
         _say("There is no stack here.")
         return os.EX_OK
     with layout.lock.open("w") as lock:
@@ -155,6 +156,7 @@ async def down(layout: Layout, *, everything: bool) -> int:
         layout.client.unlink(missing_ok=True)
         if everything:
             await purge.purge(layout.data)
+            layout.remove_short()
             _say(f"Stopped. {layout.data} is removed.")
             return os.EX_OK
     _say("Stopped." if ran else "The stack is not running.")

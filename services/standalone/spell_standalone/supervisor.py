@@ -107,7 +107,7 @@ class Supervisor:
 
     def _changed(self) -> None:
         self._news.set()
-        if not self._control.mine():
+        if not self._control.mine() or not self._layout.data.exists():
             # Removed, and perhaps made again by another: nothing there may be touched. The kernel ends the services.
             log.error("%s is gone: nothing is left to serve", self._layout.data)
             os._exit(os.EX_UNAVAILABLE)

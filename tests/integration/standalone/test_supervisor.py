@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from spell_standalone.layout import Layout
 from support.standalone import alive, command_lines, prepared, standalone, until
 
 SERVICES = ["postgres", "nats", "scheduler", "storage", "builder", "gateway", "runner"]
@@ -180,14 +184,52 @@ def test_a_service_that_cannot_start_is_named_with_the_end_of_its_log():
         assert stack.status() is None
 
 
-def test_a_path_without_room_for_sockets_is_refused_in_words():
+def long_named(stack):
+    """Give the stack a directory whose path has 200 bytes; where its sockets are then."""
+    stack.directory = stack.directory / ("x" * (199 - len(str(stack.directory))))
+    stack.environment["SPELL_DIR"] = str(stack.directory)
+    assert len(str(stack.directory)) == 200
+    return Layout(stack.directory).run
+
+
+def test_a_stack_whose_path_is_too_long_for_sockets_works_and_a_purge_leaves_nothing():
+    with prepared(isolation="none") as stack:
+        sockets = long_named(stack)
+
+        ran = stack.spell("run", "--force", "true")
+        private = stat.S_IMODE(sockets.stat().st_mode)
+        down = stack.spell("down")
+        shutil.rmtree(sockets)  # as a reboot does
+        again = stack.spell("run", "--force", "true")
+        purged = stack.spell("down", "--purge", "--yes")
+
+        assert (ran.rc, down.rc, again.rc, purged.rc) == (0, 0, 0, 0), (ran, down, again, purged)
+        assert private == 0o700
+        assert not sockets.exists()
+        assert not stack.data.exists()
+
+
+def test_a_directory_for_sockets_that_is_not_ours_is_refused_in_words(tmp_path):
     with prepared() as stack:
-        stack.directory = stack.directory / ("x" * 80)
+        sockets = long_named(stack)
+        sockets.symlink_to(tmp_path)
+        try:
+            results = [stack.manage(verb) for verb in ("up", "status", "down")]
+        finally:
+            sockets.unlink()
 
-        result = stack.manage("up")
+        for result in results:
+            assert result.rc == 69
+            assert "is no directory of this user" in result.stderr
+        assert list(tmp_path.iterdir()) == []
 
-        assert result.rc == 69
-        assert "set SPELL_DIR to a shorter path" in result.stderr
+
+def test_two_stacks_with_long_paths_share_no_sockets(tmp_path):
+    first, second = (Layout(tmp_path / ("x" * 100) / name) for name in "ab")
+
+    assert first.run != second.run
+    assert first.run == Layout(first.user).run
+    assert Layout(Path("/s")).run == Path("/s/local/run")
 
 
 def test_a_missing_postgres_is_said_plainly():
