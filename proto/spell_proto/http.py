@@ -70,7 +70,7 @@ _DATABASE_AWAY = frozenset(
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-def _says_full(error: Exception) -> bool:
+def says_full(error: Exception) -> bool:
     """Whether a disk is full. The database has a class for it, the object store a sentence only."""
     if isinstance(error, OSError):
         return error.errno in _FULL
@@ -99,7 +99,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             UnavailableError("unavailable", "a service does not answer right now; try again")
         )
     except Exception as error:
-        if _says_full(error):
+        if says_full(error):
             log.warning("the disk is full", path=request.path, problem=repr(error))
             return refusal_response(FullError("disk_full", "the disk of the server is full"))
         if type(error).__name__ in _DATABASE_AWAY:

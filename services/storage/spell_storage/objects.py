@@ -13,7 +13,8 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from spell_proto import logs
-from spell_proto.errors import SettingsError, UnavailableError, shown
+from spell_proto.errors import FullError, SettingsError, UnavailableError, shown
+from spell_proto.http import says_full
 
 log = logs.get()
 
@@ -129,6 +130,9 @@ def _answering() -> Iterator[None]:
     except FileNotFoundError:
         raise
     except BaseError as error:
+        if says_full(error):
+            log.warning("the object store is full", problem=repr(error))
+            raise FullError("disk_full", "the disk of storage is full") from error
         log.warning("the object store does not answer", problem=repr(error))
         raise UnavailableError("unavailable", "the object store does not answer; try again") from error
 
