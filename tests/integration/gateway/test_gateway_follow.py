@@ -21,6 +21,7 @@ async def test_a_short_run_is_followed_from_creation_to_done(stage, client):
     async with stage.machine("short") as machine:
         run = await client.create("short")
         async with client.follow(run["id"]) as stream:
+            await stream.until(R.CAUGHT_UP)
             attempt = await machine.take(run["id"])
             attempt.write(R.PHASE, b'{"phase":"running","text":"Run is running"}')
             attempt.write(R.STDOUT, b"hello\n")
