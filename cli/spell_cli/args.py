@@ -77,6 +77,35 @@ class Label(click.ParamType[str]):
         return _complete("labels", incomplete)
 
 
+class Number(click.ParamType[int]):
+    """A whole number within a range, for the option `--<field>`."""
+
+    name = "number"
+
+    def __init__(self, field: str, least: int, most: int) -> None:
+        self._field = field
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        return checks.whole_number(value, self._field, self._least, self._most)
+
+
+class TextLine(click.ParamType[str]):
+    """A name or title of at most so many characters, for the option `--<field>`."""
+
+    name = "text"
+
+    def __init__(self, field: str, most: int) -> None:
+        self._field = field
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return checks.line(value, self._field, self._most, name=f"--{self._field}")
+
+
 class MachineType(click.ParamType[str]):
     """The name of a type of machine; the server knows which exist."""
 

@@ -79,6 +79,8 @@ def parse_url(url: str, token: str, *, where: str, insecure: bool) -> Address:
         raise ConfigError(f"{where}: {url!r} is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigError(f"{where}: {url!r} is not a URL like https://spell.example.org")
+    if not _is_host(parts.hostname):
+        raise ConfigError(f"{where}: {parts.hostname!r} is no name of a host and no address")
     if parts.username or parts.password:
         raise ConfigError(f"{where}: a URL with a user or password in it is not allowed; set a token instead")
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK and not insecure:
@@ -88,6 +90,15 @@ def parse_url(url: str, token: str, *, where: str, insecure: bool) -> Address:
         )
     tls = parts.scheme == "https"
     return Address(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"), token)
+
+
+def _is_host(name: str) -> bool:
+    """Whether a name can be looked up at all: labels of 1 to 63 bytes without white space or controls."""
+    try:
+        labels = (name if name.isascii() else name.encode("idna").decode()).removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    return all(0 < len(label) < 64 for label in labels) and name.isprintable() and " " not in name
 
 
 def alive(pid: int) -> bool:

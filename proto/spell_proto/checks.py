@@ -21,6 +21,11 @@ LABEL_COUNT_MAX = 50
 DESCRIPTION_CHARS_MAX = 4_096
 TIMEOUT_SECONDS_MAX = 366 * 24 * 3600
 RUN_ID_MAX = 2**53
+RESOURCE_PATH_BYTES_MAX = 4096
+REPOSITORY_CHARS_MAX = 255
+TITLE_CHARS_MAX = 255
+TAIL_LINES_MAX = 1_000_000
+PUBLIC_KEY_CHARS_MAX = 16 * 1024
 URL_CHARS_MAX = 2_048
 REF_BYTES_MAX = 255
 
@@ -174,15 +179,16 @@ def description(value: str) -> str:
     return _text(_HIDDEN.sub("", value), "description", "description", "--description").strip()
 
 
-def line(value: str, field: str, most: int, *, least: int = 1) -> str:
+def line(value: str, field: str, most: int, *, least: int = 1, name: str | None = None) -> str:
     """A name or title of `least` to `most` characters on one line; control characters and bidi overrides are taken
-    out.
+    out. `name` is what a person calls the field.
     """
-    cleaned = _text(_HIDDEN.sub("", re.sub(r"[\n\t]", " ", value)), field, field).strip()
+    name = name or field
+    cleaned = _text(_HIDDEN.sub("", re.sub(r"[\n\t]", " ", value)), field, field, name).strip()
     if not least <= len(cleaned) <= most:
         raise InvalidError(
             f"{field}_invalid",
-            f"{field}: {shown(value, 40)}: {least} to {most} characters are allowed",
+            f"{name}: {shown(value, 40)}: {least} to {most} characters are allowed",
             field=field,
         )
     return cleaned
@@ -205,6 +211,38 @@ def timeout_range(seconds: int, given: object) -> int:
             field="timeout",
         )
     return seconds
+
+
+def whole_number(value: str, field: str, least: int, most: int) -> int:
+    """A whole number as typed, from `least` to `most`."""
+    if not _RUN_ID.fullmatch(value) or not least <= int(value) <= most:
+        raise InvalidError(
+            "number_out_of_range",
+            f"--{field}: {shown(value)}: a whole number from {least} to {most} is allowed",
+            field=field,
+        )
+    return int(value)
+
+
+def resource_path(text: str) -> tuple[str, ...]:
+    """The parts of a resource path such as `runs/7/ckpt/a.pt`; one slash at the end is let pass."""
+    trimmed = text.removesuffix("/")
+    if not trimmed:
+        return ()
+    parts = tuple(trimmed.split("/"))
+    bad = (
+        "\0" in text
+        or any(part in {"", ".", ".."} for part in parts)
+        or len(text.encode(errors="replace")) > RESOURCE_PATH_BYTES_MAX
+        or any("\ud800" <= character <= "\udfff" for character in text)
+    )
+    if bad:
+        raise InvalidError(
+            "path_invalid",
+            f"path: {shown(text)}: names joined by single slashes are allowed, no '..', at most 4096 bytes",
+            field="path",
+        )
+    return parts
 
 
 def run_id(value: str) -> int:

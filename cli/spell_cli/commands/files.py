@@ -11,7 +11,7 @@ import click
 
 from spell_cli import config
 from spell_cli.answers import Entry
-from spell_cli.args import SpellCommand, json_option
+from spell_cli.args import SpellCommand, json_option, usage_errors
 from spell_cli.client import Client
 from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, plan
 from spell_cli.errors import CliError, ConfigError, ExitCode
@@ -19,6 +19,7 @@ from spell_cli.progress import Progress
 from spell_cli.tables import safe
 from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
 from spell_cli.times import human_size, listing_date
+from spell_proto import checks
 
 
 @click.command(
@@ -33,7 +34,8 @@ from spell_cli.times import human_size, listing_date
 @click.argument("path", default="")
 def ls(human: bool, as_json: bool, path: str) -> None:
     """List files that runs have made. Without PATH: all runs that have some."""
-    listing = Client(config.load(os.environ).connect()).resources(_resource(path), recursive=False)
+    resource = _resource(path)
+    listing = Client(config.load(os.environ).connect()).resources(resource, recursive=False)
     entries = listing["entries"]
     if as_json:
         say(json.dumps(entries, ensure_ascii=True, indent=2))
@@ -66,7 +68,7 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
             f'Invalid source specification "{safe(source_path)}". Source path must be a relative path.'
         )
     resource = _resource(source_path)
-    if resource in {"", ".", "runs"}:
+    if resource in {"", "runs"}:
         raise CliError(
             f"\"{source_path}\" is the list of all runs. Name one of them, as in 'spell cp runs/7 out'."
         )
@@ -100,7 +102,9 @@ def _resource(path: str) -> str:
         raise click.UsageError(
             f"path: {safe_path(path)} is not valid UTF-8", click.get_current_context()
         ) from None
-    return path.removeprefix("./").strip("/")
+    trimmed = path.removeprefix("./").strip("/")
+    with usage_errors():
+        return "/".join(checks.resource_path("" if trimmed == "." else trimmed))
 
 
 def _base(client: Client, resource: str, entries: list[Entry]) -> str:

@@ -12,13 +12,16 @@ from pathlib import Path
 import click
 
 from spell_cli import config
-from spell_cli.args import SpellCommand, json_option
+from spell_cli.args import SpellCommand, TextLine, json_option
 from spell_cli.client import Client
 from spell_cli.config import Config
 from spell_cli.errors import CliError
 from spell_cli.tables import table
-from spell_cli.terminal import ask, can_ask, say
+from spell_cli.terminal import ask, can_ask, safe_path, say
 from spell_cli.times import local_time
+from spell_proto import checks
+
+_TITLE = TextLine("title", checks.TITLE_CHARS_MAX)
 
 
 class KeysGroup(click.Group):
@@ -59,7 +62,7 @@ def list_keys(as_json: bool) -> None:
 
 
 @keys.command("add", examples=("spell keys add", "spell keys add ~/.ssh/id_ed25519.pub -t laptop"))
-@click.option("-t", "--title", metavar="TEXT", help="Default: the name of this machine.")
+@click.option("-t", "--title", type=_TITLE, metavar="TEXT", help="Default: the name of this machine.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
 def add(title: str | None, file: str | None) -> None:
     """Let the public key in FILE push code. Without FILE: the one in ~/.ssh."""
@@ -68,7 +71,7 @@ def add(title: str | None, file: str | None) -> None:
 
 
 @keys.command("generate", examples=("spell keys generate", "spell keys generate -t laptop -f"))
-@click.option("-t", "--title", metavar="TEXT", help="Default: '<this machine> Spell CLI'.")
+@click.option("-t", "--title", type=_TITLE, metavar="TEXT", help="Default: '<this machine> Spell CLI'.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite an existing key without asking.")
 def generate(title: str | None, force: bool) -> None:
     """Make a key for this machine and let it push code."""
@@ -110,9 +113,22 @@ def _client(settings: Config) -> Client:
 
 
 def _add(settings: Config, title: str, path: Path) -> None:
-    text = path.read_text(errors="replace").strip()
-    key = _client(settings).add_ssh_key(title, text)
+    line = _public_key(path)
+    key = _client(settings).add_ssh_key(title, line)
     say(f"Successfully added key {key['title']} ({key['fingerprint']}).")
+
+
+def _public_key(path: Path) -> str:
+    """The line in a file. A private key is not even read to its end, and never sent anywhere."""
+    with path.open("rb") as file:
+        text = file.read(checks.PUBLIC_KEY_CHARS_MAX + 1).decode(errors="replace").strip()
+    if "PRIVATE KEY" in text:
+        wrong = "this is a private key: keep it secret, and give the file that ends in .pub"
+    elif not text or "\n" in text or "\0" in text or len(text) > checks.PUBLIC_KEY_CHARS_MAX:
+        wrong = "this is not a public key: one line as in ~/.ssh/id_ed25519.pub is allowed"
+    else:
+        return text
+    raise click.UsageError(f"{safe_path(str(path))}: {wrong}", click.get_current_context())
 
 
 def _own_public_key() -> Path:

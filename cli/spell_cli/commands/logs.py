@@ -5,10 +5,11 @@ import os
 import click
 
 from spell_cli import config
-from spell_cli.args import SpellCommand, run_id_argument
+from spell_cli.args import Number, SpellCommand, run_id_argument
 from spell_cli.client import Client
 from spell_cli.errors import ExitCode
 from spell_cli.follow import watch
+from spell_proto import checks
 
 
 @click.command(
@@ -16,7 +17,12 @@ from spell_cli.follow import watch
 )
 @click.option("-f", "--follow", is_flag=True, help="Stay until the run ends.")
 @click.option(
-    "-n", "--tail", type=click.IntRange(min=0), default=0, metavar="N", help="Only the last N lines."
+    "-n",
+    "--tail",
+    type=Number("tail", 0, checks.TAIL_LINES_MAX),
+    default=0,
+    metavar="N",
+    help="Only the last N lines.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
 @run_id_argument

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 import click
 
 from spell_cli import config
-from spell_cli.args import Label, SpellCommand, json_option, run_id_argument
+from spell_cli.args import Label, Number, SpellCommand, TextLine, json_option, run_id_argument
 from spell_cli.client import Client
 from spell_cli.errors import CliError
 from spell_cli.run_lists import info_rows, ps_table
 from spell_cli.tables import pairs, table
 from spell_cli.terminal import of_stdout, say
+from spell_proto import checks
 
 
 @click.command(
@@ -20,9 +21,15 @@ from spell_cli.terminal import of_stdout, say
     cls=SpellCommand,
     examples=("spell ps", "spell ps -n 5 -v", "spell ps --label baseline --json"),
 )
-@click.option("-n", "--number", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N")
+@click.option("-n", "--number", type=Number("number", 1, 10_000), default=50, show_default=True, metavar="N")
 @click.option("--trunc/--no-trunc", default=True, help="Cut long commands.  [default: trunc]")
-@click.option("-r", "--repository", metavar="NAME", help="Only runs of this repository.")
+@click.option(
+    "-r",
+    "--repository",
+    type=TextLine("repository", checks.REPOSITORY_CHARS_MAX),
+    metavar="NAME",
+    help="Only runs of this repository.",
+)
 @click.option(
     "-l", "--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Runs with any of them."
 )

@@ -11,9 +11,9 @@ from spell_gateway.outlet import Outlet, outlet
 from spell_gateway.routes import BYTES, FLAG, LINES, WHOLE, Param, Route
 from spell_gateway.shapes import User
 from spell_gateway.sinks import LineSink, RecordSink
+from spell_proto import checks
 from spell_proto.errors import UnavailableError
 
-TAIL_LINES_MAX = 1_000_000
 PAGE = 500
 RETRY_SECONDS = 1.0
 #: Events that come close together are read together.
@@ -37,7 +37,7 @@ class FollowApi:
         wish = Wish(
             offset=asked.number(request, "offset", 0),
             version=asked.number(request, "version", 0),
-            tail=asked.optional_number(request, "tail", most=TAIL_LINES_MAX),
+            tail=asked.optional_number(request, "tail", most=checks.TAIL_LINES_MAX),
             follow=asked.flag(request, "follow", default=True),
         )
         run_id = asked.run_id(request)

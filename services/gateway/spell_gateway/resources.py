@@ -5,11 +5,11 @@ from bisect import bisect_left
 from datetime import datetime
 
 from spell_gateway.shapes import ResourceEntry
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError, shown
+from spell_proto import checks
+from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
 from spell_proto.state import FINAL, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
 
-PATH_BYTES_MAX = 4096
 LINKS_MAX = 16
 
 
@@ -19,23 +19,7 @@ def parse_path(text: str) -> tuple[str, ...]:
     Raises:
         InvalidError: it goes upwards, has empty parts, or holds what no path of ours holds.
     """
-    trimmed = text.removesuffix("/")
-    if not trimmed:
-        return ()
-    parts = tuple(trimmed.split("/"))
-    bad = (
-        "\0" in text
-        or any(part in {"", ".", ".."} for part in parts)
-        or len(text.encode(errors="replace")) > PATH_BYTES_MAX
-        or any("\ud800" <= char <= "\udfff" for char in text)
-    )
-    if bad:
-        raise InvalidError(
-            "path_invalid",
-            f"path: {shown(text)}: names joined by single slashes are allowed, no '..', at most 4096 bytes",
-            field="path",
-        )
-    return parts
+    return checks.resource_path(text)
 
 
 def not_there(path: str) -> RefusedError:

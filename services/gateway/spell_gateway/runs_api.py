@@ -8,7 +8,7 @@ from spell_gateway.outlet import no_such_part, relay
 from spell_gateway.routes import BYTES, PARTS, RANGE, WHOLE, Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.scheduler import Ending, Scheduler
-from spell_gateway.shapes import REPOSITORY_CHARS_MAX, Batch, BatchOutcome, User
+from spell_gateway.shapes import Batch, BatchOutcome, User
 from spell_gateway.storage import Storage
 from spell_proto import checks
 from spell_proto.errors import RefusedError
@@ -61,7 +61,7 @@ class RunsApi:
             user.id,
             limit=limit,
             labels=checks.labels(asked.texts(request, "label", checks.LABEL_COUNT_MAX)),
-            repository=asked.optional_text(request, "repository", REPOSITORY_CHARS_MAX),
+            repository=asked.optional_text(request, "repository", checks.REPOSITORY_CHARS_MAX),
             before=asked.optional_number(request, "before"),
         )
         response = json_response(found)

@@ -14,8 +14,6 @@ TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
 BATCH_MAX = 1000
 SECRET_CHARS_MAX = 1024
 TOKEN_NAME_CHARS_MAX = 64
-REPOSITORY_CHARS_MAX = 255
-TITLE_CHARS_MAX = 255
 
 
 def _name(value: str) -> str:
@@ -23,11 +21,11 @@ def _name(value: str) -> str:
 
 
 def _repository_name(value: str) -> str:
-    return checks.line(value, "name", REPOSITORY_CHARS_MAX)
+    return checks.line(value, "name", checks.REPOSITORY_CHARS_MAX)
 
 
 def _title(value: str) -> str:
-    return checks.line(value, "title", TITLE_CHARS_MAX, least=0)
+    return checks.line(value, "title", checks.TITLE_CHARS_MAX, least=0)
 
 
 def _root_commit(value: str) -> str:

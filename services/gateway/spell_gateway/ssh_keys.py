@@ -5,9 +5,9 @@ import binascii
 import hashlib
 from dataclasses import dataclass
 
+from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
 
-LINE_CHARS_MAX = 16 * 1024
 KINDS = frozenset(
     {
         "ssh-ed25519",
@@ -51,7 +51,7 @@ def parse(text: str) -> PublicKey:
             field="public_key",
         )
     line = text.strip()
-    if len(line) > LINE_CHARS_MAX or "\n" in line or "\0" in line:
+    if len(line) > checks.PUBLIC_KEY_CHARS_MAX or "\n" in line or "\0" in line:
         raise _refuse("it is more than one line, or too long")
     parts = line.split(None, 2)
     if len(parts) < 2 or parts[0] not in KINDS:

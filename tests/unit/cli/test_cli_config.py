@@ -99,7 +99,12 @@ def test_a_server_without_a_token_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "x", "ftp://x", "https://", "https://x:port/", "https://u:p@x/", "http://spell.example.org"]
+    "url",
+    [
+        *("", "x", "ftp://x", "https://", "https://x:port/", "https://u:p@x/", "http://spell.example.org"),
+        *("https://a..b", "https://.x", "https://a b", "https://" + "x" * 64, "https://x:99999", "https://[::1"),
+        *("https://" + "ü" * 64, "https://\u2024x", "https://x:0x10", "file:///etc/passwd", "https://a\x7fb"),
+    ],
 )
 def test_an_address_that_cannot_be_used_is_refused(url):
     with pytest.raises(ConfigError) as caught:
