@@ -75,13 +75,15 @@ class TransitionView(Shape):
 
 class TransitionList(Shape):
     """Rows of the log in commit order, the cursor behind each, and the one to read on from. The log of one run that
-    is final brings the run along: whoever has read the end wants to know it.
+    is final brings the run along: whoever has read the end wants to know it. `machine_id` is the machine that its
+    last attempt was handed to.
     """
 
     transitions: tuple[TransitionView, ...]
     cursors: tuple[str, ...]
     cursor: str
     run: RunView | None = None
+    machine_id: str | None = None
 
 
 class EndOutcome(Shape):

@@ -215,7 +215,7 @@ class Follower:
         """Whether there are bytes, as far as anybody has told, that are not here."""
         if not self._caught_up or (self._final is not None and not self._has_all()):
             return True
-        return not self._whole_records or self.position < self._listener.splice.end
+        return not self._whole_records or self.position < self._listener.end
 
     def _looking_is_due(self, now: float) -> bool:
         if self._final is not None:
@@ -255,6 +255,8 @@ class Follower:
         self._heard = listed.transitions
         last = self._heard[-1]
         attempt = max(row.attempt for row in self._heard)
+        if attempt:
+            self._listener.handed_to(listed.machine_id)
         if attempt != self._attempt:
             if self._attempt and self.position:
                 log.warning("the run was begun anew", run_id=self._run_id, attempt=attempt)
@@ -306,10 +308,10 @@ class Follower:
         young = time.time() - self._began_at < YOUNG_SECONDS
         remembered = False
         if young and self._final is None and self._wish.follow:
-            remembered = await self._of.live.remembered(self._run_id, self._listener.splice)
+            remembered = await self._of.live.remembered(self._run_id, self._listener)
             await self._send_live(sink)
             await sink.flush()
-        if not remembered or self.position < self._listener.splice.end:
+        if not remembered or self.position < self._listener.end:
             if not await self._read_storage(sink):
                 return False
             await self._send_live(sink)
@@ -320,7 +322,7 @@ class Follower:
     async def _send_live(self, sink: Sink) -> bool:
         if not self._whole_records:
             return False
-        data = self._listener.splice.take(self.position)
+        data = self._listener.take(self.position)
         if data:
             await self._send(sink, data)
             # What comes live and without a hole needs no second look.

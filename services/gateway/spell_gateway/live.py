@@ -29,19 +29,49 @@ READY_SECONDS_MAX = 0.25
 MEMORY_SECONDS_MAX = 0.5
 #: A just-started run has few live messages. Who comes to an older one begins with storage.
 MEMORY_MESSAGES_MAX = 32
+#: So many machines are listened to for a run of which nobody has said whose it is.
+STRANGERS_MAX = 4
 
 
 @dataclass(slots=True, eq=False)
 class RunListener:
     """What has reached one follower of a run and is not dealt with yet.
 
-    `news`: the scheduler has something to tell. `lost`: messages may have been missed.
+    `news`: the scheduler has something to tell. `lost`: messages may have been missed. Any machine can publish bytes
+    for any run: only those of the machine that has the run are taken, and until that is known they wait.
     """
 
-    splice: Splice = field(default_factory=Splice)
     news: bool = False
     lost: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    known: bool = False
+    machine_id: str | None = None
+    splices: dict[str, Splice] = field(default_factory=dict)
+
+    def offer(self, machine_id: str, offset: int, data: bytes) -> bool:
+        """A piece has arrived; whether it may be one of this run's."""
+        if machine_id not in self.splices:
+            if (self.known and machine_id != self.machine_id) or len(self.splices) >= STRANGERS_MAX:
+                return False
+            self.splices[machine_id] = Splice()
+        self.splices[machine_id].offer(offset, data)
+        return True
+
+    def handed_to(self, machine_id: str | None) -> None:
+        """The scheduler says whose the run is: what others have sent was not its log."""
+        if not self.known or machine_id != self.machine_id:
+            self.known, self.machine_id = True, machine_id
+            self.splices = {name: splice for name, splice in self.splices.items() if name == machine_id}
+
+    @property
+    def end(self) -> int:
+        """The furthest place any piece has told of."""
+        return max((splice.end for splice in self.splices.values()), default=0)
+
+    def take(self, position: int) -> bytes:
+        """The whole records that follow at `position`, as far as the pieces reach."""
+        splice = self.splices.get(self.machine_id or "")
+        return splice.take(position) if splice is not None and self.known else b""
 
 
 class Live:
@@ -108,7 +138,7 @@ class Live:
             except TimeoutError:
                 log.warning("the message bus is slow; following without it")
 
-    async def remembered(self, run_id: int, splice: Splice) -> bool:
+    async def remembered(self, run_id: int, listener: RunListener) -> bool:
         """Add what the memory stream still has of a run that has just started.
 
         Returns whether the stream has answered for all of it; if not, storage must be asked.
@@ -123,7 +153,8 @@ class Live:
                     if found is None:
                         return True
                     sequence, message = found
-                    splice.offer(int((message.headers or {})["Spell-Offset"]), message.data or b"")
+                    offset = int((message.headers or {})["Spell-Offset"])
+                    listener.offer(_machine(message.subject or ""), offset, message.data or b"")
         except bus.LOST as error:
             log.info("live bytes are not remembered", run_id=run_id, problem=repr(error))
         except (KeyError, ValueError) as error:
@@ -189,8 +220,8 @@ class Live:
             log.warning("a live piece that is none", subject=message.subject)
             return
         for listener in listeners:
-            listener.splice.offer(offset, message.data)
-            listener.wake.set()
+            if listener.offer(_machine(message.subject), offset, message.data):
+                listener.wake.set()
 
     async def _on_event(self, message: Msg) -> None:
         # Only what a follower would look up at once is read here; all else is the scheduler's to say.
@@ -207,3 +238,8 @@ class Live:
             for listener in self._runs.get(run_id, ()):
                 listener.news = True
                 listener.wake.set()
+
+
+def _machine(subject: str) -> str:
+    """The machine in the subject of a live piece: the bus lets each one publish under its own name alone."""
+    return subject.split(".")[2]

@@ -100,8 +100,11 @@ class Api:
         last = views[-1]
         run = await self._view(last.run_id, last.owner_id) if last.after in FINAL else None
         cursors = tuple(str(view.version) for view in views)
+        machine_id = rows[-1]["machine_id"]
         return http.json_response(
-            TransitionList(transitions=views, cursors=cursors, cursor=cursors[-1], run=run)
+            TransitionList(
+                transitions=views, cursors=cursors, cursor=cursors[-1], run=run, machine_id=machine_id
+            )
         )
 
     async def end_run(self, request: web.Request) -> web.Response:

@@ -132,7 +132,8 @@ UPDATE runs SET labels = array_append(labels, $3) WHERE id = $1 AND owner_id = $
 UPDATE runs SET labels = array_remove(labels, $3) WHERE id = $1 AND owner_id = $2 AND labels @> ARRAY[$3::text];
 
 -- name: run_log
-SELECT * FROM transitions WHERE run_id = $1 AND owner_id = $2 ORDER BY version;
+SELECT t.*, r.machine_id FROM transitions t JOIN runs r ON r.id = t.run_id
+WHERE t.run_id = $1 AND t.owner_id = $2 ORDER BY t.version;
 
 -- name: log_after
 -- Rows in commit order after a cursor; only of transactions below the oldest one still open, so none is skipped.

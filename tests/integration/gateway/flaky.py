@@ -101,7 +101,7 @@ class FlakyRun:
         ]
         run = self.view() if self.moves == len(PATH) else None
         cursors = tuple(str(row.version) for row in rows)
-        return TransitionList(transitions=tuple(rows), cursors=cursors, cursor="1", run=run)
+        return TransitionList(transitions=tuple(rows), cursors=cursors, cursor="1", run=run, machine_id="m1")
 
     def view(self):
         final = self.moves == len(PATH)
@@ -235,10 +235,10 @@ class World:
             )
         )
 
-    async def publish(self, run, start, end):
+    async def publish(self, run, start, end, machine="m1"):
         await self.live._on_log(
             SimpleNamespace(
-                subject=f"spell.logs.m1.{run.id}",
+                subject=f"spell.logs.{machine}.{run.id}",
                 headers={"Spell-Offset": str(start)},
                 data=run.journal[start:end],
             )

@@ -123,6 +123,22 @@ async def test_a_hole_is_filled_as_soon_as_storage_has_it(world):
     assert seconds < 0.5
 
 
+async def test_bytes_of_a_machine_that_does_not_have_the_run_are_not_its_log(world):
+    run = FlakyRun(1, 1, 60)
+    world.runs[1] = run
+    world.trust_the_bus()
+    async with world.session.get("/api/runs/1/follow") as response:
+        stream = Stream(response)
+        await stream.until(RecordKind.CAUGHT_UP)
+        forged = FlakyRun(1, 1, 60)
+        forged.journal = run.journal.replace(run.journal[13:20], b"forged!")
+        await world.publish(forged, 0, run.ends[5], machine="m2")
+        await world.publish(run, 0, run.ends[10])
+        await stream.until_journal(run.ends[10])
+
+    assert stream.journal == run.journal[: run.ends[10]]
+
+
 async def test_a_slow_reader_holds_nobody_and_loses_nothing(world):
     run = FlakyRun(1, 1, 0)
     run.journal = b"".join(encode(RecordKind.STDOUT, n, bytes([n]) * 1_000_000) for n in range(12))
@@ -131,7 +147,7 @@ async def test_a_slow_reader_holds_nobody_and_loses_nothing(world):
         await asyncio.sleep(0.05)
         for start in range(0, len(run.journal), 1_000_013):
             await world.publish(run, start, start + 1_000_013)
-        held = max(listener.splice._held for listener in world.live._runs[1])
+        held = max(splice._held for listener in world.live._runs[1] for splice in listener.splices.values())
         await world.finish(run)
         stream = await Stream(response).rest()
 
