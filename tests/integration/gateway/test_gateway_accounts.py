@@ -102,7 +102,7 @@ async def test_a_key_is_added_looked_up_and_deleted(stage, client, public_key):
         ({"public_key": "ssh-ed25519 nonsense"}, "public_key_invalid"),
         ({"public_key": "x" * 100_000}, "public_key_invalid"),
         ({}, "field_invalid"),
-        ({"public_key": PUBLIC_KEY, "title": "x" * 300}, "field_invalid"),
+        ({"public_key": PUBLIC_KEY, "title": "x" * 300}, "title_invalid"),
     ],
 )
 async def test_what_is_no_key_is_refused(client, body, code):

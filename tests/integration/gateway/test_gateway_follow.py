@@ -131,6 +131,7 @@ async def test_an_intent_is_told_at_once_and_the_end_after_the_log(stage, client
         run = await client.create("intent")
         attempt = await machine.take(run["id"])
         await attempt.begin()
+        await client.until_state(run["id"], "running")
         async with client.follow(run["id"]) as stream:
             await stream.until(R.CAUGHT_UP)
             status, _ = await client.ask("POST", f"/api/runs/{run['id']}/kill")
