@@ -5,6 +5,7 @@ YAML is only imported when there is a file to read; without one, and without a v
 
 import importlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ _KNOWN = frozenset(
     # The original's file may lie there; what it says about people and accounts is not needed.
     | {"type", "user_name", "email", "spell_admin_token"}
 )
+_TOKEN = re.compile(r"[!-~]{1,4096}", re.ASCII)
 _TRUE = {"1", "true", "yes", "on"}
 
 
@@ -71,7 +73,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
         spell_dir=spell_dir,
         server=server,
         server_from=server_from,
-        token=environ.get("SPELL_TOKEN") or (_text(values, "token", path) if server else None),
+        token=_token(environ.get("SPELL_TOKEN"), "SPELL_TOKEN")
+        or (_token(_text(values, "token", path), f"{path}: 'token'") if server else None),
         include_uncommitted=_flag(values, "include_uncommitted", path, default=True),
         insecure=_flag(values, "insecure", path, default=environ.get("SPELL_INSECURE", "").lower() in _TRUE),
         identity_file=Path(identity).expanduser() if identity else spell_dir / "spell.pem",
@@ -117,6 +120,15 @@ def _text(values: Mapping[str, Any], key: str, path: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     raise ConfigError(f"{path}: '{key}' should be text, not {value!r}")
+
+
+def _token(value: str | None, where: str) -> str | None:
+    """A token as a header may carry it. It is not echoed: it may be nearly right."""
+    if value and not _TOKEN.fullmatch(value):
+        raise ConfigError(
+            f"{where} is no token: 1 to 4096 printable ASCII characters without a space are allowed"
+        )
+    return value
 
 
 def _flag(values: Mapping[str, Any], key: str, path: Path, *, default: bool) -> bool:

@@ -57,6 +57,15 @@ def test_a_token_that_others_can_read_is_refused(write):
         config.load(write("token: abc\n", mode=0o644))
 
 
+@pytest.mark.parametrize("token", ["a b", "a\r\nX: y", "é", "\x1b", "x" * 5000, " "])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_told(tmp_path, token):
+    with pytest.raises(ConfigError) as caught:
+        config.load({"SPELL_DIR": str(tmp_path), "SPELL_TOKEN": token})
+
+    assert caught.value.message.startswith("SPELL_TOKEN is no token: ")
+    assert token not in caught.value.message.removeprefix("SPELL_TOKEN is no token: ") or token == " "
+
+
 def test_a_file_without_a_token_may_be_readable(write):
     assert config.load(write("include_uncommitted: false\n", mode=0o644)).server is None
 
