@@ -15,9 +15,15 @@ class Code(TypedDict):
     repository_id: int
     repository: str
     commit: str
+    snapshot: str | None
     tree: str
     root_directory: str
     cwd: str
+
+
+class Github(TypedDict):
+    url: str
+    ref: str | None
 
 
 class Spec(TypedDict):
@@ -26,6 +32,7 @@ class Spec(TypedDict):
     environment: Environment
     env: dict[str, str]
     code: Code | None
+    github: Github | None
     description: str
     timeout_seconds: int | None
 
@@ -116,7 +123,8 @@ class Repository(TypedDict):
     id: int
     owner_id: int
     name: str
-    root_commit: str
+    root_commit: str | None
+    url: str | None
     remote_url: str
     created_at: str
     updated_at: str

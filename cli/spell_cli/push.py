@@ -1,82 +1,176 @@
 """Brings a commit to the server: `git push` over SSH, with our own identity and known hosts."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from spell_cli.errors import CliError
+from spell_cli.client import pauses
+from spell_cli.errors import CliError, UnreachableError
 from spell_cli.progress import Progress
-from spell_cli.repository import Repository, plain_environment
+from spell_cli.repository import Repository, Snapshot, plain_environment
 from spell_cli.servers import PushIdentity
 
+AWAY_SECONDS_MAX = 10.0
+CONNECT_SECONDS = 20
 _EMPTY_SSH_CONFIG = "# empty spell ssh config\n"
+_GIT_NEEDED = (2, 3)
+_SETTINGS = (
+    "-c", "push.gpgSign=false",
+    "-c", "push.followTags=false",
+    "-c", "push.pushOption=",
+    "-c", "protocol.ssh.allow=always",
+    # Larger files are streamed, not held in memory to look for a small difference.
+    "-c", "core.bigFileThreshold=32m",
+)  # fmt: skip
+_CHANGED_KEY = re.compile(
+    r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed|Host key is not trusted"
+)
+_AWAY = re.compile(
+    r"(?P<why>Connection (refused|timed out|reset|closed)|No route to host|Network is unreachable"
+    r"|Could not resolve hostname|Name or service not known|Connect call failed)",
+    re.IGNORECASE,
+)
+_KEY_REFUSED = re.compile(r"Permission denied \(publickey|Permission denied for user", re.IGNORECASE)
 
 
-def push(repository: Repository, remote_url: str, identity: PushIdentity, spell_dir: Path) -> None:
-    """Push HEAD's commit as a branch of its own.
+class _Outcome(NamedTuple):
+    returncode: int
+    words: list[str]
+
+
+def push(
+    repository: Repository,
+    snapshot: Snapshot | None,
+    remote_url: str,
+    identity: PushIdentity,
+    spell_dir: Path,
+) -> None:
+    """Push the snapshot, or the commit where there is none, as a branch of its own.
 
     Raises:
         CliError: it did not arrive; git's own words are the detail.
     """
+    commit = repository.commit if snapshot is None else snapshot.commit
     command = [
         "git",
-        "-c",
-        "push.gpgSign=false",
-        "-c",
-        "push.followTags=false",
+        *_SETTINGS,
         "push",
         "--no-verify",
         "--recurse-submodules=no",
+        "--follow-tags",
         "--progress",
         remote_url,
-        f"{repository.commit}:refs/heads/br_{repository.commit}",
+        f"{commit}:refs/heads/br_{commit}",
     ]
-    with (
-        Progress("Pushing your code") as progress,
-        subprocess.Popen(
-            command,
-            cwd=repository.toplevel,
-            env=plain_environment(os.environ) | ssh_environment(identity, spell_dir),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        ) as process,
-    ):
+    environ = plain_environment(os.environ) | ssh_environment(identity, spell_dir)
+    if snapshot is not None:
+        environ["GIT_OBJECT_DIRECTORY"] = str(snapshot.objects)
+    deadline = time.monotonic() + AWAY_SECONDS_MAX
+    with Progress("Pushing your code") as progress:
+        for pause in pauses():
+            outcome = _push(command, repository.directory, environ, progress)
+            if outcome.returncode == 0:
+                return
+            # A server that is just starting again is there in a moment.
+            if not _AWAY.search("\n".join(outcome.words)) or time.monotonic() + pause > deadline:
+                break
+            time.sleep(pause)
+    raise _failure(outcome.words, remote_url, identity)
+
+
+def _push(command: list[str], directory: str, environ: dict[str, str], progress: Progress) -> _Outcome:
+    with subprocess.Popen(
+        command,
+        cwd=directory,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
         assert process.stderr is not None
         # Universal newlines: git's progress, which ends in \r, comes line by line too.
         words = []
         for line in process.stderr:
             words.append(line.rstrip())
             progress.update(line.strip())
-    if process.returncode != 0:
-        raise CliError("Push to Spell remote failed", detail="\n".join(_without_progress(words)))
+    return _Outcome(process.returncode, words)
+
+
+def _failure(words: list[str], remote_url: str, identity: PushIdentity) -> CliError:
+    """What a push that failed means, in a sentence."""
+    said = "\n".join(words)
+    detail = "\n".join(_without_progress(words))
+    failed = "Push to Spell remote failed"
+    address = urlsplit(remote_url).netloc.rpartition("@")[2]
+    if _CHANGED_KEY.search(said):
+        return CliError(
+            f"{failed}: {address} does not show the host key that is known for it from {identity.known_hosts}, "
+            "so it may be somebody else who answers there. Nothing was sent."
+        )
+    if away := _AWAY.search(said):
+        return UnreachableError(
+            f"{failed}: {address} does not answer ({away['why'].lower()}).", detail=detail
+        )
+    if _KEY_REFUSED.search(said):
+        return CliError(
+            f"{failed}: {address} does not know the key {identity.identity_file}.",
+            detail=detail,
+            hint="'spell keys list' shows the keys it knows, 'spell keys generate' makes one for this machine.",
+        )
+    return CliError(failed + _git_too_old(), detail=detail)
+
+
+def _git_too_old() -> str:
+    needed = ".".join(str(number) for number in _GIT_NEEDED)
+    try:
+        said = subprocess.run(["git", "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        said = ""
+    found = re.search(r"(\d+)\.(\d+)[.\w]*", said)
+    if found is None:
+        return f". Please ensure Git version {needed} or newer is installed."
+    if (int(found[1]), int(found[2])) < _GIT_NEEDED:
+        return f". Git version {needed} or newer is required -- detected Git version: ({found[0]})"
+    return ""
 
 
 def ssh_environment(identity: PushIdentity, spell_dir: Path) -> dict[str, str]:
-    """How git reaches SSH: the user's own GIT_SSH_COMMAND, else ssh, else our small client in its place."""
+    """How git reaches SSH: the user's own GIT_SSH_COMMAND; else his GIT_SSH, or ssh, or our small client in its
+    place, with our options.
+    """
     if os.environ.get("GIT_SSH_COMMAND"):
         return {}
-    ssh = ["ssh"] if shutil.which("ssh") else [sys.executable, "-P", "-m", "spell_cli.ssh"]
+    own = os.environ.get("GIT_SSH")
+    ssh = [own or "ssh"] if own or shutil.which("ssh") else [sys.executable, "-P", "-m", "spell_cli.ssh"]
     options = [
         "-F",
         str(_ssh_config(spell_dir)),
         "-o",
         "IdentitiesOnly=yes",
         "-i",
-        str(identity.identity_file),
+        _ssh_literal(identity.identity_file),
         "-o",
         f"UserKnownHostsFile={_ssh_quoted(identity.known_hosts)}",
+        "-o",
+        "GlobalKnownHostsFile=/dev/null",
         "-o",
         "StrictHostKeyChecking=yes",
         "-o",
         "BatchMode=yes",
+        "-o",
+        f"ConnectTimeout={CONNECT_SECONDS}",
     ]
-    return {"GIT_SSH_COMMAND": shlex.join([*ssh, *options]), "GIT_SSH_VARIANT": "ssh"}
+    variant = os.environ.get("GIT_SSH_VARIANT") if own else None
+    return {"GIT_SSH_COMMAND": shlex.join([*ssh, *options]), "GIT_SSH_VARIANT": variant or "ssh"}
 
 
 def _ssh_config(spell_dir: Path) -> Path:
@@ -88,9 +182,14 @@ def _ssh_config(spell_dir: Path) -> Path:
     return path
 
 
+def _ssh_literal(path: Path) -> str:
+    """A file name in which ssh replaces nothing."""
+    return str(path).replace("%", "%%")
+
+
 def _ssh_quoted(path: Path) -> str:
     """A file name inside `-o`: ssh takes several, parted by spaces, and quotes around one that holds spaces."""
-    return f'"{path}"' if " " in str(path) else str(path)
+    return f'"{_ssh_literal(path)}"' if " " in str(path) else _ssh_literal(path)
 
 
 def _without_progress(words: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from spell_cli.repository import Repository
+from spell_cli.repository import Repository, Snapshot
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
 
@@ -55,10 +55,11 @@ def check(arguments: RunArguments) -> Checked:
     return Checked(body, warnings)
 
 
-def with_code(body: dict[str, Any], repository: Repository) -> dict[str, Any]:
+def with_code(body: dict[str, Any], repository: Repository, snapshot: Snapshot | None) -> dict[str, Any]:
     """The request with the commit; its message describes the run where nothing else does."""
     code = {
         "commit": checks.commit(repository.commit),
+        **({"snapshot": snapshot.commit} if snapshot is not None else {}),
         "root_directory": checks.root_directory(repository.name),
         "cwd": checks.cwd(repository.cwd),
     }

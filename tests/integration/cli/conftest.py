@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.cli.cli_server import TOKEN, Server, serving
+from integration.cli.endpoint import Endpoint
 
 SPELL = str(Path(sys.executable).parent / "spell")
 DEADLINE_SECONDS = 20.0
@@ -152,3 +153,21 @@ class Terminal:
         text = self.raw.decode(errors="replace").replace("\r\n", "\n")
         drawn = [line.rpartition("\r\x1b[2K")[2] for line in text.split("\n")]
         return [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in drawn]
+
+
+@pytest.fixture
+def endpoint(tmp_path):
+    with Endpoint(tmp_path).running() as running:
+        yield running
+
+
+@pytest.fixture
+def pushing(cli, server, endpoint):
+    """A server that knows the commits that were pushed to `endpoint`, and how to get there."""
+    cli.spell_dir.mkdir()
+    (cli.spell_dir / "config").write_text(
+        f"identity_file: {endpoint.key}\nknown_hosts: {endpoint.known_hosts}\n"
+    )
+    server.remote_url = f"ssh://git@127.0.0.1:{endpoint.port}/1/2.git"
+    server.has_commit = endpoint.has
+    return cli

@@ -12,14 +12,15 @@ from spell_proto import spec, views
 
 def test_status_tells_changed_from_untracked():
     raw = b" M a.py\0R  new.py\0old.py\0?? notes.txt\0?? dir/\0UU both.py\0 M nb.ipynb\0?? x/.DS_Store\0A  \xff\0"
-    changed, untracked = parse_status(raw)
+    changed, unmerged, untracked = parse_status(raw)
 
-    assert changed == ("a.py", "new.py", "both.py", "\udcff")
+    assert changed == ("a.py", "new.py", "both.py", "nb.ipynb", "\udcff")
+    assert unmerged == ("both.py",)
     assert untracked == ("notes.txt", "dir/")
 
 
 def test_a_clean_repository_has_nothing_to_tell():
-    assert parse_status(b"") == ((), ())
+    assert parse_status(b"") == ((), (), ())
 
 
 def test_the_stand_in_for_ssh_reads_what_git_passes():

@@ -1,9 +1,11 @@
 """From words to a request: the rows of the bad-input catalogue that have a flag, and what a shell line means."""
 
+from pathlib import Path
+
 import pytest
 
 from spell_cli import spec_from_args
-from spell_cli.repository import Repository
+from spell_cli.repository import Repository, Snapshot
 from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed, with_code
 from spell_proto.errors import InvalidError
 
@@ -133,36 +135,47 @@ def test_control_characters_and_bidi_overrides_are_taken_out_of_a_description():
 
 def repository(**given):
     values = {
+        "directory": "/somewhere/proj/sub/dir",
         "toplevel": "/somewhere/proj",
+        "index_file": Path("/somewhere/proj/.git/index"),
+        "objects": Path("/somewhere/proj/.git/objects"),
         "commit": "a" * 40,
+        "tree": "b" * 40,
+        "committed_at": 1,
         "message": "Add a model",
         "cwd": "sub/dir",
         "changed": (),
+        "unmerged": (),
         "untracked": (),
-        "has_submodules": False,
     }
     return Repository(**(values | given))
 
 
 def test_the_commit_and_its_message_go_with_the_run():
-    assert with_code({"command": "true"}, repository()) == {
+    assert with_code({"command": "true"}, repository(), None) == {
         "command": "true",
         "description": "Add a model",
         "code": {"commit": "a" * 40, "root_directory": "proj", "cwd": "sub/dir"},
     }
 
 
+def test_a_snapshot_goes_beside_the_commit_it_stands_on():
+    code = with_code({}, repository(), Snapshot("c" * 40, Path("/x")))["code"]
+
+    assert (code["commit"], code["snapshot"]) == ("a" * 40, "c" * 40)
+
+
 def test_a_description_that_was_given_stands():
-    assert with_code({"description": "mine"}, repository())["description"] == "mine"
+    assert with_code({"description": "mine"}, repository(), None)["description"] == "mine"
 
 
 def test_a_long_commit_message_is_cut_not_refused():
-    assert len(with_code({}, repository(message="x" * 9000))["description"]) == 4096
+    assert len(with_code({}, repository(message="x" * 9000), None)["description"]) == 4096
 
 
 def test_a_directory_that_is_no_text_is_refused():
     with pytest.raises(InvalidError) as caught:
-        with_code({}, repository(cwd="sub/\udcff"))
+        with_code({}, repository(cwd="sub/\udcff"), None)
 
     assert caught.value.field == "code.cwd"
 
