@@ -7,6 +7,7 @@ import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 
 import aiohttp
 from pydantic import TypeAdapter
@@ -168,14 +169,18 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
 
 
 async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:
-    headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
-    data: bytes | AsyncIterator[bytes]
     if blob.found.link is not None:
-        data = os.fsencode(blob.found.link)
+        await _send(storage, owner_id, blob, os.fsencode(blob.found.link))
     elif blob.size <= CHUNK_BYTES:
-        data = _small(blob)
+        await _send(storage, owner_id, blob, _small(blob))
     else:
-        data = _chunks(blob)
+        # Closed here: a request that was refused half-way would hold the file, and its room on the disk, for long.
+        with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
+            await _send(storage, owner_id, blob, _chunks(file, blob.size))
+
+
+async def _send(storage: Caller, owner_id: int, blob: Blob, data: bytes | AsyncIterator[bytes]) -> None:
+    headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
     params = {"owner_id": owner_id}
     async with (
         asyncio.timeout(PUT_SECONDS_MAX + blob.size / PUT_BYTES_PER_SECOND_MIN),
@@ -192,15 +197,13 @@ def _small(blob: Blob) -> bytes:
     return data
 
 
-async def _chunks(blob: Blob) -> AsyncIterator[bytes]:
-    with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
-        left = blob.size
-        while left:
-            chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
-            if not chunk:
-                raise ChangedError
-            left -= len(chunk)
-            yield chunk
+async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
+    while left:
+        chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
+        if not chunk:
+            raise ChangedError
+        left -= len(chunk)
+        yield chunk
 
 
 def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:

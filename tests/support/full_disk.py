@@ -1,0 +1,34 @@
+"""A small disk of one's own: a mount namespace in which a directory is a file system of a given size."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def small_disk(directory: Path, megabytes: int) -> Iterator[list[str]]:
+    """The words that, before a command, run it where `directory` is a disk of that size. Skips where that is forbidden."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        pytest.skip("no disk of one's own here: it takes root, unshare and nsenter")
+    script = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && echo ready && exec sleep 600'
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        if holder.stdout.readline() != b"ready\n":
+            pytest.skip(f"no disk of one's own here: {holder.stderr.read().decode().strip()}")
+        yield ["nsenter", f"--target={holder.pid}", "--mount", f"--wd={directory}", "--"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            holder.kill()
+        holder.communicate()
