@@ -114,11 +114,14 @@ def _show(stack: dict[str, Any] | None, answer: Status | None) -> None:
         ]
         say("\n".join(table(["SERVICE", "STATE", "VERSION", "DETAIL"], rows, _paint)) + "\n")
     if answer is not None:
+        # What the limit leaves free is held up by machines alone; what is beyond it would wait in any case.
+        for_machine = min(answer["queued"], max(0, answer["runs_max"] - answer["active"]))
         say(
             "Run history:\n"
             f"- total: {answer['total']} runs\n"
             f"- running: {answer['active']} runs\n"
-            f"- currently queued due to concurrency: {answer['queued']} runs\n"
+            f"- currently queued due to concurrency: {answer['queued'] - for_machine} runs\n"
+            f"- currently waiting for a machine: {for_machine} runs\n"
             f"- plan concurrency limit: {answer['runs_max']} runs"
         )
 

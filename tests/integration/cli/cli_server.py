@@ -377,7 +377,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def status(self, ours: Server, _: Any) -> None:
         services = [{"service": "gateway", "version": "0.1.0", "ok": True, "detail": ""}]
-        counts = {"runs_max": 4, "active": 1, "queued": 2, "total": 9}
+        counts = {"runs_max": 4, "active": 3, "queued": 3, "total": 9}
         self._json(200, {"user": "alice", "services": services, **counts})
 
     def verify(self, ours: Server, _: Any) -> None:

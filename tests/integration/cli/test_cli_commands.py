@@ -408,8 +408,9 @@ def test_status_shows_services_then_limits_and_counts(cli):
         "",
         "Run history:",
         "- total: 9 runs",
-        "- running: 1 runs",
+        "- running: 3 runs",
         "- currently queued due to concurrency: 2 runs",
+        "- currently waiting for a machine: 1 runs",
         "- plan concurrency limit: 4 runs",
     ]
     assert json.loads(out(cli("status", "--json")))["status"]["total"] == 9
