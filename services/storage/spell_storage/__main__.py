@@ -10,9 +10,15 @@ from spell_storage import api, git, git_server
 from spell_storage.appender import Appender
 from spell_storage.blobs import Blobs
 from spell_storage.code import Code
+from spell_storage.code_api import CodeRoutes
+from spell_storage.credentials import Credentials, read_hosts
+from spell_storage.fetch_api import FetchRoutes
+from spell_storage.fetcher import Fetcher
+from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
+from spell_storage.remote import FetchLimits, Remote
 from spell_storage.settings import Settings
 
 log = logs.get()
@@ -24,31 +30,59 @@ async def main(stop: asyncio.Event) -> None:
     data = Path(given.data_dir)
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     objects = Objects.open(given.blob_store, data / "blobs")
-    repositories = git.Repositories(data)
+    repositories = git.Repositories(data, push_bytes_max=given.git_push_bytes_max)
     repositories.prepare()
+    remote = _remote(given, data)
     key = git_server.host_key(data / "ssh_host_ed25519_key")
     listener = git_server.bound(given.ssh_listen_host, given.ssh_port)
     port = listener.getsockname()[1]
     async with (
         database.pool(given.database_url, "storage") as pool,
         http.Caller(given.gateway_url) as gateway,
+        http.Caller(given.scheduler_url) as scheduler,
     ):
         await database.migrate(pool, "storage", "spell_storage")
         journals = Journals(pool, objects)
         merger = Merger(journals)
         appender = Appender(journals, merger.consider)
-        code = Code(pool, repositories, f"{given.ssh_host}:{port}")
-        server = git_server.GitServer(code, repositories, git_server.owners_from(gateway))
-        app = api.make(pool, journals, appender, Blobs(pool, objects), code)
+        address = f"{given.ssh_host}:{port}"
+        code = Code(pool, repositories, address, kept_seconds=given.commit_kept_seconds)
+        server = git_server.GitServer(
+            code, repositories, git_server.owners_from(gateway), _push_limits(given)
+        )
+        credentials = Credentials(pool, read_hosts(given.git_hosts), data / "git-credentials.key")
+        fetcher = Fetcher(code, repositories, credentials, remote)
+        housekeeping = Housekeeping(
+            pool, repositories, runs_of(scheduler) if given.scheduler_url else None, given.commit_kept_seconds
+        )
+        routes = (CodeRoutes(code, repositories), FetchRoutes(fetcher, credentials))
+        app = api.make(pool, journals, appender, Blobs(pool, objects), *routes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(appender.run())
             tasks.create_task(merger.run())
+            fetching = tasks.create_task(fetcher.run())
+            keeping = tasks.create_task(housekeeping.run(stop, given.collect_seconds))
             async with git_server.serve(server, listener, key), http.serve(app, given.listen):
                 log.info("storage is ready", ssh_port=port)
                 await stop.wait()
+            keeping.cancel()
+            fetching.cancel()
             await appender.close()
             merger.close()
     log.info("storage has stopped")
+
+
+def _remote(given: Settings, data: Path) -> Remote:
+    limits = FetchLimits(given.git_fetch_bytes_max, given.git_fetch_seconds_max, given.git_silent_seconds_max)
+    remote = Remote(data, limits, given.git_ca_file)
+    remote.prepare()
+    return remote
+
+
+def _push_limits(given: Settings) -> git_server.Limits:
+    return git_server.Limits(
+        given.git_push_seconds_max, given.git_push_refs_max, given.git_refs_max, given.ssh_connections_max
+    )
 
 
 if __name__ == "__main__":

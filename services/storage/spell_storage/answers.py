@@ -96,8 +96,9 @@ async def streamed(
     *,
     status: int = 200,
     length: int | None = None,
+    at_once: bool = False,
 ) -> web.StreamResponse:
-    """Answer with pieces as they come; in one go when they are few. When something goes wrong on the way the
+    """Answer with pieces as they come; in one go when they are few, unless each is wanted `at_once`. When something goes wrong on the way the
     connection breaks: no short answer ever looks like a whole one.
     """
     response: web.StreamResponse | None = None
@@ -108,7 +109,7 @@ async def streamed(
             async for piece in pieces:
                 gathered.append(piece)
                 size += len(piece)
-                if size - sent < _WRITE_BYTES_MIN:
+                if size - sent < _WRITE_BYTES_MIN and not at_once:
                     continue
                 if response is None:
                     response = web.StreamResponse(status=status, headers=headers)

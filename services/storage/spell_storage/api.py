@@ -15,8 +15,8 @@ from spell_storage.appender import Appender
 from spell_storage.blob_api import MANIFEST_BYTES_MAX, BlobRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
-from spell_storage.code import Code
 from spell_storage.code_api import CodeRoutes
+from spell_storage.fetch_api import FetchRoutes
 from spell_storage.journal_api import JournalRoutes
 from spell_storage.journals import Journals
 
@@ -31,11 +31,11 @@ _TOTALS: dict[str, Callable[[str, str], object]] = {
 
 
 def make(
-    pool: asyncpg.Pool, journals: Journals, appender: Appender, blobs: Blobs, code: Code
+    pool: asyncpg.Pool, journals: Journals, appender: Appender, blobs: Blobs, *more: CodeRoutes | FetchRoutes
 ) -> web.Application:
     """The application. Every handler answers refusals in the shape that all services share."""
     app = web.Application(middlewares=[errors_to_answers], client_max_size=MANIFEST_BYTES_MAX)
-    for routes in (JournalRoutes(journals, appender), BlobRoutes(blobs), CodeRoutes(code)):
+    for routes in (JournalRoutes(journals, appender), BlobRoutes(blobs), *more):
         routes.add_to(app)
 
     async def health(_request: web.Request) -> web.Response:

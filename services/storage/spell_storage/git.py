@@ -1,11 +1,13 @@
 """Bare repositories on disk and the git processes over them, none of which trusts what was pushed (shell)."""
 
 import asyncio
+import contextlib
 import mmap
 import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,55 +15,77 @@ from typing import IO
 
 from spell_proto import logs
 from spell_proto.errors import SpellError
+from spell_storage.locks import Locks
 
 log = logs.get()
 
 #: Bounds every git process but a push.
 GIT_SECONDS_MAX = 60.0
 GIT_PROCESSES_MAX = 4
-PUSH_BYTES_MAX = "2g"
+#: How many of the refs that are known to be whole a walk is told to stop at.
+_KNOWN_WHOLE_MAX = 256
 
 #: Refs a client may create, and where older ones move so that a push need not be told about all of them.
 PUSHED = "refs/heads"
+TAGS = "refs/tags"
 KEPT = "refs/kept"
-#: A push is told about this many refs at most.
+#: A push is told about this many commits at most.
 ADVERTISED_REFS_MAX = 256
+PUSH_BYTES_MAX = 2 << 30
 
 # No setting of the machine, of its user or of pushed content has a say.
-_OPTIONS = (
+OPTIONS = (
     "-c", "core.hooksPath=/dev/null",
     "-c", "safe.bareRepository=explicit",
     "-c", "submodule.recurse=false",
     "-c", "transfer.bundleURI=false",
-    "-c", "gc.pruneExpire=never",
+    "-c", "core.attributesFile=/dev/null",
+    # Repositories are packed by housekeeping alone, under its locks.
+    "-c", "gc.auto=0",
+    "-c", "maintenance.auto=false",
+    "-c", "receive.autogc=false",
     "-c", "pack.threads=2",
     # Blobs above this are streamed instead of held in memory.
     "-c", "core.bigFileThreshold=16m",
+    # What was answered survives a power cut.
+    "-c", "core.fsync=committed,loose-object,reference",
+    "-c", "core.fsyncMethod=batch",
 )  # fmt: skip
+#: What old but honest histories hold.
+FSCK_IGNORED = ("zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate")
 _RECEIVE_OPTIONS = (
     "-c", "receive.fsckObjects=true",
     "-c", "transfer.fsckObjects=true",
-    # What old but honest histories hold.
-    "-c", "receive.fsck.zeroPaddedFilemode=ignore",
-    "-c", "receive.fsck.badTimezone=ignore",
-    "-c", "receive.fsck.missingSpaceBeforeDate=ignore",
-    "-c", f"receive.maxInputSize={PUSH_BYTES_MAX}",
+    *(word for kind in FSCK_IGNORED for word in ("-c", f"receive.fsck.{kind}=ignore")),
     "-c", "receive.shallowUpdate=true",
     "-c", "receive.denyDeletes=true",
     "-c", "receive.denyNonFastForwards=true",
     "-c", f"transfer.hideRefs={KEPT}",
-    # A push that was answered survives a power cut.
-    "-c", "core.fsync=committed,loose-object,reference",
-    "-c", "core.fsyncMethod=batch",
 )  # fmt: skip
 
-# Both read "old new ref" lines. Hooks stand in a directory of ours; a repository's own are never looked at.
+# Both read "old new ref" lines. Hooks stand in a directory of ours; a repository's own are never looked at. One git
+# process judges all tags: of each it is asked what it is, and what it is a tag of.
 _PRE_RECEIVE = f"""#!/bin/sh
-while read -r old new ref; do
-    if [ "$ref" != "{PUSHED}/br_$new" ]; then
-        echo "$ref: only {PUSHED}/br_<commit> can be pushed, for that very commit" >&2
+asked() {{
+    while read -r old new ref; do
+        case "$ref" in
+        "{PUSHED}/br_$new") ;;
+        {TAGS}/?*) printf '%s\\n%s^{{commit}}\\n' "$new" "$new" ;;
+        *)
+            echo "$ref: only {PUSHED}/br_<commit>, for that very commit, and annotated tags can be pushed" >&2
+            echo refused
+            ;;
+        esac
+    done
+}}
+kinds=$(asked | git cat-file --batch-check='%(objecttype)') || exit 1
+wanted=tag
+for kind in $kinds; do
+    if [ "$kind" != "$wanted" ]; then
+        echo "only annotated tags of commits can be pushed as tags" >&2
         exit 1
     fi
+    if [ "$wanted" = tag ]; then wanted=commit; else wanted=tag; fi
 done
 """
 _POST_RECEIVE = """#!/bin/sh
@@ -92,30 +116,47 @@ def environment() -> dict[str, str]:
 
 def command(repository: Path, *arguments: str) -> list[str]:
     """The words of a git call on a repository of ours."""
-    return ["git", f"--git-dir={repository}", *_OPTIONS, *arguments]
+    return ["git", f"--git-dir={repository}", *OPTIONS, *arguments]
 
 
 class Repositories:
     """The bare repositories below one directory: `<owner_id>/<repository_id>.git`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, push_bytes_max: int = PUSH_BYTES_MAX) -> None:
         self._directory = data / "git"
         self._hooks = data / "git-hooks"
+        self._push_bytes_max = push_bytes_max
+        self.locks = Locks(data)
         self._processes = asyncio.Semaphore(GIT_PROCESSES_MAX)
 
     def prepare(self) -> None:
-        """Make the directories and the hooks; clear what a crash left half made."""
+        """Make the directories and the hooks."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._hooks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.locks.prepare()
         for name, text in (("pre-receive", _PRE_RECEIVE), ("post-receive", _POST_RECEIVE)):
             made = self._hooks / f".{name}.{os.getpid()}"
             made.write_text(text)
             made.chmod(0o700)
             made.replace(self._hooks / name)
-        for left in self._directory.glob(".new-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        for note in self._hooks.glob("pushed-*"):
-            note.unlink(missing_ok=True)
+
+    def put_aside(self, path: Path) -> None:
+        """Take a repository away in one step; what is left of it goes with the next `clear_abandoned`."""
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(self._directory / f".gone-{path.parent.name}-{path.stem}-{time.time_ns()}")
+
+    def clear_abandoned(self, before: float) -> None:
+        """Remove what was put aside, and what crashes have left before then."""
+        for gone in self._directory.glob(".gone-*"):
+            shutil.rmtree(gone, ignore_errors=True)
+        for left in (
+            *self._directory.glob(".new-*"),
+            *self._hooks.glob("pushed-*"),
+            *self._hooks.glob(".p*"),
+        ):
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < before:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def pushed_note(self) -> "tempfile._TemporaryFileWrapper[bytes]":
         """An empty file for the hook to write the commits of one push into; gone when it is closed."""
@@ -144,10 +185,18 @@ class Repositories:
     def receive_pack(self, repository: Path) -> list[str]:
         """The words of the one call that a client may make."""
         hooks = ("-c", f"core.hooksPath={self._hooks}")
-        return ["git", *_OPTIONS, *_RECEIVE_OPTIONS, *hooks, "receive-pack", str(repository)]
+        limit = ("-c", f"receive.maxInputSize={self._push_bytes_max}")
+        return ["git", *OPTIONS, *_RECEIVE_OPTIONS, *hooks, *limit, "receive-pack", str(repository)]
 
-    async def run(self, repository: Path, *arguments: str, given: bytes = b"") -> bytes:
-        """What a short git call prints.
+    async def run(
+        self,
+        repository: Path,
+        *arguments: str,
+        given: bytes = b"",
+        seconds: float = GIT_SECONDS_MAX,
+        held: Sequence[int] = (),
+    ) -> bytes:
+        """What a short git call prints. It inherits the locks in `held`.
 
         Raises:
             GitError: it failed or took too long.
@@ -161,12 +210,13 @@ class Repositories:
                     stderr=asyncio.subprocess.PIPE,
                     env=environment(),
                     start_new_session=True,
+                    pass_fds=held,
                 )
             try:
-                async with asyncio.timeout(GIT_SECONDS_MAX):
+                async with asyncio.timeout(seconds):
                     printed, complaint = await process.communicate()
             except TimeoutError:
-                raise GitError(f"git {arguments[0]} took more than {GIT_SECONDS_MAX} s") from None
+                raise GitError(f"git {arguments[0]} took more than {seconds} s") from None
             finally:
                 end(process)
         if process.returncode:
@@ -185,13 +235,37 @@ class Repositories:
             if said[:2] == [commit, "commit"] and tree[1:2] == ["tree"]
         }
 
+    async def has_tree(self, repository: Path, commit: str) -> bool:
+        """Whether a commit, its tree and everything in that are there."""
+        return await self._walks(repository, "--no-walk", commit)
+
     async def is_whole(self, repository: Path, commit: str) -> bool:
-        """Whether the tree of a commit and everything in it are there. Its history may be cut off."""
+        """Whether everything a commit needs is there, its history included, which may be cut off (a shallow one).
+
+        What refs need was checked when they were made.
+        """
+        return await self.has_tree(repository, commit) and await self._walks(
+            repository, commit, "--not", "--all"
+        )
+
+    async def _walks(self, repository: Path, *where: str) -> bool:
         try:
-            await self.run(repository, "rev-list", "--objects", "--no-walk", "--quiet", commit)
+            await self.run(repository, "rev-list", "--objects", "--quiet", *where)
         except GitError:
             return False
         return True
+
+    async def drop_broken_refs(self, repository: Path, held: Sequence[int]) -> None:
+        """Remove the refs that need what is not there, so that a push sends it again."""
+        printed = await self.run(repository, "for-each-ref", "--format=%(objectname) %(refname)")
+        whole: list[str] = []
+        for line in printed.decode(errors="surrogateescape").splitlines():
+            name, ref = line.split(" ", 1)
+            if await self._walks(repository, name, *(f"^{other}" for other in whole[-_KNOWN_WHOLE_MAX:])):
+                whole.append(name)
+            else:
+                given = os.fsencode(f"delete {ref}\n")
+                await self.run(repository, "update-ref", "--no-deref", "--stdin", given=given, held=held)
 
     async def tidy(self, repository: Path) -> None:
         """Keep the list of refs short that each push begins with: older ones stay, but are not told about."""
@@ -224,16 +298,35 @@ def end(process: asyncio.subprocess.Process) -> None:
             return
 
 
+def count_refs(repository: Path) -> int:
+    """How many refs a repository has, told from its files."""
+    try:
+        packed = (repository / "packed-refs").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        packed = 0
+    return packed + sum(len(files) for _, _, files in os.walk(repository / "refs"))
+
+
+def size_of(directory: Path) -> int:
+    """How many bytes lie below a directory that changes in the meantime."""
+    size = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 -- called often
+    return size
+
+
 def has_object(repository: Path, name: str) -> bool:
     """Whether a repository holds an object, told from its files: asking git would cost a process per repository."""
     objects = repository / "objects"
     if (objects / name[:2] / name[2:]).is_file():
         return True
     wanted = bytes.fromhex(name)
-    return any(_in_index(index, wanted) for index in (objects / "pack").glob("*.idx"))
+    return any(in_index(index, wanted) for index in (objects / "pack").glob("*.idx"))
 
 
-def _in_index(path: Path, wanted: bytes) -> bool:
+def in_index(path: Path, wanted: bytes) -> bool:
     # A version 2 index: 8 bytes of magic, 256 counts by first byte, then the sorted names.
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as index:
@@ -254,3 +347,13 @@ def _in_index(path: Path, wanted: bytes) -> bool:
     except (FileNotFoundError, ValueError):
         return False  # repacked in this moment, or empty
     return False
+
+
+def clear_temporary(repository: Path) -> None:
+    """Remove what killed processes have left half written. Only while nobody writes."""
+    objects = repository / "objects"
+    for left in (*objects.glob("tmp_*"), *objects.glob("pack/tmp_*"), *objects.glob("??/tmp_obj_*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

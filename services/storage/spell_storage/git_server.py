@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,18 +20,16 @@ from spell_proto.http import Caller
 from spell_proto.spec import Shape
 from spell_storage import git
 from spell_storage.code import Code
+from spell_storage.ssh_relay import Relay
 
 log = logs.get()
 
 USER = "git"
 LOGIN_SECONDS_MAX = 20
 KEEPALIVE_SECONDS = 15
-PUSH_SECONDS_MAX = 1800.0
 PUSHES_AT_ONCE = 8
-CONNECTIONS_MAX = 256
 #: How long pushes in hand may go on when the service is asked to stop.
 DRAIN_SECONDS_MAX = 10.0
-_PIECE_BYTES = 128 * 1024
 #: A repository's refs are tidied every so many pushes.
 _TIDY_EVERY = 64
 
@@ -49,6 +48,17 @@ class _KeyOwner(Shape):
 
 
 _KEY_OWNER: TypeAdapter[_KeyOwner] = TypeAdapter(_KeyOwner)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one push may cost."""
+
+    push_seconds: float = 1800.0
+    #: Refs in one push, and in a repository.
+    refs_per_push: int = 5_000
+    refs: int = 200_000
+    connections: int = 256
 
 
 def owners_from(gateway: Caller) -> FindOwner:
@@ -70,8 +80,11 @@ def owners_from(gateway: Caller) -> FindOwner:
 class GitServer:
     """Receives pushes."""
 
-    def __init__(self, code: Code, repositories: git.Repositories, find_owner: FindOwner) -> None:
+    def __init__(
+        self, code: Code, repositories: git.Repositories, find_owner: FindOwner, limits: Limits = Limits()
+    ) -> None:
         self._code = code
+        self.limits = limits
         self._git = repositories
         self.find_owner = find_owner
         self._pushes = asyncio.Semaphore(PUSHES_AT_ONCE)
@@ -111,24 +124,32 @@ class GitServer:
             process.stderr.write(b"spell: only git push is possible here\n")
             return 128
         repository_id = int(wanted["repository"])
-        path = (
-            await self._code.for_push(owner_id, repository_id) if int(wanted["owner"]) == owner_id else None
-        )
-        if path is None:
+        if int(wanted["owner"]) != owner_id:
             process.stderr.write(b"spell: no such repository\n")
             return 128
         try:
-            async with asyncio.timeout(PUSH_SECONDS_MAX), self._pushes:
-                return await self._receive(process, path, owner_id, repository_id)
+            # Nothing is removed from a repository while it is pushed to, not even the repository.
+            using = self._git.locks.using(repository_id, seconds=self.limits.push_seconds)
+            async with asyncio.timeout(self.limits.push_seconds), self._pushes, using as held:
+                return await self._receive(process, owner_id, repository_id, held)
         except TimeoutError:
             process.stderr.write(b"spell: the push took too long\n")
             return 1
 
     async def _receive(
-        self, process: asyncssh.SSHServerProcess[bytes], path: Path, owner_id: int, repository_id: int
+        self, process: asyncssh.SSHServerProcess[bytes], owner_id: int, repository_id: int, held: int
     ) -> int:
+        path = await self._code.for_push(owner_id, repository_id)
+        if path is None:
+            process.stderr.write(b"spell: no such repository\n")
+            return 128
+        refs = await asyncio.to_thread(git.count_refs, path)
+        if refs > self.limits.refs:
+            process.stderr.write(f"spell: this repository has {refs} refs already\n".encode())
+            return 1
         with self._git.pushed_note() as noted:
-            returncode = await _relay(process, self._git.receive_pack(path), noted.name)
+            relay = Relay(process, self.limits.refs_per_push)
+            returncode = await relay.run(self._git.receive_pack(path), noted.name, held)
             commits = list(dict.fromkeys(noted.read().decode("ascii", "replace").split()))
         if commits:
             # Before git hears the end of its push: whoever pushed can use the commit at once.
@@ -146,54 +167,6 @@ class GitServer:
                 log.warning("refs were not tidied", repository_id=repository_id, problem=str(error))
 
 
-async def _relay(process: asyncssh.SSHServerProcess[bytes], words: list[str], noted: str) -> int:
-    """Join a git process to an SSH channel until it ends; it is killed when the channel breaks."""
-    child = await asyncio.create_subprocess_exec(
-        *words,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**git.environment(), "SPELL_PUSHED": noted},
-        start_new_session=True,
-        limit=_PIECE_BYTES,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            giving = tasks.create_task(_give(process, child.stdin))
-            out = tasks.create_task(_take(child.stdout, process.stdout))
-            err = tasks.create_task(_take(child.stderr, process.stderr))
-            await asyncio.wait({out, err})
-            await child.wait()
-            giving.cancel()
-    except* (asyncssh.Error, OSError, EOFError) as errors:
-        raise ConnectionError(repr(errors.exceptions[0])) from errors
-    finally:
-        git.end(child)
-        await child.wait()
-    assert child.returncode is not None
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
-
-
-async def _give(process: asyncssh.SSHServerProcess[bytes], stdin: asyncio.StreamWriter) -> None:
-    while data := await process.stdin.read(_PIECE_BYTES):
-        try:
-            stdin.write(data)
-            await stdin.drain()
-        except (BrokenPipeError, ConnectionResetError, RuntimeError):
-            # git reads no more (uvloop says RuntimeError for a closed pipe); what it printed still goes out.
-            return
-    stdin.close()
-
-
-async def _take(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
-    while data := await source.read(_PIECE_BYTES):
-        sink.write(data)
-        await sink.drain()
-
-
 class _Session(asyncssh.SSHServer):
     """One connection: public keys only, and nothing but sessions."""
 
@@ -203,7 +176,7 @@ class _Session(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        if len(self._server.connections) >= CONNECTIONS_MAX:
+        if len(self._server.connections) >= self._server.limits.connections:
             conn.abort()
             return
         self._server.connections.add(conn)

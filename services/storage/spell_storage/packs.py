@@ -1,0 +1,118 @@
+"""Code on its way to a machine: a pack with what it lacks, and the patch between two commits."""
+
+import re
+from collections.abc import AsyncGenerator, Iterable
+from pathlib import Path
+
+import orjson
+
+from spell_proto import checks
+from spell_proto.errors import InvalidError
+from spell_proto.views import PackAsked, PackHead
+from spell_storage import git
+from spell_storage.code import Code
+from spell_storage.streams import Streams
+
+WANTS_MAX = 64
+HAVES_MAX = 10_000
+_TAG_FORMAT = "--format=%(objecttype) %(objectname) %(refname:strip=2)"
+_PACKING = ("--revs", "--thin", "--delta-base-offset", "--stdout", "-q")
+_SHALLOW_LINE = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
+# As git says it to somebody without settings of their own, in a form that carries everything.
+_DIFFING = (
+    "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color",
+    "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "--ignore-submodules=none",
+)  # fmt: skip
+
+
+class Packs:
+    """Reads commits that `code` knows."""
+
+    def __init__(self, code: Code, repositories: git.Repositories) -> None:
+        self._code = code
+        self._git = repositories
+        self._streams = Streams()
+
+    async def pack(self, owner_id: int, repository_id: int, asked: PackAsked) -> AsyncGenerator[bytes, None]:
+        """A line of JSON (`PackHead`), then a thin pack with what the wanted commits need and the others do not have.
+
+        Raises:
+            InvalidError: something that is asked for is no commit hash, or too much is asked for.
+            NotFoundError: a wanted commit is not in this repository.
+        """
+        if not 1 <= len(asked.want) <= WANTS_MAX or len(asked.have) > HAVES_MAX:
+            raise InvalidError(
+                "pack_too_many", f"want: 1 to {WANTS_MAX} commits, have: at most {HAVES_MAX}", field="want"
+            )
+        for name in (*asked.want, *asked.have):
+            checks.commit(name)
+        for name in asked.want:
+            await self._code.commit(owner_id, name, repository_id)
+        path = self._git.path(owner_id, repository_id)
+        tags = await self._tags(path, asked.want)
+        head = PackHead(tags=tuple(tags), shallow=await self._cut_off(path, asked.want))
+        wants = (*asked.want, *(tag for _, tag in tags))
+        lines = (*wants, "--not", *await self._known(path, asked.have))
+        return self._streams.read(
+            path,
+            "pack-objects",
+            *_PACKING,
+            given=_lines(lines),
+            head=orjson.dumps(head.model_dump()) + b"\n",
+        )
+
+    async def patch(
+        self, owner_id: int, repository_id: int, before: str, after: str
+    ) -> AsyncGenerator[bytes, None]:
+        """What `git apply` makes `after` of `before` with.
+
+        Raises:
+            NotFoundError: one of them is not in this repository.
+        """
+        for name in (before, after):
+            await self._code.commit(owner_id, name, repository_id)
+        path = self._git.path(owner_id, repository_id)
+        return self._streams.read(path, "diff", *_DIFFING, before, after, "--")
+
+    async def _tags(self, path: Path, wants: Iterable[str]) -> list[tuple[str, str]]:
+        """Annotated tags of commits that are on the way to the wanted ones: name and object."""
+        merged = [f"--merged={name}" for name in wants]
+        printed = await self._git.run(path, "for-each-ref", *merged, _TAG_FORMAT, git.TAGS)
+        tags = []
+        for line in printed.splitlines():
+            kind, tag, name = line.split(b" ", 2)
+            # A name that is no text cannot be told in JSON; git describe does without it.
+            if kind == b"tag" and _is_text(name):
+                tags.append((name.decode(), tag.decode()))
+        return tags
+
+    async def _cut_off(self, path: Path, wants: Iterable[str]) -> tuple[str, ...]:
+        """The commits on the way to the wanted ones whose parents are left out, as they were never pushed."""
+        try:
+            cut = set(_SHALLOW_LINE.findall((path / "shallow").read_text("ascii")))
+        except FileNotFoundError:
+            return ()
+        if not cut:
+            return ()
+        printed = await self._git.run(path, "rev-list", *wants)
+        return tuple(name for name in printed.decode().split() if name in cut)
+
+    async def _known(self, path: Path, haves: Iterable[str]) -> list[str]:
+        asked = list(haves)
+        if not asked:
+            return []
+        printed = await self._git.run(path, "cat-file", "--batch-check", given=_lines(asked))
+        answers = (line.split() for line in printed.decode().splitlines())
+        return [words[0] for words in answers if words[1:2] in (["commit"], ["tag"])]
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lines(names: Iterable[str]) -> bytes:
+    return "".join(f"{name}\n" for name in names).encode()
