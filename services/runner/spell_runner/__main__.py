@@ -16,7 +16,7 @@ from spell_runner import doorbell, isolation
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.engines.engine import Engine
-from spell_runner.engines.local import LocalEngine, Place, lower_directories
+from spell_runner.engines.local import LocalEngine, Place, used_code
 from spell_runner.engines.null import NullEngine
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
@@ -75,9 +75,9 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         return NullEngine()
     hidden = (str(Path(chosen.platform_dir or data).resolve()),)
     place = Place(data, hidden)
-    for path in (place.empty, place.root, data / "trees"):
+    for path in (place.empty, place.root):
         path.mkdir(mode=0o755, exist_ok=True)
-    trees = Trees(data / "trees", storage, lambda: lower_directories(data / "attempts"))
+    trees = Trees(data, storage, lambda: used_code(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
         kept_apart = await isolation.probe(chosen.isolation, data, hidden, place.root, place.empty)
@@ -100,6 +100,7 @@ def _after_reboot(path: Path, boot_id: str, trees: Trees) -> None:
     if not path.exists() or path.read_text() != boot_id:
         trees.forget()
         path.write_text(boot_id)
+    trees.sweep()
 
 
 def _ringing(control: Control, forwarder: Forwarder) -> doorbell.OnRing:

@@ -6,6 +6,7 @@ SpellError
     ├── DiscardedError        the files of a run were thrown away: it was killed
     ├── ForeignJournalError   storage has another journal of an attempt than this machine
     ├── TreeRefusedError      a code tree that would be written outside its directory, or makes no sense
+    ├── StoreDamagedError     objects that a store should have are not there
     └── IsolationError        the isolation that was asked for does not work on this machine
 """
 
@@ -36,6 +37,10 @@ class ForeignJournalError(RunnerError):
 
 class TreeRefusedError(RunnerError):
     """A code tree that would be written outside its directory, or makes no sense."""
+
+
+class StoreDamagedError(RunnerError):
+    """Objects that a store should have are not there: what it holds has to come again."""
 
 
 class IsolationError(RunnerError):

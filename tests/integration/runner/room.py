@@ -30,6 +30,7 @@ from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
 from support import stack
 from support.scheduler import Client, SchedulerProcess, until
+from support.shelf import Shelf
 
 DEADLINE_SECONDS = 20.0
 MACHINES = tuple(f"r{number}" for number in range(100))
@@ -119,7 +120,7 @@ class Front:
     def __init__(self, behind: str, socket: Path) -> None:
         self.behind = behind
         self.socket = socket
-        self.trees: dict[str, bytes] = {}
+        self.shelf = Shelf(socket.with_suffix(".git"))
         self.broken: re.Pattern[str] | None = None
         self.asked: list[str] = []
         self._session: aiohttp.ClientSession | None = None
@@ -130,13 +131,12 @@ class Front:
             assert request.transport is not None
             request.transport.close()
             raise web.HTTPServiceUnavailable
-        if match := re.fullmatch(r"/code/\d+/\d+/trees/([0-9a-f]+)", request.path):
-            if match[1] not in self.trees:
-                return web.json_response(
-                    {"code": "commit_unknown", "field": None, "message": "no such commit", "hint": None},
-                    status=404,
-                )
-            return web.Response(body=self.trees[match[1]])
+        if re.fullmatch(r"/code/\d+/\d+/pack", request.path):
+            pack = await self.shelf.pack(await request.read())
+            if pack is not None:
+                return web.Response(body=pack)
+            unknown = {"code": "commit_unknown", "field": None, "message": "no such commit", "hint": None}
+            return web.json_response(unknown, status=404)
         assert self._session is not None
         async with self._session.request(
             request.method,
@@ -401,25 +401,3 @@ async def until_registered(made: Room) -> None:
         await until(known)
     except TimeoutError:
         raise AssertionError(made.runner.log.read_text()[-4000:]) from None
-
-
-def tree(files: dict[str, bytes]) -> bytes:
-    """A tree stream as storage sends it."""
-    parts = []
-    for path, content in sorted(files.items()):
-        header = {"mode": "100644", "size": len(content), "path_hex": path.encode().hex()}
-        parts.append(json.dumps(header).encode() + b"\n" + content)
-    return b"".join(parts) + json.dumps({"end": len(files)}).encode() + b"\n"
-
-
-def code(
-    commit: str = "c" * 40, tree_id: str = "d" * 40, root: str = "repo", cwd: str = "."
-) -> dict[str, Any]:
-    return {
-        "repository_id": 1,
-        "repository": root,
-        "commit": commit,
-        "tree": tree_id,
-        "root_directory": root,
-        "cwd": cwd,
-    }

@@ -35,7 +35,7 @@ async def engine(request, tmp_path):
         return
     data = tmp_path / "data"
     place = Place(data, ())
-    for path in (data, place.empty, place.root, data / "attempts", data / "trees"):
+    for path in (data, place.empty, place.root, data / "attempts"):
         path.mkdir()
     overlay = request.param.endswith("overlay")
     shims.need("unshare" if overlay else "none")
@@ -48,7 +48,7 @@ async def engine(request, tmp_path):
             isolation,
             ShimServer(data, 1.0),
             Environments(caller),
-            Trees(data / "trees", caller, set),
+            Trees(data, caller, set),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )

@@ -10,12 +10,13 @@ from datetime import UTC
 import pytest
 
 from integration.runner import shims
-from integration.runner.room import code, room, tree
+from integration.runner.room import room
 from spell_proto import codec, subjects
 from spell_proto.commands import StartAttempt
 from spell_proto.journal import RecordKind, whole_records
 from spell_runner.shim import launch, processes
 from support.scheduler import until
+from support.shelf import code
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIFE = ["requested", "building", "running", "saving", "pushing", "complete"]
@@ -36,9 +37,9 @@ async def test_a_run_goes_through_its_whole_life(rooms, isolation):
         "mkdir -p ../../out; echo o > ../../out/o; exit 66"
     )
     files = {"sub/train.py": b"print('trained')\n", "data/in.txt": b"in\n", "same": b"same"}
-    here.front.trees["c" * 40] = tree(files)
+    given = here.front.shelf.code(files, cwd="sub")
 
-    run_id = await here.create(command, code=code(cwd="sub"), env={"GREETING": "hello"})
+    run_id = await here.create(command, code=given, env={"GREETING": "hello"})
     view = await here.until_final(run_id)
 
     assert await here.client.states(run_id) == LIFE
@@ -199,9 +200,9 @@ async def test_a_build_that_fails_says_why(rooms):
 
 async def test_code_that_storage_does_not_have_or_that_is_hostile_fails_the_run(rooms):
     here = await rooms("none")
-    here.front.trees["e" * 40] = tree({"../../escape": b"x"})
-    for commit in ("f" * 40, "e" * 40):
-        view = await here.until_final(await here.create("true", code=code(commit, commit)))
+    hostile = here.front.shelf.code({"../../escape": b"x"})
+    for given in (code("f" * 40, "f" * 40), hostile):
+        view = await here.until_final(await here.create("true", code=given))
 
         assert (view.state, view.reason) == ("failed", "code_fetch")
         await here.assert_whole(view)
@@ -210,8 +211,7 @@ async def test_code_that_storage_does_not_have_or_that_is_hostile_fails_the_run(
 
 async def test_code_that_cannot_be_copied_fails_the_run_and_leaves_no_copy(rooms):
     here = await rooms("none")
-    given = code("8" * 40, "8" * 40)
-    here.front.trees["8" * 40] = tree({"a": b"a", "b": b"b"})
+    given = here.front.shelf.code({"a": b"a", "b": b"b"})
     assert (await here.until_final(await here.create("true", code=given))).state == "complete"
     (copied,) = [path for path in here.data.glob("trees/**/b") if path.read_bytes() == b"b"]
     copied.parent.chmod(0o755)
@@ -228,8 +228,8 @@ async def test_code_that_cannot_be_copied_fails_the_run_and_leaves_no_copy(rooms
 @pytest.mark.parametrize("isolation", ["none", "unshare"])
 async def test_a_command_that_cannot_be_started_fails_the_run(rooms, isolation):
     here = await rooms(isolation)
-    here.front.trees["a" * 40] = tree({"file": b"x"})
-    view = await here.until_final(await here.create("true", code=code("a" * 40, "a" * 40, cwd="file")))
+    given = here.front.shelf.code({"file": b"x"}, cwd="file")
+    view = await here.until_final(await here.create("true", code=given))
 
     assert (view.state, view.reason) == ("failed", "start_failed")
     assert view.message.endswith("/repo/file: Not a directory")

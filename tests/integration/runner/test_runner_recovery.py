@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from integration.runner import shims
-from integration.runner.room import code, room, tree
+from integration.runner.room import room
 from spell_runner.engines.server import ShimServer
 from spell_runner.shim import launch
 
@@ -58,10 +58,10 @@ async def test_killed_at_any_moment_every_run_ends_complete_and_ran_once(service
     """Kill -9 over and over, at random moments, while runs with code, output and files go through their lives."""
     random.seed(7)
     async with room(services, SPELL_ISOLATION="unshare", SPELL_SLOTS="4") as here:
-        here.front.trees["c" * 40] = tree({"a": b"a", "b/c": b"c"})
+        given = here.front.shelf.code({"a": b"a", "b/c": b"c"})
         count = here.directory / "count"
         run_ids = [
-            await here.create(f"echo $SPELL_RUN >> {count}; cat a b/c; echo x > made; sleep 0.1", code=code())
+            await here.create(f"echo $SPELL_RUN >> {count}; cat a b/c; echo x > made; sleep 0.1", code=given)
             for _ in range(12)
         ]
         for _ in range(8):
@@ -99,8 +99,8 @@ async def test_an_end_that_is_asked_while_no_runner_is_there_comes_with_the_hear
 async def test_storage_that_is_away_is_waited_for_at_every_point(rooms):
     here = await rooms("none")
     here.front.broken = re.compile("/code/|/blobs|/manifests|/journals")
-    here.front.trees["9" * 40] = tree({"a": b"a"})
-    run_id = await here.create("cat a; echo x > made", code=code("9" * 40, "9" * 40))
+    given = here.front.shelf.code({"a": b"a"})
+    run_id = await here.create("cat a; echo x > made", code=given)
     await here.until_true(lambda: [one for one in here.front.asked if "/code/" in one])
     here.front.broken = re.compile("/blobs|/manifests|/journals")
     await here.until_true(lambda: "POST /blobs/missing" in here.front.asked)

@@ -11,6 +11,7 @@ from pathlib import Path
 from spell_proto import logs
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason
+from spell_runner import layout, skeleton
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
@@ -22,7 +23,7 @@ from spell_runner.phases import Exit, Look, Status
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
-from spell_runner.trees import Trees
+from spell_runner.trees import Code, Trees
 from spell_runner.workspace import Abort, copy_tree, read_baseline, remove
 
 log = logs.get()
@@ -87,9 +88,9 @@ class LocalEngine:
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         environment = await self._environments.get(spec.run_id, spec.spec.environment, notes)
-        lower = self._place.empty
+        code = None
         if spec.spec.code is not None:
-            lower = await self._trees.get(
+            code = await self._trees.get(
                 spec.owner_id,
                 spec.spec.code,
                 lambda: notes.line("Storage does not answer; waiting for it"),
@@ -103,11 +104,11 @@ class LocalEngine:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay and not Path(directory / BASELINE).exists():
-            await self._copy(lower, directory, abort)
+            await self._copy(code, directory, abort)
         launch.make_cancellation(directory.base)
-        directory.write(launch.LAUNCH, self._launch(spec, directory, lower, environment).encode())
+        directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment).encode())
 
-    async def _copy(self, lower: Path, directory: Directory, abort: Abort) -> None:
+    async def _copy(self, code: Code | None, directory: Directory, abort: Abort) -> None:
         workspace = Path(directory / launch.WORKSPACE)
         if any(workspace.iterdir()):
             # Left half-way by a runner that was killed.
@@ -115,30 +116,36 @@ class LocalEngine:
             workspace.mkdir()
         baseline = b"{}"
         try:
-            if lower != self._place.empty:
-                baseline = await asyncio.to_thread(copy_tree, lower, workspace, abort)
+            if code is not None:
+                baseline = await asyncio.to_thread(copy_tree, code.lower, workspace, abort)
+                if self.isolation == "none":
+                    skeleton.copy(code.repository, code.objects, workspace / layout.REPOSITORY)
             directory.write(BASELINE, baseline)
         except OSError as error:
             await asyncio.to_thread(remove, workspace)
             raise AttemptError(Reason.START_FAILED, f"the code could not be copied: {error}") from error
 
-    def _launch(self, spec: AttemptSpec, directory: Directory, lower: Path, environment: Path) -> Launch:
+    def _launch(
+        self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Path
+    ) -> Launch:
         private = self.isolation != "none"
         root = SPELL if private else directory / launch.WORKSPACE
-        code = spec.spec.code
-        cwd = root if code is None else os.path.normpath(f"{root}/{code.root_directory}/{code.cwd}")
+        where = spec.spec.code
+        cwd = root if where is None else os.path.normpath(f"{root}/{where.root_directory}/{where.cwd}")
         return Launch(
             argv=(self._shell, "-c", spec.spec.command),
             env=self._environ(spec, directory, environment, root),
             isolation=self.isolation,
             overlay=self._isolation.overlay,
-            lower=str(lower),
+            lower=str(self._place.empty if code is None else code.lower),
             cwd=cwd,
             root=str(self._place.root),
             hidden=self._place.hidden if private else (),
             read_only=self._shown(environment) if private else (),
             log_bytes_max=self._log_bytes_max,
             bubblewrap=self._isolation.bubblewrap,
+            repository="" if code is None else str(code.repository),
+            objects="" if code is None else str(code.objects),
         )
 
     def _environ(
@@ -238,12 +245,13 @@ class LocalEngine:
         return in_copy(Path(directory / launch.WORKSPACE), lower, baseline, abort)
 
 
-def lower_directories(attempts: Path) -> set[str]:
-    """The code trees that the attempts on this machine stand on."""
+def used_code(attempts: Path) -> set[str]:
+    """The trees and objects that the attempts on this machine stand on."""
     found = set()
     for told in attempts.glob(f"*/{launch.LAUNCH}"):
         with contextlib.suppress(OSError, ValueError):
-            found.add(Launch.decode(told.read_bytes()).lower)
+            said = Launch.decode(told.read_bytes())
+            found |= {said.lower, said.objects}
     return found
 
 

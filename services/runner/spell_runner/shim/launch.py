@@ -43,7 +43,8 @@ class Launch:
 
     `isolation` is `bubblewrap`, `unshare` or `none`. With `overlay`, the workspace is `lower` with the attempt's
     own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
-    root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`.
+    root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`. The directory
+    `repository` with `objects` in it is bound over the workspace's `.git`, if it is named.
     """
 
     argv: tuple[str, ...]
@@ -57,6 +58,8 @@ class Launch:
     read_only: tuple[str, ...]
     log_bytes_max: int
     bubblewrap: str = ""
+    repository: str = ""
+    objects: str = ""
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}

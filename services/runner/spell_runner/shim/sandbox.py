@@ -53,6 +53,7 @@ def enter(launch: Launch) -> None:
     # Unmounts of the host still reach us, so a run never keeps one of its disks busy.
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in launch.read_only}
+    repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
     workspace = _workspace_layers(launch) if launch.overlay else None
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
     temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
@@ -69,6 +70,10 @@ def enter(launch: Launch) -> None:
         linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
     else:
         linux.mount("overlay", "spell", "overlay", linux.MS_NOSUID | linux.MS_NODEV, workspace)
+    for at, fd in repository.items():
+        linux.mount(_fd(fd), at[1:], None, linux.MS_BIND)
+    for at in repository:
+        _make_read_only(at[1:])
     _hide(launch, held)
     os.mkdir("proc")
     linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -118,11 +123,22 @@ def _hide(launch: Launch, held: dict[str, int]) -> None:
         target = shown[1:]
         os.makedirs(target, exist_ok=True)
         linux.mount(_fd(fd), target, None, linux.MS_BIND | linux.MS_REC)
-        linux.mount(
-            None, target, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | _locked_flags(target)
-        )
+        _make_read_only(target)
     for path in hidden:
         linux.mount(None, path, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | flags)
+
+
+def _repository(launch: Launch) -> tuple[tuple[str, str], ...]:
+    """What is bound into the workspace for git, and where: the second goes into the first."""
+    if not launch.repository:
+        return ()
+    return (launch.repository, f"{SPELL}/.git"), (launch.objects, f"{SPELL}/.git/objects")
+
+
+def _make_read_only(target: str) -> None:
+    linux.mount(
+        None, target, None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY | _locked_flags(target)
+    )
 
 
 def _locked_flags(path: str) -> int:
@@ -156,6 +172,8 @@ def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
             else:
                 argv += ["--dev-bind" if entry.name == "dev" else "--bind", entry.path, entry.path]
     argv += ["--bind", f"{directory}/{TEMPORARY}", _TMP, "--bind", f"{directory}/{WORKSPACE}", SPELL]
+    for path, at in _repository(launch):
+        argv += ["--ro-bind", path, at]
     # What stands below /tmp is out of sight already.
     hidden = [path for path in launch.hidden if not path.startswith(f"{_TMP}/")]
     for path in hidden:
