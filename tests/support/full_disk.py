@@ -27,7 +27,9 @@ def small_disk(directory: Path, megabytes: int) -> Iterator[list[str]]:
         assert holder.stderr is not None
         if holder.stdout.readline() != b"ready\n":
             pytest.skip(f"no disk of one's own here: {holder.stderr.read().decode().strip()}")
-        yield ["nsenter", f"--target={holder.pid}", "--mount", f"--wd={directory}", "--"]
+        # The directory is entered in there: one that nsenter opened would be the one below the disk.
+        enter = ["nsenter", f"--target={holder.pid}", "--mount", "--"]
+        yield [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(directory)]
     finally:
         with contextlib.suppress(ProcessLookupError):
             holder.kill()

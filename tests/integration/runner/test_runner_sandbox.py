@@ -223,6 +223,7 @@ async def test_what_was_asked_for_is_taken(yard):
 
 async def test_a_lower_directory_that_changes_owner_does_not_matter(yard):
     """Files of other users are readable as far as everybody may read them."""
+    shims.need("unshare")
     started = yard.start(
         "cat repo/f; echo more >> repo/f; echo $?", "unshare", overlay=True, lower=str(_foreign(yard))
     )
