@@ -68,6 +68,14 @@ class Index:
         (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>")
 
 
+def alive(pid: int) -> bool:
+    """Whether a process of a build runs: a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def _digest(content: str) -> str:
     raw = hashlib.sha256(content.encode()).digest()
     return "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

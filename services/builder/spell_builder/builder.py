@@ -25,6 +25,7 @@ Work = Callable[[Flight], Awaitable[Ready]]
 #: Resolving is mostly waiting for the index.
 RESOLVES_MAX = 8
 BARE = EnvironmentRequest()
+PINNED = ".spell-pinned"
 
 
 class Builder:
@@ -199,13 +200,12 @@ class Builder:
         await self._uv.make(new, flight.say, lock)
         if not resolved:
             return
-        pinned = new.with_name(new.name + ".txt")
-        try:
-            pinned.write_text(resolved)
-            await self._uv.install(new, pinned, flight.say, lock)
-            await self._uv.compile(new, flight.say, lock)
-        finally:
-            pinned.unlink(missing_ok=True)
+        # Inside, so that whoever removes what an interrupted build left removes this too.
+        pinned = new / PINNED
+        pinned.write_text(resolved)
+        await self._uv.install(new, pinned, flight.say, lock)
+        pinned.unlink()
+        await self._uv.compile(new, flight.say, lock)
 
     async def _note(self, key: str, listed: bytes, seconds: float, flight: Flight) -> None:
         """Record what was built, before anybody can use it (I17).

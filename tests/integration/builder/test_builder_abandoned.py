@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.spec import EnvironmentRequest
 from spell_runner.environments import Environments
+from support.packages import alive
 
 pytestmark = pytest.mark.integration
 GRACE_SECONDS = 1.0
@@ -24,13 +24,6 @@ async def eventually(condition, seconds=20.0):
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 class Slow:
