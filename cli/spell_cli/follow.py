@@ -6,7 +6,7 @@ from typing import cast
 
 from spell_cli.answers import Run
 from spell_cli.client import LOST, Client, chunks, pauses
-from spell_cli.errors import ExitCode, UnreachableError
+from spell_cli.errors import CliError, ExitCode, UnreachableError
 from spell_cli.last_lines import LastLines
 from spell_cli.render import Action, Line, Renderer, detached, run_exit_code
 from spell_cli.screen import Screen
@@ -117,13 +117,20 @@ class Follower:
         for data in chunks(response):
             self._answered()
             actions: list[Action] = []
-            for record in decoder.feed(data):
+            for record in self._records(decoder, data):
                 actions += self._take(record)
                 if live and record.kind is RecordKind.CAUGHT_UP:
                     self.show(actions)
                     self.release()
                     actions = []
             self.show(actions)
+
+    def _records(self, decoder: Decoder, data: bytes) -> list[Record]:
+        try:
+            return decoder.feed(data)
+        except ValueError as error:
+            name = self._client.server.describe()
+            raise CliError(f"What {name} sends is no log of a run: {error}.") from None
 
     def _take(self, record: Record) -> list[Action]:
         if record.kind is RecordKind.DONE:
