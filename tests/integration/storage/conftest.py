@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
 from support import stack
@@ -59,6 +60,13 @@ class Service:
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(20)
+
+    def person(self, directory: Path) -> Person:
+        """Somebody with a key that this service's gateway knows."""
+        return a_person(self, directory)
+
+    def client(self) -> Caller:
+        return Caller(self.address)
 
     @property
     def log(self) -> str:
@@ -154,3 +162,13 @@ async def api(storage):
     """A client of the shared service."""
     async with Caller(storage.address) as caller:
         yield caller
+
+
+@pytest.fixture
+def person(storage, tmp_path):
+    return a_person(storage, tmp_path / "one")
+
+
+@pytest.fixture
+def other(storage, tmp_path):
+    return a_person(storage, tmp_path / "two")

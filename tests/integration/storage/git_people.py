@@ -1,0 +1,182 @@
+"""People with keys and repositories on their disks, who push with the real git and ssh clients."""
+
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from spell_proto.errors import RefusedError
+from spell_proto.views import Commit, PackHead, Repository, RepositoryList
+
+REPOSITORY = TypeAdapter(Repository)
+REPOSITORIES = TypeAdapter(RepositoryList)
+COMMIT = TypeAdapter(Commit)
+_owners = itertools.count(7_000)
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "HOME": "/nonexistent",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    **{f"GIT_{who}_{what}": "x@y" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+}
+
+
+@dataclass
+class Person:
+    """Somebody with a key, and a repository on their disk."""
+
+    owner_id: int
+    directory: Path
+    port: int
+    ssh_options: list[str]
+
+    def git(self, *arguments, check=True, **environment):
+        done = subprocess.run(
+            ["git", "-C", str(self.directory / "work"), *arguments],
+            env={
+                **ENVIRONMENT,
+                "GIT_SSH_COMMAND": shlex.join(["ssh", *self.ssh_options]),
+                "GIT_TERMINAL_PROMPT": "0",
+                **environment,
+            },
+            capture_output=True,
+            timeout=30,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr.decode()
+        return done
+
+    def rev(self, name="HEAD"):
+        return self.git("rev-parse", name).stdout.decode().strip()
+
+    def commit(self, **files):
+        for name, data in files.items():
+            path = self.directory / "work" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", "x")
+        return self.rev()
+
+    def push(self, repository, commit=None, ref=None, *options, check=True):
+        commit = commit or self.rev()
+        target = ref or f"refs/heads/br_{commit}"
+        return self.git("push", "-q", *options, repository.remote_url, f"{commit}:{target}", check=check)
+
+    def ssh(self, *words, options=(), user="git", given=b""):
+        return subprocess.run(
+            ["ssh", *self.ssh_options, *options, "-p", str(self.port), f"{user}@127.0.0.1", *words],
+            env=ENVIRONMENT,
+            input=given,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+
+
+def a_person(storage, directory, *, known=True):
+    owner_id = next(_owners)
+    (directory / "work").mkdir(parents=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", directory / "key"], check=True, timeout=20
+    )
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", directory / "key.pub"], check=True, capture_output=True, timeout=20
+    ).stdout.decode()
+    if known:
+        storage.owners[shown.split()[1]] = owner_id
+    host = (storage.data / "ssh_host_ed25519_key.pub").read_text()
+    (directory / "known_hosts").write_text(f"[127.0.0.1]:{storage.ssh_port} {host}")
+    options = ["-F", "/dev/null", "-i", str(directory / "key")]
+    for option in (
+        "IdentitiesOnly=yes",
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={directory}/known_hosts",
+        "BatchMode=yes",
+        "LogLevel=ERROR",
+    ):
+        options += ["-o", option]
+    person = Person(owner_id, directory, storage.ssh_port, options)
+    person.git("init", "-q")
+    return person
+
+
+async def a_repository(api, person, root=None, name="project"):
+    return await api.call(
+        "PUT",
+        f"/code/{person.owner_id}/repositories",
+        REPOSITORY,
+        body={"root_commit": root or person.rev(), "name": name},
+    )
+
+
+async def commit_of(api, person, commit):
+    return await api.call("GET", f"/code/{person.owner_id}/commits/{commit}", COMMIT)
+
+
+async def code_of(api, person, commit):
+    """The code of a refusal to know a commit."""
+    with pytest.raises(RefusedError) as refused:
+        await commit_of(api, person, commit)
+    return refused.value.code
+
+
+async def pack_of(api, person, repository, *want, have=()):
+    """What a machine is sent: the head, and the pack."""
+    body = json.dumps({"want": want, "have": list(have)}).encode()
+    async with api.open(
+        "POST",
+        f"/code/{person.owner_id}/{repository.id}/pack",
+        data=body,
+        headers={"Content-Type": "application/json"},
+        stream=True,
+    ) as response:
+        line, _, pack = (await response.read()).partition(b"\n")
+    return PackHead.model_validate_json(line), pack
+
+
+def git_in(directory, *arguments, given=b"", check=True):
+    """What git prints in a repository."""
+    return subprocess.run(
+        ["git", f"--git-dir={directory}", *arguments],
+        input=given,
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=30,
+        check=check,
+    ).stdout
+
+
+def take_in(directory, head, pack, *, sha256=False):
+    """Store a pack as a machine does: in a repository of its own, which is made when there is none."""
+    if not directory.exists():
+        kind = "sha256" if sha256 else "sha1"
+        subprocess.run(
+            ["git", "init", "-q", "--bare", f"--object-format={kind}", directory], env=ENVIRONMENT, check=True
+        )
+    git_in(directory, "index-pack", "--stdin", "--fix-thin", "--keep", given=pack)
+    if head.shallow:
+        (directory / "shallow").write_text("".join(f"{name}\n" for name in head.shallow))
+
+
+async def files_of(api, person, repository, commit):
+    """The files of a commit, from the pack that a machine is sent."""
+    head, pack = await pack_of(api, person, repository, commit)
+    with tempfile.TemporaryDirectory() as parent:
+        directory = Path(parent) / "machine.git"
+        take_in(directory, head, pack, sha256=len(commit) == 64)
+        git_in(directory, "rev-list", "--objects", commit)
+        files = {}
+        for line in git_in(directory, "ls-tree", "-r", "-z", commit).split(b"\0")[:-1]:
+            about, path = line.split(b"\t", 1)
+            mode, kind, blob = about.decode().split()
+            if kind == "blob":
+                files[path] = (mode, git_in(directory, "cat-file", "blob", blob))
+    return files
