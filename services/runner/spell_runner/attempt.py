@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.events import LogTotals, Step
+from spell_proto.events import CodeFetched, LogTotals, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
-from spell_runner import phases, saving, workspace
+from spell_runner import fetching, phases, saving, workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
@@ -52,7 +52,7 @@ class Attempt:
         self, means: Means, spec: AttemptSpec, directory: Directory, *, fresh: bool, same_boot: bool
     ) -> None:
         self.key = (spec.run_id, spec.attempt)
-        self.spec = spec
+        self.spec = spec if fresh else fetching.with_code(spec, directory)
         self.directory = directory
         self.intent = spec.intent
         self.bell = asyncio.Event()
@@ -131,6 +131,9 @@ class Attempt:
         looked = self._engine.look(self.directory, alive=True).status
         if not self._same_boot or looked not in {Status.RUNNING, Status.ASKED}:
             self._totals, self._notes.ended = await asyncio.to_thread(self.directory.mend)
+            if self._same_boot and looked is Status.ABSENT:
+                # The command is yet to run: what the journal holds now is not all there will be.
+                self._totals = None
         self._means.forwarder.carry(self.tail)
         self._resumed = True
 
@@ -185,11 +188,30 @@ class Attempt:
             self._notes.phase(RunState.BUILDING, "Machine acquired -- commencing run")
         self._abort = Abort()
         try:
-            await self._abortable(
-                self._engine.prepare(self.spec, self.directory, self._notes, self._abort), saving=False
-            )
+            await self._abortable(self._prepared(self._abort), saving=False)
         except AttemptError as error:
             await self._conclude(phases.failed(error.reason, error.message), Look(Status.ABSENT))
+
+    async def _prepared(self, abort: Abort) -> None:
+        if self.spec.spec.github is not None:
+            if self.spec.spec.code is None:
+                storage = self._means.storage
+                self.spec = await fetching.fetch(storage, self.spec, self.directory, self._notes)
+            self._note_code()
+        await self._engine.prepare(self.spec, self.directory, self._notes, abort)
+
+    def _note_code(self) -> None:
+        """Say what the URL turned out to be, once, and only if it was this attempt that found out."""
+        code = self.directory.code()
+        if code is not None and not any(isinstance(step, CodeFetched) for step in self.account.steps):
+            fetched = CodeFetched(
+                at=datetime.now(UTC),
+                repository_id=code.repository_id,
+                repository=code.repository,
+                commit=code.commit,
+                tree=code.tree,
+            )
+            self._note((fetched,))
 
     async def _save(self) -> None:
         ended = self._look(alive=False).exit

@@ -5,6 +5,7 @@
     journal       its log; the runner writes before the command's start and after its end, the shim in between
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
+    code.json     where the code is that the run names by a URL, once it is fetched
     verdict.json  the end it came to, unless it simply finished
     cancellation  a claim that is ready to be linked into place
 
@@ -26,14 +27,16 @@ from pydantic import TypeAdapter
 
 from spell_proto.events import AnyStep, Step
 from spell_proto.journal import HEADER, OUTPUT, PAYLOAD_BYTES_MAX, Decoder, RecordKind, Totals
-from spell_proto.spec import AttemptSpec
+from spell_proto.spec import AttemptSpec, CodeLocation
 from spell_proto.state import Reason
 from spell_runner.phases import Outcome, Verdict
 from spell_runner.shim import linux
 from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, append_whole
 
 INTENT, STEPS, VERDICT, BASELINE = "intent.json", "steps.jsonl", "verdict.json", "baseline.json"
+CODE = "code.json"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
+_CODE: TypeAdapter[CodeLocation] = TypeAdapter(CodeLocation)
 _STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
 _READ_BYTES = 1 << 20
 _RECORD_BYTES_MAX = HEADER.size + PAYLOAD_BYTES_MAX
@@ -89,6 +92,13 @@ class Directory:
         """
         members = orjson.loads(_read(self / INTENT))
         return Taken(SPEC.validate_json(orjson.dumps(members["spec"])), members["boot_id"])
+
+    def code(self) -> CodeLocation | None:
+        """Where the code is that was fetched for this attempt. A power cut leaves it torn, and the attempt lost."""
+        try:
+            return _CODE.validate_json(_read(self / CODE))
+        except (FileNotFoundError, ValueError):
+            return None
 
     # ---- steps and verdict -----------------------------------------------------------------------------------
 

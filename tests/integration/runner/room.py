@@ -28,7 +28,7 @@ from spell_proto.views import Manifest, RunView, Verdict
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
-from support import stack
+from support import git_https, stack
 from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
@@ -75,8 +75,11 @@ class Process:
 class Services:
     """What all tests share."""
 
-    def __init__(self, directory: Path, postgres: stack.Postgres, nats: stack.Nats) -> None:
+    def __init__(
+        self, directory: Path, postgres: stack.Postgres, nats: stack.Nats, git: git_https.GitHttps
+    ) -> None:
         self.nats = nats
+        self.git = git
         self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="1000")
         self.storage_url = f"unix://{directory}/storage.sock"
         self.storage = Process(
@@ -87,6 +90,7 @@ class Services:
                 "SPELL_DATABASE_URL": postgres.url("storage"),
                 "SPELL_LISTEN": self.storage_url,
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
+                **git.settings,
             },
         )
 
@@ -99,9 +103,9 @@ class Services:
 
 @asynccontextmanager
 async def services(postgres: stack.Postgres) -> AsyncIterator[Services]:
-    with stack.short_directory() as directory:
+    with stack.short_directory() as directory, git_https.serving(directory) as git:
         async with stack.nats(MACHINES) as nats:
-            made = Services(directory, postgres, nats)
+            made = Services(directory, postgres, nats, git)
             await made.scheduler.start()
             await made.start_storage()
             try:
@@ -135,8 +139,6 @@ class Front:
             pack = await self.shelf.pack(await request.read())
             if pack is not None:
                 return web.Response(body=pack)
-            unknown = {"code": "commit_unknown", "field": None, "message": "no such commit", "hint": None}
-            return web.json_response(unknown, status=404)
         assert self._session is not None
         async with self._session.request(
             request.method,
