@@ -130,6 +130,14 @@ class Repository(TypedDict):
     updated_at: str
 
 
+class GitCredentials(TypedDict):
+    """That credentials are stored for a host."""
+
+    host: str
+    username: str
+    created_at: str
+
+
 class Check(TypedDict):
     id: str
     title: str

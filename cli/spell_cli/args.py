@@ -40,6 +40,15 @@ class SpellCommand(click.Command):
                 )
 
 
+class OrderedGroup(click.Group):
+    """A command with commands of its own, listed in the order in which they stand in the code."""
+
+    command_class = SpellCommand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 @contextlib.contextmanager
 def usage_errors(ctx: click.Context | None = None) -> Iterator[None]:
     """A field that is wrong on the command line is a usage error."""
@@ -98,24 +107,30 @@ class TextLine(click.ParamType[str]):
 
     name = "text"
 
-    def __init__(self, field: str, most: int) -> None:
+    def __init__(self, field: str, most: int, known: str = "") -> None:
         self._field = field
         self._most = most
+        self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return checks.line(value, self._field, self._most, name=f"--{self._field}")
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        return _complete(self._known, incomplete) if self._known else []
 
-class MachineType(click.ParamType[str]):
-    """The name of a type of machine; the server knows which exist."""
 
-    name = "type"
+class Known(click.ParamType[str]):
+    """A name of something that is known; which names there are is asked for on a TAB."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name = name
+        self._what = what
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-        return _complete("machine_types", incomplete)
+        return _complete(self._what, incomplete)
 
 
 def _complete(what: str, incomplete: str) -> list[Any]:

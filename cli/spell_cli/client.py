@@ -124,7 +124,29 @@ class Client:
     def repositories(self) -> list[answers.Repository]:
         return cast(list[answers.Repository], self._json("GET", "/api/repositories")["repositories"])
 
+    def patch(self, run_id: int) -> http.client.HTTPResponse:
+        """The uncommitted changes of a run. One attempt."""
+        return self.stream(f"/api/runs/{run_id}/patch", accept="text/x-diff")
+
+    def git_hosts(self) -> list[str]:
+        """The hosts that code is fetched from."""
+        return cast(list[str], self._json("GET", "/api/git-hosts")["hosts"])
+
+    def git_credentials(self) -> list[answers.GitCredentials]:
+        return cast(list[answers.GitCredentials], self._json("GET", "/api/git-credentials")["credentials"])
+
+    def put_git_credentials(self, host: str, username: str, password: str) -> answers.GitCredentials:
+        body = {"username": username, "password": password}
+        path = f"/api/git-credentials/{quote(host, safe='')}"
+        return cast(answers.GitCredentials, self._json("PUT", path, body=body))
+
+    def remove_git_credentials(self, host: str) -> None:
+        self._json("DELETE", f"/api/git-credentials/{quote(host, safe='')}")
+
     # Everything else
+
+    def user_name(self) -> str:
+        return cast(str, self._json("GET", "/api/me")["user"]["name"])
 
     def events(self, after: str, *, live: bool) -> http.client.HTTPResponse:
         """The stream of all moves behind a cursor. One attempt."""

@@ -32,12 +32,15 @@ COMMANDS = {
     "label": ("control", "Give a run a label, or take one away."),
     "ls": ("files", "List files that runs have made."),
     "cp": ("files", "Fetch files that runs have made."),
+    "patch": ("code", "Print the uncommitted changes that went with a run."),
+    "repos": ("code", "List the repositories whose code the server has."),
     "events": ("events", "Show what happens to all runs."),
     "verify": ("verify", "Check that nothing was lost and every rule was kept."),
     "status": ("stack", "Show the services, limits and counts."),
     "up": ("stack", "Start the local stack."),
     "down": ("stack", "Stop the local stack."),
     "keys": ("keys", "Manage the SSH keys that may push your code."),
+    "cluster": ("cluster", "Set up what all users share."),
     "completion": ("completion", "Print the completion script of your shell."),
 }
 _COMPLETE_VARIABLE = "_SPELL_COMPLETE"

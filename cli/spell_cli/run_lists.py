@@ -5,11 +5,14 @@ from datetime import datetime
 
 from spell_cli.answers import Run
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
+from spell_proto.checks import github_directory
 from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
 
 _COMMAND_CHARS = 25
 _DESCRIPTION_CHARS = 50
 _COMMIT_CHARS = 8
+_REF_CHARS = 20
+_CHANGES = " + uncommitted changes"
 #: A run that failed before its command ran says in which phase.
 _FAILED_EARLY: dict[str, str] = {Reason.BUILD_FAILED: "Build Failed", Reason.MOUNT_FAILED: "Mount Failed"}
 QUEUE_REASON = {
@@ -49,9 +52,8 @@ def ps_table(
     headers += ["LABELS"] * labelled + ["MACHINE", "DESCRIPTION"]
     rows = []
     for run in runs:
-        code = run["spec"]["code"]
         row = [str(run["id"]), _repository(run), _command(run, trunc)]
-        row += [code["commit"][:_COMMIT_CHARS] if code else "", status_text(run) + _since(run, now)]
+        row += [_commit(run), status_text(run) + _since(run, now)]
         row += [run["creator"], *([", ".join(run["labels"])] if labelled else [])]
         row += [run["spec"]["machine_type"], _description(run, trunc)]
         rows.append(row)
@@ -64,8 +66,9 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
     state = RunState(run["state"])
     exit_code = f" ({run['exit_code']})" if run["exit_code"] is not None else ""
     rows = [
-        ("Repository", code["repository"] if code else ""),
-        ("Git Commit", code["commit"] if code else ""),
+        ("Repository", _repository(run)),
+        ("GitHub URL", _url(run)),
+        ("Git Commit", code["commit"] + _CHANGES * (code["snapshot"] is not None) if code else ""),
         ("Status", f"{state}{exit_code}"),
         ("Waiting For", QUEUE_REASON.get(run["queue_reason"] or "", "")),
         ("Reason", _why(run)),
@@ -89,7 +92,25 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
 
 
 def _repository(run: Run) -> str:
-    return run["spec"]["code"]["repository"] if run["spec"]["code"] else ""
+    code, github = run["spec"]["code"], run["spec"]["github"]
+    if code is not None:
+        return code["repository"]
+    return github_directory(github["url"]) if github is not None else ""
+
+
+def _commit(run: Run) -> str:
+    """The commit, marked where there were changes on top of it; what was asked for where it is not known yet."""
+    code, github = run["spec"]["code"], run["spec"]["github"]
+    if code is not None:
+        return code["commit"][:_COMMIT_CHARS] + "+" * (code["snapshot"] is not None)
+    return (github["ref"] or "")[:_REF_CHARS] if github is not None else ""
+
+
+def _url(run: Run) -> str:
+    github = run["spec"]["github"]
+    if github is None:
+        return ""
+    return github["url"] + (f" at {github['ref']}" if github["ref"] is not None else "")
 
 
 def _command(run: Run, trunc: bool) -> str:

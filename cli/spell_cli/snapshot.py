@@ -32,8 +32,9 @@ _SETTINGS = (
     "-c", "core.safecrlf=false",
     # It lives for seconds.
     "-c", "core.fsync=none",
-    # One pack, streamed: large files are never held in memory.
+    # One pack, streamed: large files are never held in memory; and fast rather than small.
     "-c", "core.bigFileThreshold=1",
+    "-c", "pack.compression=1",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Fields are checked here first, so that a typing error is answered before anythin
 checks them again.
 """
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from spell_cli.repository import Repository, Snapshot
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
+
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 
 class RunArguments(NamedTuple):
@@ -23,6 +26,9 @@ class RunArguments(NamedTuple):
     description: str | None = None
     labels: tuple[str, ...] = ()
     timeout: str | None = None
+    commit_ref: str | None = None
+    github_url: str | None = None
+    github_ref: str | None = None
 
 
 class Checked(NamedTuple):
@@ -33,7 +39,7 @@ class Checked(NamedTuple):
 
 
 def check(arguments: RunArguments) -> Checked:
-    """The request without its code.
+    """The request without its local code.
 
     Raises:
         InvalidError: an option or the command is wrong.
@@ -52,7 +58,32 @@ def check(arguments: RunArguments) -> Checked:
         body["labels"] = checks.labels(arguments.labels)
     if arguments.timeout is not None:
         body["timeout_seconds"] = checks.timeout_seconds(arguments.timeout)
+    source = github(arguments.github_url, arguments.github_ref, arguments.commit_ref)
+    if source is not None:
+        body["github"] = source
     return Checked(body, warnings)
+
+
+def github(url: str | None, ref: str | None, commit_ref: str | None) -> dict[str, str] | None:
+    """Where the server fetches the code from, instead of what lies here."""
+    if url is None:
+        if ref is not None:
+            raise InvalidError(
+                "flag_needs",
+                "--github-ref: it needs --github-url, the repository to look in; for a commit of the one you stand "
+                "in there is --commit-ref",
+                field="github.ref",
+            )
+        return None
+    if commit_ref is not None:
+        raise InvalidError(
+            "flags_conflict",
+            "--commit-ref and --github-url exclude each other: the first names a commit of the repository you stand "
+            "in. Use --github-ref",
+            field="github.url",
+        )
+    source = {"url": checks.github_url(url)}
+    return source if ref is None else source | {"ref": checks.git_ref(ref)}
 
 
 def with_code(body: dict[str, Any], repository: Repository, snapshot: Snapshot | None) -> dict[str, Any]:
@@ -163,7 +194,8 @@ def _as_options(word: str, options: OptionNames) -> list[str]:
 
 
 def typed(word: str) -> str:
-    """A word as a person would type it in a shell: double quotes where they are enough."""
+    """A word as a person would type it in a shell: double quotes where they are enough, no password in a URL."""
+    word = _CREDENTIALS.sub("://…@", word)
     quoted = shlex.quote(word)
     if quoted == word or any(character in word for character in '"$`\\!'):
         return quoted

@@ -7,6 +7,7 @@ from click.shell_completion import CompletionItem
 
 from spell_cli import config
 from spell_cli.client import Client
+from spell_cli.repository import output
 from spell_cli.tables import safe
 
 _PATIENCE_SECONDS = 0.0
@@ -17,6 +18,8 @@ _RUNS = 100
 def suggest(what: str, incomplete: str) -> list[CompletionItem]:
     """Values that begin with `incomplete`. Nobody wants an error, or a stack that starts, from a TAB."""
     try:
+        if what == "refs":
+            return [CompletionItem(ref) for ref in _refs() if ref.startswith(incomplete)]
         server = config.load(os.environ).connect(start=False)
         client = Client(server, patience=_PATIENCE_SECONDS, answer_seconds=_ANSWER_SECONDS)
         found = _values(client, what)
@@ -29,10 +32,23 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
     if what == "machine_types":
         types = client.machine_types()["machine_types"]
         return [(kind["name"], f"{kind['slots'] - kind['slots_used']} slots free") for kind in types]
+    if what == "repositories":
+        return [(name, None) for name in dict.fromkeys(known["name"] for known in client.repositories())]
+    if what == "keys":
+        return [(key["title"], key["fingerprint"]) for key in client.ssh_keys()]
+    if what == "git_hosts":
+        return [(host, None) for host in client.git_hosts()]
+    if what == "git_credentials":
+        return [(known["host"], known["username"]) for known in client.git_credentials()]
     runs = client.runs(_RUNS)
     if what == "labels":
         return [(label, None) for label in dict.fromkeys(label for run in runs for label in run["labels"])]
     return [(str(run["id"]), safe(f"{run['state']}: {run['spec']['command']}"[:60])) for run in runs]
+
+
+def _refs() -> list[str]:
+    words = ("for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
+    return ["HEAD", *output(".", *words).decode().split()]
 
 
 def near_machine_type(client: Client, typed: str) -> str | None:

@@ -299,17 +299,18 @@ def github_url(value: str) -> str:
 
     Returns it without a trailing slash. Which hosts are allowed is for the server to say.
     """
+    # What stands before an @ may be a secret.
+    echoed = "…@" + value.rpartition("@")[2] if "@" in value else value
     if len(value) > URL_CHARS_MAX:
-        raise _github_url_refused("github_url_invalid", f"{shown(value, 40)} is above 2,048 characters")
+        raise _github_url_refused("github_url_invalid", f"{shown(echoed, 40)} is above 2,048 characters")
     scheme, separator, rest = value.partition("://")
     if scheme != "https" or not separator:
         raise _github_url_refused(
             "github_url_scheme",
-            f"{shown(value)}: only https:// is allowed, as in https://github.com/owner/repository",
+            f"{shown(echoed)}: only https:// is allowed, as in https://github.com/owner/repository",
         )
     authority, slash, path = rest.partition("/")
     if "@" in authority:
-        # Not echoed: what stands before the @ is a secret.
         raise _github_url_refused(
             "url_has_credentials",
             "it holds credentials; an administrator can store them for the host instead",
@@ -324,7 +325,7 @@ def github_url(value: str) -> str:
         or any(part in {".", "..", ".git"} for part in parts)
     ):
         raise _github_url_refused(
-            "github_url_invalid", f"{shown(value)} is not a URL like https://github.com/owner/repository"
+            "github_url_invalid", f"{shown(echoed)} is not a URL like https://github.com/owner/repository"
         )
     return f"https://{authority.lower()}{path}"
 

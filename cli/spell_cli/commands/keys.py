@@ -1,18 +1,18 @@
 """`spell keys`: the SSH keys that may push code in the caller's name."""
-# ruff: noqa: ARG002 -- click calls these methods, so click decides what they are given
 
 import json
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
 import click
 
 from spell_cli import config
-from spell_cli.args import SpellCommand, TextLine, json_option
+from spell_cli.args import Known, OrderedGroup, TextLine, json_option
 from spell_cli.client import Client
 from spell_cli.config import Config
 from spell_cli.errors import CliError
@@ -24,18 +24,9 @@ from spell_proto import checks
 _TITLE = TextLine("title", checks.TITLE_CHARS_MAX)
 
 
-class KeysGroup(click.Group):
-    """Lists its commands in the order in which they are needed."""
-
-    command_class = SpellCommand
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["list", "add", "generate", "rm"]
-
-
 @click.group(
     "keys",
-    cls=KeysGroup,
+    cls=OrderedGroup,
     epilog="\b\nExamples:\n  spell keys generate\n  spell keys add ~/.ssh/id_ed25519.pub",
 )
 def keys() -> None:
@@ -65,8 +56,10 @@ def list_keys(as_json: bool) -> None:
 @click.option("-t", "--title", type=_TITLE, metavar="TEXT", help="Default: the name of this machine.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False))
 def add(title: str | None, file: str | None) -> None:
-    """Let the public key in FILE push code. Without FILE: the one in ~/.ssh."""
+    """Let the public key in FILE push code. Without FILE it is asked for, or the one in ~/.ssh is taken."""
     path = Path(file) if file is not None else _own_public_key()
+    if title is None and can_ask():
+        title = click.prompt("Title", default=socket.gethostname(), type=_TITLE)
     _add(_settings(), title or socket.gethostname(), path)
 
 
@@ -81,12 +74,17 @@ def generate(title: str | None, force: bool) -> None:
         raise CliError(f"There is a key in {path} already. Use --force to overwrite it.")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     title = title or f"{socket.gethostname()} Spell CLI"
-    _generate(path, title)
-    _add(settings, title, path.with_name(path.name + ".pub"))
+    # Made aside and known to the server before it takes the place of one that works.
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as directory:
+        made = Path(directory, "key")
+        _generate(made, title)
+        _add(settings, title, _public_half(made))
+        _public_half(made).replace(_public_half(path))
+        made.replace(path)
 
 
 @keys.command("rm", examples=("spell keys rm laptop", "spell keys rm 3"))
-@click.argument("key")
+@click.argument("key", type=Known("key", "keys"))
 def remove(key: str) -> None:
     """Take a key away. KEY is its id, title or fingerprint."""
     client = _client(_settings())
@@ -133,19 +131,23 @@ def _public_key(path: Path) -> str:
 
 def _own_public_key() -> Path:
     found = sorted((Path.home() / ".ssh").glob("id_*.pub"))
+    if can_ask():
+        default = str(found[0]) if found else None
+        given = click.prompt("Public key file", default=default, type=click.Path(exists=True, dir_okay=False))
+        return Path(str(given))
     if not found:
         raise CliError("No public key found in ~/.ssh. Give a file, or use 'spell keys generate'.")
     if len(found) > 1:
-        raise CliError(
-            "There are several public keys in ~/.ssh: " + ", ".join(path.name for path in found) + "."
-        )
+        names = ", ".join(safe_path(path.name) for path in found)
+        raise CliError(f"There are several public keys in ~/.ssh: {names}. Give one of them.")
     return found[0]
 
 
+def _public_half(path: Path) -> Path:
+    return path.with_name(path.name + ".pub")
+
+
 def _generate(path: Path, comment: str) -> None:
-    public = path.with_name(path.name + ".pub")
-    path.unlink(missing_ok=True)
-    public.unlink(missing_ok=True)
     if shutil.which("ssh-keygen"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -156,4 +158,4 @@ def _generate(path: Path, comment: str) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519", comment=comment)
     path.touch(mode=0o600)
     path.write_bytes(key.export_private_key())
-    public.write_bytes(key.export_public_key())
+    _public_half(path).write_bytes(key.export_public_key())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from spell_cli.args import Label, MachineType, SpellCommand, complete_file, usage_errors
+from spell_cli.args import Known, Label, SpellCommand, complete_file, usage_errors
 from spell_cli.errors import CliError
 from spell_cli.repository import Inspection
 from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed
@@ -58,14 +58,35 @@ class RunCommand(SpellCommand):
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
+        "spell run --commit-ref v1.2 python train.py",
+        "spell run --github-url https://github.com/owner/repository make test",
     ),
 )
-@click.option("-t", "--machine-type", type=MachineType(), metavar="TYPE", help="Type of machine to run on.")
+@click.option(
+    "-t",
+    "--machine-type",
+    type=Known("type", "machine_types"),
+    metavar="TYPE",
+    help="Type of machine to run on.",
+)
 @click.option("--pip", multiple=True, metavar="PACKAGE", help="Python package to install. Repeatable.")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Environment variable. Repeatable.")
 @click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
 @click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")
 @click.option("--timeout", metavar="TIME", help="Stop after this time: minutes, or as in 90s, 2h, 3d.")
+@click.option(
+    "-c",
+    "--commit-ref",
+    type=Known("ref", "refs"),
+    metavar="REF",
+    help="Run this commit, branch or tag instead, without uncommitted changes.",
+)
+@click.option("--github-url", metavar="URL", help="Run the code of a repository that the server fetches.")
+@click.option(
+    "--github-ref",
+    metavar="REF",
+    help="Its branch, tag or commit.  [default: master, or its default branch]",
+)
 @click.option("-b", "--background", is_flag=True, help="Do not show its output.")
 @click.option("-f", "--force", is_flag=True, help="Skip interactive prompts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
@@ -84,12 +105,15 @@ def run(
     description: str | None,
     labels: tuple[str, ...],
     timeout: str | None,
+    commit_ref: str | None,
+    github_url: str | None,
+    github_ref: str | None,
     background: bool,
     force: bool,
     verbose: bool,
     words: tuple[str, ...],
 ) -> int:
-    """Run COMMAND, with the committed code of the git repository you stand in.
+    """Run COMMAND, with the code of the git repository you stand in, uncommitted changes to tracked files included.
 
     Options come before the command; everything after its first word belongs to it. A command that is one quoted
     string is a line for the shell.
@@ -97,15 +121,31 @@ def run(
     Exits with the exit code of the command; 70 if the run failed, 75 if it was interrupted, 137 if it was killed.
     """
     with usage_errors():
-        request = check(RunArguments(words, pip, env, machine_type, description, labels, timeout))
-    try:
-        directory = str(Path.cwd())
-    except FileNotFoundError:
-        raise CliError("The directory you stand in does not exist any more.") from None
+        request = check(
+            RunArguments(
+                words,
+                pip,
+                env,
+                machine_type,
+                description,
+                labels,
+                timeout,
+                commit_ref,
+                github_url,
+                github_ref,
+            )
+        )
     # git reads the work tree while Python reads the modules that talk to the server.
-    inspection = Inspection(directory)
+    inspection = Inspection(_here(), commit_ref) if github_url is None else None
     casting = importlib.import_module("spell_cli.casting")
     code: int = casting.cast_spell(
         request, inspection, casting.Wishes(background=background, force=force, verbose=verbose)
     )
     return code
+
+
+def _here() -> str:
+    try:
+        return str(Path.cwd())
+    except FileNotFoundError:
+        raise CliError("The directory you stand in does not exist any more.") from None

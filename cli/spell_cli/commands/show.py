@@ -26,7 +26,7 @@ from spell_proto import checks
 @click.option(
     "-r",
     "--repository",
-    type=TextLine("repository", checks.REPOSITORY_CHARS_MAX),
+    type=TextLine("repository", checks.REPOSITORY_CHARS_MAX, "repositories"),
     metavar="NAME",
     help="Only runs of this repository.",
 )

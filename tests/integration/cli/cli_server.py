@@ -72,6 +72,9 @@ class Server:
         self.refusals: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
         self.keys: list[dict[str, Any]] = []
         self.remote_url = ""
+        self.repositories: list[dict[str, Any]] = []
+        self.credentials: list[dict[str, Any]] = []
+        self.patch = b""
         self.has_commit: Callable[[str], bool] = lambda _: True
         self.final = {"state": "complete", "exit_code": 0, "run_seconds": 6.870837}
         self.script: list[Any] = whole(stdout(b"Hello World\n"))
@@ -369,7 +372,36 @@ class Handler(BaseHTTPRequestHandler):
         self._json(200, known | body)
 
     def repositories(self, ours: Server, _: Any) -> None:
-        self._json(200, {"repositories": []})
+        self._json(200, {"repositories": ours.repositories})
+
+    def patch(self, ours: Server, _: Any, run_id: str) -> None:
+        """In two pieces; the first time the connection is lost between them."""
+        self._begin()
+        self._chunk(ours.patch[:7])
+        if not ours.spent:
+            ours.spent.add(1)
+            raise Cut
+        self._chunk(ours.patch[7:])
+        self.wfile.write(b"0\r\n\r\n")
+
+    def me(self, ours: Server, _: Any) -> None:
+        self._json(200, {"user": {"id": 1, "name": "alice", "created_at": CREATED}})
+
+    def git_hosts(self, ours: Server, _: Any) -> None:
+        self._json(200, {"hosts": ["github.com", "git.example.org:8443"]})
+
+    def list_credentials(self, ours: Server, _: Any) -> None:
+        self._json(200, {"credentials": ours.credentials})
+
+    def put_credentials(self, ours: Server, body: Any, host: str) -> None:
+        view = {"host": host, "username": body["username"], "created_at": CREATED}
+        ours.credentials.append(view)
+        self._json(200, view)
+
+    def remove_credentials(self, ours: Server, _: Any, host: str) -> None:
+        ours.credentials = [known for known in ours.credentials if known["host"] != host]
+        self.send_response(204)
+        self.end_headers()
 
     def machine_types(self, ours: Server, _: Any) -> None:
         kinds = [{"name": name, "machines": 1, "slots": 4, "slots_used": 1} for name in ("CPU", "V100")]
@@ -415,6 +447,12 @@ ROUTES = [
     (r"GET /api/events", Handler.stream_events),
     (r"PUT /api/repositories", Handler.put_repository),
     (r"GET /api/repositories", Handler.repositories),
+    (r"GET /api/runs/(\d+)/patch", Handler.patch),
+    (r"GET /api/me", Handler.me),
+    (r"GET /api/git-hosts", Handler.git_hosts),
+    (r"GET /api/git-credentials", Handler.list_credentials),
+    (r"PUT /api/git-credentials/(.+)", Handler.put_credentials),
+    (r"DELETE /api/git-credentials/(.+)", Handler.remove_credentials),
     (r"GET /api/machine-types", Handler.machine_types),
     (r"GET /api/status", Handler.status),
     (r"GET /api/verify", Handler.verify),

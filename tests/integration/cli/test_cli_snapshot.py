@@ -329,7 +329,7 @@ def test_names_are_carried_byte_for_byte_and_never_obeyed(pushing, server, endpo
 
 def test_a_file_of_200_mb_is_streamed(pushing, server, endpoint):
     pushing.repository()
-    block = os.urandom(1 << 20)
+    block = os.urandom(1 << 10) * (1 << 10)
     with (pushing.cwd / "large").open("wb") as file:
         for number in range(200):
             file.write(number.to_bytes(4, "big") + block[4:])

@@ -111,7 +111,14 @@ def test_a_server_without_a_token_is_refused(tmp_path):
     "url",
     [
         *("", "x", "ftp://x", "https://", "https://x:port/", "https://u:p@x/", "http://spell.example.org"),
-        *("https://a..b", "https://.x", "https://a b", "https://" + "x" * 64, "https://x:99999", "https://[::1"),
+        *(
+            "https://a..b",
+            "https://.x",
+            "https://a b",
+            "https://" + "x" * 64,
+            "https://x:99999",
+            "https://[::1",
+        ),
         *("https://" + "ü" * 64, "https://\u2024x", "https://x:0x10", "file:///etc/passwd", "https://a\x7fb"),
     ],
 )

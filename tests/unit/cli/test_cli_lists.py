@@ -87,13 +87,15 @@ def test_a_value_of_several_lines_stays_under_itself():
 
 
 def a_run(run_id=9, state="running", **given):
-    code = {"repository": "proj", "commit": "c0ffee" + "0" * 34, "root_directory": "proj", "cwd": "sub"}
+    code = {"repository": "proj", "commit": "c0ffee" + "0" * 34, "snapshot": None}
+    code |= {"root_directory": "proj", "cwd": "sub"}
     spec = {
         "command": "python train.py --epochs 100",
         "machine_type": "CPU",
         "environment": {"pip": ["six"]},
         "env": {"A": ""},
         "code": code,
+        "github": None,
         "description": "First\nsecond",
         "timeout_seconds": 5400,
     }
@@ -185,6 +187,29 @@ def test_ps_of_a_run_without_code_has_empty_cells():
     run["spec"] |= {"code": None}
 
     assert ps_table([run], verbose=True, trunc=True, now=NOW)[1][0][1] == ""
+
+
+def test_changes_on_top_of_a_commit_are_marked():
+    run = a_run()
+    run["spec"]["code"] |= {"commit": "1b451cbb" * 5, "snapshot": "a" * 40}
+
+    assert ps_table([run], verbose=True, trunc=True, now=NOW)[1][0][3] == "1b451cbb+"
+    assert dict(info_rows(run, NOW))["Git Commit"] == "1b451cbb" * 5 + " + uncommitted changes"
+
+
+def test_a_run_of_fetched_code_says_where_it_is_from_before_and_after_it_is_fetched():
+    run = a_run()
+    fetched = run["spec"]["code"] | {"commit": "1b451cbb" * 5, "repository": "r"}
+    run["spec"] |= {"code": None, "github": {"url": "https://github.com/o/r.git", "ref": "main"}}
+
+    assert ps_table([run], verbose=True, trunc=True, now=NOW)[1][0][1:4:2] == ["r", "main"]
+    rows = dict(info_rows(run, NOW))
+    assert (rows["Repository"], rows["GitHub URL"]) == ("r", "https://github.com/o/r.git at main")
+    assert "Git Commit" not in rows
+    run["spec"] |= {"code": fetched, "github": {"url": "https://github.com/o/r.git", "ref": None}}
+    assert ps_table([run], verbose=True, trunc=True, now=NOW)[1][0][1:4:2] == ["r", "1b451cbb"]
+    rows = dict(info_rows(run, NOW))
+    assert (rows["GitHub URL"], rows["Git Commit"]) == ("https://github.com/o/r.git", "1b451cbb" * 5)
 
 
 def test_info_has_what_there_is_in_its_order():

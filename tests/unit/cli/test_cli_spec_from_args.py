@@ -159,6 +159,26 @@ def test_the_commit_and_its_message_go_with_the_run():
     }
 
 
+def test_code_that_the_server_fetches_is_named_and_nothing_else_is_sent():
+    given = arguments(github_url="https://GitHub.com/o/r/", github_ref="v1.2")
+
+    assert check(given).body["github"] == {"url": "https://github.com/o/r", "ref": "v1.2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"github_ref": "v1"}, "flag_needs"),
+        ({"github_url": "https://github.com/o/r", "commit_ref": "v1"}, "flags_conflict"),
+    ],
+)
+def test_options_that_do_not_go_together(given, code):
+    with pytest.raises(InvalidError) as caught:
+        check(arguments(**given))
+
+    assert caught.value.code == code
+
+
 def test_a_snapshot_goes_beside_the_commit_it_stands_on():
     code = with_code({}, repository(), Snapshot("c" * 40, Path("/x")))["code"]
 

@@ -1,0 +1,99 @@
+"""`spell cluster`: what administrators set up for everybody."""
+
+import getpass
+import json
+import os
+import sys
+
+import click
+
+from spell_cli import config
+from spell_cli.args import Known, OrderedGroup, json_option
+from spell_cli.client import Client
+from spell_cli.tables import table
+from spell_cli.terminal import say
+from spell_cli.times import local_time
+
+_PASSWORD_CHARS_MAX = 1024
+
+
+@click.group(
+    "cluster",
+    cls=OrderedGroup,
+    epilog="\b\nExamples:\n"
+    "  spell cluster add-git-credentials github.com --username alice\n"
+    "  spell cluster list-git-credentials",
+)
+def cluster() -> None:
+    """Set up what all users share. For administrators."""
+
+
+@cluster.command(
+    "add-git-credentials",
+    examples=(
+        "spell cluster add-git-credentials github.com --username alice",
+        "spell cluster add-git-credentials git.example.org:8443 --password-stdin < token",
+    ),
+)
+@click.option("--username", default="git", show_default=True, metavar="NAME", help="Who the host knows.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin instead of asking for it.")
+@click.argument("host", type=Known("host", "git_hosts"))
+def add_git_credentials(username: str, password_stdin: bool, host: str) -> None:
+    """Store what --github-url needs for private repositories of HOST, in place of what is stored.
+
+    The password, or access token, is asked for and never shown again. Use one that can only read.
+    """
+    password = _from_stdin() if password_stdin else _asked(username, host)
+    client = Client(config.load(os.environ).connect())
+    stored = client.put_git_credentials(host, username, password)
+    say(f"Successfully stored credentials of {stored['username']} for {stored['host']}.")
+
+
+@cluster.command(
+    "list-git-credentials",
+    examples=("spell cluster list-git-credentials", "spell cluster list-git-credentials --json"),
+)
+@json_option
+def list_git_credentials(as_json: bool) -> None:
+    """List the hosts that credentials are stored for."""
+    found = Client(config.load(os.environ).connect()).git_credentials()
+    if as_json:
+        say(json.dumps(found, ensure_ascii=True, indent=2))
+    elif not found:
+        say("There are no credentials stored.")
+    else:
+        rows = [[known["host"], known["username"], local_time(known["created_at"])] for known in found]
+        say("\n".join(table(["HOST", "USERNAME", "ADDED"], rows)))
+
+
+@cluster.command("delete-git-credentials", examples=("spell cluster delete-git-credentials github.com",))
+@click.argument("host", type=Known("host", "git_credentials"))
+def delete_git_credentials(host: str) -> None:
+    """Forget what is stored for HOST."""
+    Client(config.load(os.environ).connect()).remove_git_credentials(host)
+    say(f"Successfully deleted the credentials for {host}.")
+
+
+def _from_stdin() -> str:
+    return _checked(sys.stdin.readline(_PASSWORD_CHARS_MAX + 2).removesuffix("\n").removesuffix("\r"))
+
+
+def _asked(username: str, host: str) -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError(
+            "Nobody is there to ask for the password: use --password-stdin.", click.get_current_context()
+        )
+    try:
+        return _checked(getpass.getpass(f"Password or access token of {username} for {host}: "))
+    except EOFError:
+        raise click.Abort from None
+
+
+def _checked(password: str) -> str:
+    """Nothing of it is echoed, whatever is wrong with it."""
+    if not 1 <= len(password) <= _PASSWORD_CHARS_MAX or not (password.isascii() and password.isprintable()):
+        raise click.UsageError(
+            f"password: 1 to {_PASSWORD_CHARS_MAX} printable ASCII characters are allowed",
+            click.get_current_context(),
+        )
+    return password
