@@ -117,13 +117,17 @@ class LocalEngine:
         baseline = b"{}"
         try:
             if code is not None:
-                baseline = await asyncio.to_thread(copy_tree, code.lower, workspace, abort)
-                if self.isolation == "none":
-                    skeleton.copy(code.repository, code.objects, workspace / layout.REPOSITORY)
+                baseline = await asyncio.to_thread(self._copy_code, code, workspace, abort)
             directory.write(BASELINE, baseline)
         except OSError as error:
             await asyncio.to_thread(remove, workspace)
             raise AttemptError(Reason.START_FAILED, f"the code could not be copied: {error}") from error
+
+    def _copy_code(self, code: Code, workspace: Path, abort: Abort) -> bytes:
+        baseline = copy_tree(code.lower, workspace, abort)
+        if self.isolation == "none":
+            skeleton.copy(code.repository, code.objects, workspace / layout.REPOSITORY)
+        return baseline
 
     def _launch(
         self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Path
