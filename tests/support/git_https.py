@@ -10,6 +10,7 @@ asked for; `server.odd["team/project"] = handler` answers for a repository in an
 
 import asyncio
 import base64
+import contextlib
 import ipaddress
 import os
 import ssl
@@ -115,11 +116,27 @@ async def _backend(root: Path, request: web.Request) -> web.StreamResponse:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    printed, _ = await process.communicate(await request.read())
-    head, _, body = printed.partition(b"\r\n\r\n")
-    headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-    status = int(headers.pop("Status", "200").split()[0])
-    return web.Response(status=status, headers=headers, body=body)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(await request.read())
+    process.stdin.close()
+    try:
+        head = (await process.stdout.readuntil(b"\r\n\r\n")).decode().rstrip()
+        headers = dict(line.split(": ", 1) for line in head.split("\r\n"))
+        status = int(headers.pop("Status", "200").split()[0])
+        response = web.StreamResponse(status=status, headers=headers)
+        await response.prepare(request)
+        while data := await process.stdout.read(1 << 16):
+            await response.write(data)
+        await response.write_eof()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        # To its end, or the pipe would never be closed.
+        await process.stdout.read()
+        await process.wait()
+    return response
 
 
 def _certificate(directory: Path) -> tuple[Path, Path]:

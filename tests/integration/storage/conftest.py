@@ -108,7 +108,7 @@ def _gateway(path: Path, owners: dict[str, int]) -> Iterator[None]:
 
 
 @contextmanager
-def _service(database_url: str) -> Iterator[Service]:
+def _service(database_url: str, **settings: str) -> Iterator[Service]:
     with stack.short_directory() as directory:
         service = Service(
             directory,
@@ -119,6 +119,7 @@ def _service(database_url: str) -> Iterator[Service]:
                 "SPELL_DATABASE_URL": database_url,
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
                 "SPELL_SSH_PORT": str(stack.free_port()),
+                **settings,
             },
         )
         with _gateway(directory / "gateway.sock", service.owners):
@@ -137,11 +138,21 @@ def storage(postgres) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture
-def start_storage() -> Iterator[Callable[[str], Service]]:
-    """Starts services that a test may kill; takes the URL of their database."""
+def _starter() -> Iterator[Callable[..., Service]]:
     with ExitStack() as services:
-        yield lambda database_url: services.enter_context(_service(database_url))
+        yield lambda database_url, **settings: services.enter_context(_service(database_url, **settings))
+
+
+@pytest.fixture
+def start_storage() -> Iterator[Callable[..., Service]]:
+    """Starts services that a test may kill; takes the URL of their database, and settings."""
+    yield from _starter()
+
+
+@pytest.fixture(scope="module")
+def module_storage() -> Iterator[Callable[..., Service]]:
+    """Starts services that the tests of a module share."""
+    yield from _starter()
 
 
 @pytest.fixture
