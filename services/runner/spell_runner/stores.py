@@ -231,22 +231,22 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
 async def _feed(process: asyncio.subprocess.Process, data: bytes, stream: aiohttp.StreamReader) -> None:
     assert process.stdin is not None
     assert process.stderr is not None
-    try:
-        while True:
+    # It may give up at any moment; why, it says itself. What uvloop raises then is no error of a connection.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
+        while not process.stdin.is_closing():
             process.stdin.write(data)
             await process.stdin.drain()
             data = await _some(stream)
             if not data:
                 break
-    except (BrokenPipeError, ConnectionResetError):
-        # It has given up; why, it says itself.
-        pass
-    process.stdin.close()
+        process.stdin.close()
     complaint = (await process.stderr.read()).decode(errors="replace").strip()[-_COMPLAINT_BYTES_MAX:]
-    if await process.wait() == 0:
+    status = await process.wait()
+    if status == 0:
         return
-    if "early EOF" in complaint:
-        raise UnavailableError("unavailable", "storage broke off in the middle of a pack")
+    if status < 0 or "early EOF" in complaint:
+        # Killed, for want of memory perhaps, or short of what it was promised.
+        raise UnavailableError("unavailable", f"a pack came halfway only: {complaint}")
     if "did not receive expected object" in complaint or "unresolved delta" in complaint:
         raise StoreDamagedError(complaint)
     raise TreeRefusedError(complaint)

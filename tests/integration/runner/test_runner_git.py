@@ -1,6 +1,7 @@
 """What git says inside a run: the commit, the tags, the uncommitted changes, and that nothing of ours is there."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,43 @@ async def test_every_file_of_the_workspace_is_the_users(shop, first):
     files = {path: content for path, content in files.items() if path not in {"src/link", "vendored"}}
     wanted = [f"{hashlib.sha256(content).hexdigest()}  ./{path}" for path, content in sorted(files.items())]
     assert ran.lines == [*wanted, "README", "src", "vendored"]
+
+
+async def test_hostile_names_and_contents_arrive_byte_for_byte_and_do_nothing(shop):
+    hostile = {
+        "new\nline": b"1",
+        "-rf": b"2",
+        b"not-utf8-\xff\xfe": b"3",
+        "n" * 255: b"4",
+        "Twin": b"5",
+        "twin": b"6",
+        '"quoted" \\ $(touch done) `touch done`': b"7",
+        "outside": ("120000", b"/etc/passwd"),
+        "above": ("120000", b"../../../.."),
+        ".gitattributes": b"* filter=evil text eol=crlf ident\n",
+        ".gitmodules": b'[submodule "evil"]\n\tpath = evil\n\turl = ./x\n',
+        "hooks/post-checkout": ("100755", b"#!/bin/sh\ntouch done\n"),
+        "text": b"lf only\n$Id$\n",
+    }
+    given = shop.shelf.code(hostile)
+
+    ran = await shop.run(
+        "find . -type f -print0 | sort -z | xargs -0 sha256sum -z; git status --porcelain; git diff-files; "
+        "readlink outside above; ls done",
+        given,
+    )
+
+    names = [os.fsencode(name) if isinstance(name, str) else name for name in hostile]
+    files = [(name, what if isinstance(what, bytes) else what[1]) for name, what in
+             zip(names, hostile.values(), strict=True) if name not in {b"outside", b"above"}]  # fmt: skip
+    wanted = b"".join(
+        b"%b  ./%b\0" % (hashlib.sha256(content).hexdigest().encode(), name)
+        for name, content in sorted(files)
+    )
+    assert ran.output.startswith(wanted)
+    said = ran.output.removeprefix(wanted).decode()
+    assert said == "/etc/passwd\n../../../..\nls: cannot access 'done': No such file or directory\n"
+    assert ran.changes.found == []
 
 
 async def test_writing_to_the_repository_fails_and_harms_nobody(shop, first):

@@ -209,6 +209,26 @@ async def test_code_that_storage_does_not_have_or_that_is_hostile_fails_the_run(
     assert not list(here.data.rglob("escape"))
 
 
+async def test_a_large_pack_that_is_none_fails_the_run_at_once(rooms):
+    here = await rooms("none")
+    given = here.front.shelf.code({"a": os.urandom(8_000_000)})
+    answer = here.front.shelf.pack
+
+    async def garbled(body):
+        head, _, pack = (await answer(body)).partition(b"\n")
+        return head + b"\nJUNK" + pack
+
+    here.front.shelf.pack = garbled
+    try:
+        views = [await here.until_final(await here.create("true", code=given)) for _ in range(5)]
+    finally:
+        here.front.shelf.pack = answer
+
+    assert {(view.state, view.reason) for view in views} == {("failed", "code_fetch")}
+    assert "pack signature mismatch" in views[0].message
+    assert (await here.until_final(await here.create("true", code=given))).state == "complete"
+
+
 async def test_code_that_cannot_be_copied_fails_the_run_and_leaves_no_copy(rooms):
     here = await rooms("none")
     given = here.front.shelf.code({"a": b"a", "b": b"b"})
