@@ -117,9 +117,7 @@ def _failure(words: list[str], remote_url: str, identity: PushIdentity) -> CliEr
             "so it may be somebody else who answers there. Nothing was sent."
         )
     if away := _AWAY.search(said):
-        return UnreachableError(
-            f"{failed}: {address} does not answer ({away['why'].lower()}).", detail=detail
-        )
+        return UnreachableError(f"{failed}: {address} does not answer ({away['why'].lower()}).")
     if _KEY_REFUSED.search(said):
         return CliError(
             f"{failed}: {address} does not know the key {identity.identity_file}.",
@@ -156,8 +154,8 @@ def ssh_environment(identity: PushIdentity, spell_dir: Path) -> dict[str, str]:
         str(_ssh_config(spell_dir)),
         "-o",
         "IdentitiesOnly=yes",
-        "-i",
-        _ssh_literal(identity.identity_file),
+        "-o",
+        f"IdentityFile={_ssh_quoted(identity.identity_file)}",
         "-o",
         f"UserKnownHostsFile={_ssh_quoted(identity.known_hosts)}",
         "-o",
@@ -182,14 +180,12 @@ def _ssh_config(spell_dir: Path) -> Path:
     return path
 
 
-def _ssh_literal(path: Path) -> str:
-    """A file name in which ssh replaces nothing."""
-    return str(path).replace("%", "%%")
-
-
 def _ssh_quoted(path: Path) -> str:
-    """A file name inside `-o`: ssh takes several, parted by spaces, and quotes around one that holds spaces."""
-    return f'"{_ssh_literal(path)}"' if " " in str(path) else _ssh_literal(path)
+    """A file name inside `-o`, of which ssh takes several, parted by spaces, and in which it replaces %h and such."""
+    text = str(path).replace("%", "%%")
+    if not set(text) & set(" \t\"'\\"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _without_progress(words: list[str]) -> list[str]:

@@ -1,10 +1,11 @@
 """A stand-in for the `ssh` binary where there is none: exactly what git needs to push, over asyncssh.
 
 git calls it as `python -m spell_cli.ssh [options] [-p PORT] USER@HOST COMMAND`. It trusts only the host keys in
-UserKnownHostsFile, shows only the identity of `-i`, and asks nothing.
+UserKnownHostsFile, shows only the identity it is given, and asks nothing.
 """
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def parse(arguments: list[str]) -> Invocation:
             name, _, text = (
                 value.replace(" ", "=", 1).partition("=") if "=" not in value else value.partition("=")
             )
-            values[name.lower()] = text.strip('"')
+            values[name.lower()] = text
         else:
             values[letter] = value
     if not rest:
@@ -51,11 +52,20 @@ def parse(arguments: list[str]) -> Invocation:
         host=host,
         user=user or values.get("l"),
         port=int(values.get("p", "22")),
-        identity_file=values.get("i"),
-        known_hosts=values.get("userknownhostsfile"),
+        identity_file=_path(values.get("identityfile") or values.get("i")),
+        known_hosts=_path(values.get("userknownhostsfile")),
         config=values.get("F"),
         command=" ".join(rest[1:]),
     )
+
+
+def _path(text: str | None) -> str | None:
+    """A file name without what keeps ssh from reading something into it."""
+    if text is None:
+        return None
+    if text.startswith('"'):
+        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text.replace("%%", "%")
 
 
 async def run(call: Invocation) -> int:

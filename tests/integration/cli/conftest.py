@@ -170,4 +170,5 @@ def pushing(cli, server, endpoint):
     )
     server.remote_url = f"ssh://git@127.0.0.1:{endpoint.port}/1/2.git"
     server.has_commit = endpoint.has
+    cli.server = server
     return cli

@@ -1,7 +1,10 @@
 """How a commit gets to the server: a real git, a real ssh, a real SSH server, and all that can be in between."""
 
 import os
+import re
 import shutil
+import socket
+import sys
 
 import asyncssh
 import pytest
@@ -18,10 +21,17 @@ def without_ssh(tmp_path):
     return str(folder)
 
 
-@pytest.mark.parametrize("client", ["ssh", "ours"])
-def test_a_commit_the_server_does_not_have_is_pushed(pushing, server, endpoint, tmp_path, client):
-    if client == "ssh" and shutil.which("ssh") is None:
+@pytest.fixture(params=["ssh", "ours"])
+def path(request, tmp_path):
+    """A PATH with an ssh, or with none."""
+    if request.param == "ours":
+        return without_ssh(tmp_path)
+    if shutil.which("ssh") is None:
         pytest.skip("no ssh here")
+    return os.environ["PATH"]
+
+
+def test_a_commit_the_server_does_not_have_is_pushed(pushing, server, endpoint, path):
     commit = pushing.repository()
     (pushing.cwd / "train.py").write_text("print(2)\n")
     pushing.git("commit", "-q", "-a", "-m", "Second")
@@ -29,7 +39,6 @@ def test_a_commit_the_server_does_not_have_is_pushed(pushing, server, endpoint, 
     hook = pushing.cwd / ".git" / "hooks" / "pre-push"
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
-    path = without_ssh(tmp_path) if client == "ours" else os.environ["PATH"]
     done = pushing("run", "-b", "true", PATH=path)
 
     assert done.stderr.decode() == ""
@@ -45,14 +54,10 @@ def test_a_commit_the_server_does_not_have_is_pushed(pushing, server, endpoint, 
     assert (pushing.spell_dir / "ssh_config").read_text() == "# empty spell ssh config\n"
 
 
-@pytest.mark.parametrize("client", ["ssh", "ours"])
-def test_a_server_with_another_host_key_is_not_pushed_to(pushing, endpoint, tmp_path, client):
-    if client == "ssh" and shutil.which("ssh") is None:
-        pytest.skip("no ssh here")
+def test_a_server_with_another_host_key_is_not_pushed_to(pushing, endpoint, path):
     pushing.repository()
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
     endpoint.known_hosts.write_text(f"[127.0.0.1]:{endpoint.port} {other}\n")
-    path = without_ssh(tmp_path) if client == "ours" else os.environ["PATH"]
     done = pushing("run", "true", PATH=path)
 
     assert done.returncode == 1
@@ -62,6 +67,163 @@ def test_a_server_with_another_host_key_is_not_pushed_to(pushing, endpoint, tmp_
     )
     assert endpoint.refs() == []
     assert endpoint.commands == []
+
+
+def said(done):
+    return " ".join(done.stderr.decode().split())
+
+
+def test_a_host_key_that_only_the_user_knows_is_not_enough(pushing, endpoint, path):
+    pushing.repository()
+    (pushing.home / ".ssh").mkdir()
+    shutil.copy(endpoint.known_hosts, pushing.home / ".ssh" / "known_hosts")
+    endpoint.known_hosts.write_text("")
+    done = pushing("run", "true", PATH=path)
+
+    assert done.returncode == 1
+    assert "does not show the host key that is known" in said(done)
+    assert endpoint.refs() == []
+
+
+def test_a_proxy_in_ssh_config_is_used(pushing, endpoint, path, tmp_path):
+    pushing.repository()
+    proxy = tmp_path / "proxy.py"
+    proxy.write_text(
+        "import pathlib, select, socket, sys, os\n"
+        f"pathlib.Path({str(tmp_path / 'used')!r}).touch()\n"
+        f"far = socket.create_connection(('127.0.0.1', {endpoint.port}))\n"
+        "while True:\n"
+        "    for ready in select.select([0, far], [], [])[0]:\n"
+        "        data = os.read(0, 65536) if ready == 0 else far.recv(65536)\n"
+        "        if not data: sys.exit()\n"
+        "        far.sendall(data) if ready == 0 else os.write(1, data)\n"
+    )
+    config = f"Host spell.invalid\n  ProxyCommand {sys.executable} {proxy} %h %p\n"
+    (pushing.spell_dir / "ssh_config").write_text(config)
+    pinned = endpoint.known_hosts.read_text().partition(" ")[2]
+    endpoint.known_hosts.write_text(f"[spell.invalid]:4022 {pinned}")
+    pushing.server.remote_url = "ssh://git@spell.invalid:4022/1/2.git"
+    done = pushing("run", "-b", "true", PATH=path)
+
+    assert said(done) == ""
+    assert (tmp_path / "used").exists()
+    assert len(endpoint.refs()) == 1
+    assert (pushing.spell_dir / "ssh_config").read_text() == config
+
+
+def test_a_server_that_is_away_is_one_sentence(pushing):
+    pushing.repository()
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    pushing.server.remote_url = f"ssh://git@127.0.0.1:{port}/1/2.git"
+    done = pushing("run", "-b", "true")
+
+    assert done.returncode == 69
+    assert re.fullmatch(
+        rf"Pushing your code… ERROR: Push to Spell remote failed: 127.0.0.1:{port} does not answer "
+        r"\((connection refused|connect call failed)\).",
+        said(done),
+    )
+    assert pushing.server.runs == {}
+
+
+def test_a_server_that_comes_back_is_waited_for(pushing, endpoint, tmp_path):
+    pushing.repository()
+    attempts = tmp_path / "attempts"
+    flaky = tmp_path / "ssh"
+    flaky.write_text(
+        f"#!/bin/sh\necho >> {attempts}\n"
+        f'test $(wc -l < {attempts}) -gt 2 && exec ssh "$@"\n'
+        "echo 'ssh: connect to host x port 1: Connection refused' >&2; exit 255\n"
+    )
+    flaky.chmod(0o755)
+    done = pushing("run", "-b", "true", GIT_SSH=str(flaky))
+
+    assert done.returncode == 0, done.stderr
+    assert len(endpoint.refs()) == 1
+
+
+def test_the_users_ssh_program_gets_our_options(pushing, endpoint, tmp_path):
+    pushing.repository()
+    own = tmp_path / "my ssh"
+    own.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/words; exec ssh "$@"\n')
+    own.chmod(0o755)
+    done = pushing("run", "-b", "true", GIT_SSH=str(own))
+
+    assert said(done) == ""
+    assert (
+        f"-F {pushing.spell_dir}/ssh_config -o IdentitiesOnly=yes -o IdentityFile="
+        in (tmp_path / "words").read_text()
+    )
+
+
+def test_a_key_that_the_server_does_not_know_is_named(pushing, endpoint, path):
+    pushing.repository()
+    endpoint.key.unlink()
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(endpoint.key))
+    endpoint.key.chmod(0o600)
+    done = pushing("run", "-b", "true", PATH=path)
+
+    assert done.returncode == 1
+    assert f"does not know the key {endpoint.key}." in said(done)
+    assert "spell keys generate" in said(done)
+
+
+@pytest.mark.parametrize(
+    ("version", "holds"),
+    [
+        ("git version 2.2.1", ". Git version 2.3 or newer is required -- detected Git version: (2.2.1)"),
+        ("none", ". Please ensure Git version 2.3 or newer is installed."),
+        ("git version 2.39.5", "Push to Spell remote failed my own words"),
+    ],
+)
+def test_a_push_that_fails_says_when_git_is_too_old(pushing, tmp_path, version, holds):
+    pushing.repository()
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "git").write_text(
+        f'#!/bin/sh\ntest "$1" = --version && echo "{version}" && exit\nexec {shutil.which("git")} "$@"\n'
+    )
+    (folder / "git").chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    done = pushing(
+        "run",
+        "true",
+        PATH=path,
+        GIT_SSH_COMMAND="sh -c 'echo my own words >&2; exit 1'",
+        GIT_SSH_VARIANT="ssh",
+    )
+
+    assert done.returncode == 1
+    assert holds in said(done)
+
+
+@pytest.mark.parametrize("name", ["a b", "100%h", 'q"q'])
+def test_identities_may_lie_anywhere(pushing, endpoint, path, name):
+    pushing.repository()
+    place = pushing.home / name
+    place.mkdir()
+    endpoint.key.rename(place / "key")
+    endpoint.known_hosts.rename(place / "hosts")
+    (pushing.spell_dir / "config").write_text(
+        f"identity_file: '{place / 'key'}'\nknown_hosts: '{place / 'hosts'}'\n"
+    )
+
+    assert said(pushing("run", "-b", "true", PATH=path)) == ""
+
+
+def test_annotated_tags_on_the_way_travel_and_others_do_not(pushing, endpoint):
+    pushing.repository()
+    pushing.git("tag", "-a", "-m", "One", "v1")
+    pushing.git("tag", "light")
+    pushing.git("commit", "-q", "--allow-empty", "-m", "Later")
+    pushing.git("tag", "-a", "-m", "Two", "v2")
+    pushing.git("checkout", "-q", "--detach", "v1")
+    (pushing.cwd / "train.py").write_text("print(2)\n")
+    done = pushing("run", "-b", "true")
+
+    assert done.returncode == 0, done.stderr
+    assert [ref.split()[0] for ref in endpoint.refs()][1:] == ["refs/tags/v1"]
 
 
 def test_the_users_own_ssh_command_wins(pushing, endpoint):
