@@ -93,7 +93,7 @@ async def drop_cruft(
     tips = {*(await _refs(repositories, path)).values(), *recorded} - packed.tips
     needed: set[str] = set()
     if tips and packed.cruft:
-        given = "".join([*(f"{name}\n" for name in tips), "--not\n", *(f"{name}\n" for name in packed.tips)])
+        given = "".join([*(f"{name}\n" for name in tips), *(f"^{name}\n" for name in packed.tips)])
         printed = await repositories.run(
             path, "rev-list", "--objects", "--stdin", given=given.encode(), seconds=WALK_SECONDS_MAX
         )
@@ -131,7 +131,7 @@ async def _useless(
     commits = dict(zip(tags, (line.decode() for line in printed.splitlines()), strict=True))
     missing = {ref for ref, name in commits.items() if " " in name}
     tagged = {name for ref, name in commits.items() if ref not in missing}
-    given = "".join([*(f"{name}\n" for name in tagged), "--not\n", *(f"{name}\n" for name in stay)])
+    given = "".join([*(f"{name}\n" for name in tagged), *(f"^{name}\n" for name in stay)])
     printed = await repositories.run(
         path, "rev-list", "--stdin", given=given.encode(), seconds=WALK_SECONDS_MAX
     )
