@@ -58,12 +58,11 @@ async def test_killed_at_any_moment_every_run_ends_complete_and_ran_once(service
     """Kill -9 over and over, at random moments, while runs with code, output and files go through their lives."""
     random.seed(7)
     async with room(services, SPELL_ISOLATION="unshare", SPELL_SLOTS="4") as here:
-        given = here.front.shelf.code({"a": b"a", "b/c": b"c"})
         count = here.directory / "count"
-        run_ids = [
-            await here.create(f"echo $SPELL_RUN >> {count}; cat a b/c; echo x > made; sleep 0.1", code=given)
-            for _ in range(12)
-        ]
+        command = f"echo $SPELL_RUN >> {count}; cat a b/c; git log --format=%H; git diff-files"
+        command += "; git status --porcelain; echo x > made; sleep 0.1"
+        codes = [here.front.shelf.code({"a": b"a", "b/c": b"c", "n": b"%d" % n}) for n in range(12)]
+        run_ids = [await here.create(command, code=given) for given in codes]
         for _ in range(8):
             await asyncio.sleep(random.uniform(0.0, 0.25))
             here.runner.kill9()
@@ -73,8 +72,8 @@ async def test_killed_at_any_moment_every_run_ends_complete_and_ran_once(service
 
         assert [view.state for view in views] == ["complete"] * 12
         assert sorted(map(int, count.read_text().split())) == run_ids
-        for view in views:
-            assert await here.output(view.id) == b"ac"
+        for view, given in zip(views, codes, strict=True):
+            assert await here.output(view.id) == f"ac{given['commit']}\n".encode()
             assert await here.files(view) == {"made": b"x\n"}
             await here.assert_whole(view)
             await here.until_gone(view.id)
