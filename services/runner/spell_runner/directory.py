@@ -1,22 +1,20 @@
 """The directory of one attempt: everything that must survive the runner's death stands in it (shell).
 
     intent.json   that the attempt was taken on: its spec, and the boot it was taken on in
-    steps.jsonl   its steps so far, in order; written before they are reported
+    steps.jsonl   its steps so far, in order; written before they are reported. And the end it came to, as soon as that
+                  is decided, unless it simply finished
     journal       its log; the runner writes before the command's start and after its end, the shim in between
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
     code.json     where the code is that the run names by a URL, once it is fetched
-    verdict.json  the end it came to, unless it simply finished
-    cancellation  a claim that is ready to be linked into place
 
-Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`,
-and in the file that becomes `verdict.json`. So whoever was taken on can be ended, however full the disk is by then.
+Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`.
+So whoever was taken on can be ended, however full the disk is by then.
 
 Files are written to survive a death of ours on the same boot; a reboot ends the attempt anyway.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -33,11 +31,13 @@ from spell_runner.phases import Outcome, Verdict
 from spell_runner.shim import linux
 from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, append_whole
 
-INTENT, STEPS, VERDICT, BASELINE = "intent.json", "steps.jsonl", "verdict.json", "baseline.json"
+INTENT, STEPS, BASELINE = "intent.json", "steps.jsonl", "baseline.json"
 CODE = "code.json"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
 _CODE: TypeAdapter[CodeLocation] = TypeAdapter(CodeLocation)
 _STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
+#: What a line of `steps.jsonl` begins with that is the verdict.
+_VERDICT = b'{"verdict":'
 _READ_BYTES = 1 << 20
 _RECORD_BYTES_MAX = HEADER.size + PAYLOAD_BYTES_MAX
 _KINDS = frozenset(RecordKind)
@@ -79,8 +79,9 @@ class Directory:
         new = attempts / f".{name}"
         new.mkdir(mode=0o700, exist_ok=True)
         _write(f"{new}/{INTENT}", b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
-        for name_of_file in (STEPS, JOURNAL, f"{VERDICT}.new"):
-            _set_aside(f"{new}/{name_of_file}")
+        # A message of the last step is in the verdict, too.
+        _set_aside(f"{new}/{STEPS}", 2 * SPARE_BYTES)
+        _set_aside(f"{new}/{JOURNAL}", SPARE_BYTES)
         new.rename(attempts / name)
         return cls(attempts / name)
 
@@ -103,14 +104,32 @@ class Directory:
     # ---- steps and verdict -----------------------------------------------------------------------------------
 
     def note(self, steps: tuple[Step, ...]) -> None:
-        lines = b"".join(orjson.dumps(step.model_dump()) + b"\n" for step in steps)
+        self._append_steps(b"".join(orjson.dumps(step.model_dump()) + b"\n" for step in steps))
+
+    def steps(self) -> list[Step]:
+        return [_STEP.validate_json(line) for line in self._lines() if not line.startswith(_VERDICT)]
+
+    def conclude(self, verdict: Verdict) -> None:
+        members = {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
+        self._append_steps(_VERDICT + orjson.dumps(members) + b"}\n")
+
+    def verdict(self) -> Verdict | None:
+        found = [line for line in self._lines() if line.startswith(_VERDICT)]
+        if not found:
+            return None
+        members = orjson.loads(found[-1])["verdict"]
+        reason = members["reason"]
+        return Verdict(Outcome(members["outcome"]), reason and Reason(reason), members["message"])
+
+    def _append_steps(self, lines: bytes) -> None:
         fd = os.open(self / STEPS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             append_whole(fd, lines)
         finally:
             os.close(fd)
 
-    def steps(self) -> list[Step]:
+    def _lines(self) -> list[bytes]:
+        """The whole lines of the steps; what is torn behind them is cut off."""
         try:
             data = _read(self / STEPS)
         except FileNotFoundError:
@@ -118,28 +137,7 @@ class Directory:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self / STEPS, len(whole))
-        return [_STEP.validate_json(line) for line in whole.splitlines()]
-
-    def conclude(self, verdict: Verdict) -> None:
-        members = {"outcome": verdict.outcome, "reason": verdict.reason, "message": verdict.message}
-        new, data = self / f"{VERDICT}.new", orjson.dumps(members)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # Written over what is there: emptied first, it would give back the room that is kept for it.
-            if os.pwrite(fd, data, 0) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(fd, len(data))
-        finally:
-            os.close(fd)
-        os.rename(new, self / VERDICT)  # noqa: PTH104 -- plain strings throughout
-
-    def verdict(self) -> Verdict | None:
-        try:
-            members = orjson.loads(_read(self / VERDICT))
-        except FileNotFoundError:
-            return None
-        reason = members["reason"]
-        return Verdict(Outcome(members["outcome"]), reason and Reason(reason), members["message"])
+        return whole.splitlines()
 
     def write(self, name: str, data: bytes) -> None:
         """A file that is there whole or not at all, for our eyes only."""
@@ -194,7 +192,7 @@ class Directory:
         if tail:
             os.truncate(self / JOURNAL, whole)
             with contextlib.suppress(OSError):
-                _set_aside(self / JOURNAL)
+                _set_aside(self / JOURNAL, SPARE_BYTES)
         kept = Totals(counts[RecordKind.STDOUT], counts[RecordKind.STDERR], 0, digest.hexdigest())
         return kept, ended
 
@@ -220,11 +218,11 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _set_aside(path: str) -> None:
+def _set_aside(path: str, length: int) -> None:
     """Keep room for the last words behind the end of a file, which is made if it is not there."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        linux.set_aside(fd, os.fstat(fd).st_size, SPARE_BYTES)
+        linux.set_aside(fd, os.fstat(fd).st_size, length)
     finally:
         os.close(fd)
 

@@ -16,7 +16,7 @@ ENDING = """
 import json, os
 from datetime import UTC, datetime
 from pathlib import Path
-from spell_proto.events import AttemptKilled, CommandExited, CommandStarted
+from spell_proto.events import CommandExited, CommandStarted
 from spell_proto.journal import Decoder, RecordKind, Totals
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
 from spell_proto.state import Intent, Reason
@@ -40,11 +40,12 @@ def attempt(number):
     run = RunSpec(command="true", machine_type="CPU", environment=EnvironmentRequest(), env={}, code=None,
                   description="", timeout_seconds=None)
     spec = AttemptSpec(run_id=number, attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
-    return Directory.take_on(Path("."), spec, spec.model_dump_json().encode(), "boot")
+    return Directory.take_on(Path("attempts"), spec, spec.model_dump_json().encode(), "boot")
 
 assert os.statvfs(".").f_blocks * os.statvfs(".").f_frsize < 64 << 20, "no small disk"
+os.mkdir("attempts")
 started, waiting = attempt(1), attempt(2)
-launch.make_cancellation(waiting.base)
+launch.make_cancellation(Path("."))
 assert launch.take(started.base, 1, 1)
 sink = Sink(started / launch.JOURNAL, 1 << 30)
 sink.output(RecordKind.STDOUT, b"before")
@@ -60,10 +61,11 @@ started.note((CommandExited(at=now, exit_code=1, exit_cause="exit"),))
 notes = Notes(started, lambda: None)
 for _ in range(1000):
     notes.line("a line of which there is one too many")
-started.conclude(phases.failed(Reason.SAVE_FAILED, "m" * 5000))
+worst = phases.failed(Reason.SAVE_FAILED, chr(1) * 5000)
+started.conclude(worst)
 notes.last("why")
 notes.end(Totals())
-started.note((AttemptKilled(at=now, log=None),))
+started.note((phases.unsealed(worst, now),))
 cancelled = launch.cancel(waiting.base)
 try:
     attempt(3)

@@ -79,6 +79,7 @@ class LocalEngine:
         self._shell = next(path for path in SHELLS if Path(path).exists())
 
     async def open(self) -> None:
+        launch.make_cancellation(self._place.data)
         await self._server.open()
 
     async def close(self) -> None:
@@ -105,7 +106,6 @@ class LocalEngine:
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay and not Path(directory / BASELINE).exists():
             await self._copy(code, directory, abort)
-        launch.make_cancellation(directory.base)
         directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment).encode())
 
     async def _copy(self, code: Code | None, directory: Directory, abort: Abort) -> None:

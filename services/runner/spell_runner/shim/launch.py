@@ -22,9 +22,10 @@ LAUNCH = "launch.json"
 CLAIM = "shim.jsonl"
 JOURNAL = "journal"
 CONTROL = "control.sock"
-CANCELLATION = "cancellation"
 # Relative to the directory of an attempt, in which a shim works: so no path is too long for a unix socket.
 DOORBELL = "../../runner.dgram"
+#: One for all attempts of a machine: a claim that is ready to be linked into place.
+CANCELLATION = "../../cancellation"
 
 _CLAIM_BYTES_MAX = 64 * 1024
 #: Room on the disk that is kept behind the end of every file in which the end of an attempt is written down: what
@@ -116,12 +117,16 @@ def take(directory: Path | str, pid: int, ticks: int) -> bool:
     return True
 
 
-def make_cancellation(directory: Path | str) -> None:
+def make_cancellation(data: Path) -> None:
     """Write down beforehand what `cancel` needs: a full disk must not keep a start from being cancelled."""
-    own = f"{directory}/{CANCELLATION}"
+    made, new = data / Path(CANCELLATION).name, data / "cancellation.new"
+    # What is there may be torn by a power cut, and is linked to what was cancelled: it is never written to.
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(own)
-    append(own, {"pid": 0, "ticks": 0})
+        if made.read_bytes().endswith(b"\n"):
+            return
+    new.unlink(missing_ok=True)
+    append(new, {"pid": 0, "ticks": 0})
+    new.rename(made)
 
 
 def cancel(directory: Path | str) -> bool:
