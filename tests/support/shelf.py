@@ -16,16 +16,18 @@ Files = dict[str | bytes, bytes | tuple[str, bytes]]
 class Shelf:
     """A bare repository whose objects are written one by one, so that no rule of git keeps a hostile one out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "sha1") -> None:
         self.path = path
         self.tags: dict[str, str] = {}
         self.shallow: set[str] = set()
         self.asked: list[dict[str, Any]] = []
-        subprocess.run(["git", "init", "--quiet", "--bare", "--template=", path], check=True)
+        self._hash = {"sha1": hashlib.sha1, "sha256": hashlib.sha256}[kind]
+        arguments = ("--quiet", "--bare", "--template=", f"--object-format={kind}")
+        subprocess.run(["git", "init", *arguments, path], check=True)
 
     def put(self, kind: str, data: bytes) -> str:
         whole = f"{kind} {len(data)}\0".encode() + data
-        name = hashlib.sha1(whole).hexdigest()
+        name = self._hash(whole).hexdigest()
         place = self.path / "objects" / name[:2] / name[2:]
         place.parent.mkdir(exist_ok=True)
         if not place.exists():

@@ -42,9 +42,14 @@ _TAG = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\]+")
 _COPIED = ("HEAD", "config", "index", "packed-refs", "shallow")
 
 
-def name(owner_id: int, repository_id: int, commit: str) -> str:
+def prefix(store: str) -> str:
+    """How the names begin of those that belong to a store."""
+    return f"git-{store}-"
+
+
+def name(store: str, commit: str) -> str:
     """What the repository of a commit is called among those of its tree."""
-    return f"git-{owner_id}-{repository_id}-{commit}"
+    return f"{prefix(store)}{commit}"
 
 
 def fits(skeleton: str, store: Store, commit: str) -> bool:

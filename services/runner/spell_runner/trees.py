@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -60,8 +61,6 @@ class Trees:
         self._stores = Stores(self._stores_path, storage)
         self._in_use = in_use
         self._making: dict[str, asyncio.Future[None]] = {}
-        #: The tree of each store that was laid out last, with its root directory.
-        self._latest: dict[str, tuple[Path, str]] = {}
 
     def forget(self) -> None:
         """Remove all trees and stores: after a power cut, a file may have its name but not its bytes."""
@@ -84,7 +83,7 @@ class Trees:
         root = hashlib.sha256(os.fsencode(code.root_directory)).hexdigest()[:16]
         place = self._trees_path / f"{code.tree}.{root}"
         store = self._stores.get(owner_id, code.repository_id)
-        repository = place / skeleton.name(owner_id, code.repository_id, code.commit)
+        repository = place / skeleton.name(store.path.name, code.commit)
         while not self._ready(place, store, repository, code):
             making = self._making.get(place.name)
             if making is not None:
@@ -97,7 +96,6 @@ class Trees:
                 del self._making[place.name]
                 making.set_result(None)
             await self._evict()
-        self._latest[store.path.name] = (place, code.root_directory)
         return Code(place / layout.FILES, repository, store.objects)
 
     def _ready(self, place: Path, store: Store, repository: Path, code: CodeLocation) -> bool:
@@ -119,7 +117,7 @@ class Trees:
         repository: Path,
         waits: Callable[[], None],
     ) -> None:
-        pause, healed = 0.1, False
+        pause, said, healed = 0.1, False, False
         while True:
             try:
                 await self._stores.fill(store, owner_id, code)
@@ -129,7 +127,8 @@ class Trees:
                 os.utime(place)
             except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
                 log.info("storage does not answer", problem=repr(error))
-                if pause > RETRY_SECONDS_MAX / 4:
+                if pause > RETRY_SECONDS_MAX / 4 and not said:
+                    said = True
                     waits()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS_MAX)
@@ -146,12 +145,12 @@ class Trees:
 
     async def _lay(self, code: CodeLocation, place: Path, store: Store) -> None:
         new = place.with_name(f".{place.name}")
-        earlier = self._latest.get(store.path.name)
         abort = Abort()
 
         def work() -> None:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(mode=0o755)
+            earlier = _youngest(self._trees_path, store.path.name)
             layout.lay(store.path, code.tree, new, code.root_directory, earlier, abort)
 
         try:
@@ -182,6 +181,18 @@ class Trees:
                     path.rename(gone)
                     await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
                     surplus -= 1
+
+
+def _youngest(directory: Path, store: str) -> tuple[Path, str] | None:
+    """The tree of a store that was used last, and its root directory: others of that store differ little from it."""
+    # One of them may just be making room: then everything is laid out from objects.
+    with suppress(FileNotFoundError):
+        places = {path.parent for path in directory.glob(f"[!.]*/{skeleton.prefix(store)}*")}
+        for place in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
+            for root in (place / layout.FILES).iterdir():
+                if root.name != layout.REPOSITORY:
+                    return place, root.name
+    return None
 
 
 def _by_age(directory: Path) -> list[tuple[float, Path]]:

@@ -10,6 +10,7 @@ import pytest_asyncio
 from integration.runner import shims
 from integration.runner.workshop import workshop
 from spell_runner import workspace
+from support.shelf import Shelf
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 BUBBLEWRAP = pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
@@ -179,6 +180,20 @@ async def test_history_that_was_cut_off_ends_there(shop):
         shop.shelf.shallow.clear()
 
     assert ran.lines == [given["commit"], "1"]
+
+
+async def test_a_repository_may_name_its_objects_by_sha256(shop, tmp_path):
+    shop.storage.shelf, before = Shelf(tmp_path / "shelf", "sha256"), shop.storage.shelf
+    try:
+        files = {path: what for path, what in FILES.items() if path != "vendored"}
+        given = {**shop.storage.shelf.code(files), "repository_id": 256}
+        ran = await shop.run("git rev-parse HEAD; git diff-files; git status --porcelain; git fsck", given)
+    finally:
+        shop.storage.shelf = before
+
+    assert ran.lines[:1] == [given["commit"]]
+    assert len(given["commit"]) == 64
+    assert not [line for line in ran.lines[1:] if not line.startswith("notice: ")]
 
 
 async def test_a_directory_may_have_any_name(shop):

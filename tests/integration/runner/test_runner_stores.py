@@ -12,7 +12,7 @@ import pytest_asyncio
 from integration.runner.workshop import workshop
 from spell_proto.spec import CodeLocation
 from spell_proto.state import Reason
-from spell_runner import stores, trees
+from spell_runner import stores, trees, workspace
 from spell_runner.errors import AttemptError
 from spell_runner.trees import Trees
 
@@ -182,6 +182,33 @@ async def test_many_packs_become_few_while_somebody_reads(shop, monkeypatch):
     assert len(git(store, "rev-list", commits[-1]["commit"])) == 12
 
 
+async def test_a_new_runner_shares_files_with_what_an_earlier_one_laid_out(shop):
+    first = shop.shelf.code({"same": b"same", "other": b"1"})
+    before = await get(shop, first)
+    again = Trees(shop.data, shop.caller, set)
+    second = shop.shelf.code({"same": b"same", "other": b"2"}, first["commit"], root="renamed")
+
+    after = await again.get(1, CodeLocation(**second), lambda: None)
+
+    assert (after.lower / "renamed/same").samefile(before.lower / "repo/same")
+    assert (after.lower / "renamed/other").read_bytes() == b"2"
+    assert (before.lower / "repo/other").read_bytes() == b"1"
+
+
+async def test_what_a_run_writes_to_is_its_own(shop):
+    """Two trees share a file, and two runs have it: nobody sees what another one does to it."""
+    first = shop.shelf.code({"same": b"same", "n": b"1"})
+    second = shop.shelf.code({"same": b"same", "n": b"2"}, first["commit"])
+
+    for isolation, overlay in (("none", False), ("unshare", True)):
+        async with workshop(isolation, overlay=overlay) as here:
+            here.storage.shelf = shop.shelf
+            await here.run("true", first)
+            ran = await here.run("echo x >> same; chmod 600 same; touch -d @0 same; cat same", second)
+            again = await here.run("cat same; git diff-files", first)
+            assert (ran.output, again.output) == (b"samex\n", b"same")
+
+
 # ---- what a death leaves, and what makes room ----------------------------------------------------------------
 
 
@@ -225,7 +252,7 @@ async def test_objects_without_a_note_that_they_are_whole_come_again(shop):
 async def test_after_a_reboot_everything_is_made_anew(shop):
     given = shop.shelf.code({"a": b"x"})
     await get(shop, given)
-    again = Trees(shop.data, shop.trees._stores._storage, set)
+    again = Trees(shop.data, shop.caller, set)
 
     again.forget()
 
@@ -250,7 +277,7 @@ async def test_what_was_not_used_for_long_makes_room_but_nothing_that_an_attempt
     kept = {path.name.partition(".")[0] for path in (shop.data / "trees").iterdir()}
     assert kept == {used["tree"], fresh["tree"]}
     assert {path.name for path in (shop.data / "stores").iterdir()} == {"1-1", "1-3"}
-    shutil.rmtree(ran.directory.path)
+    workspace.remove(ran.directory.path)
     assert (await get(shop, unused)).lower.is_dir()
 
 

@@ -83,8 +83,11 @@ class Storage:
 class Workshop:
     """One machine of one owner."""
 
-    def __init__(self, directory: Path, storage: Storage, trees: Trees, engine: LocalEngine) -> None:
-        self.data = directory / "data"
+    def __init__(
+        self, data: Path, storage: Storage, caller: http.Caller, trees: Trees, engine: LocalEngine
+    ) -> None:
+        self.data = data
+        self.caller = caller
         self.storage = storage
         self.shelf = storage.shelf
         self.trees = trees
@@ -148,6 +151,6 @@ async def workshop(isolation: str = "none", *, overlay: bool = False) -> AsyncIt
         await engine.open()
         opened.push_async_callback(engine.close)
         try:
-            yield Workshop(directory, storage, trees, engine)
+            yield Workshop(data, storage, packs, trees, engine)
         finally:
             workspace.remove(directory)
