@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 from spell_runner import git, index
@@ -27,9 +28,11 @@ from spell_runner.workspace import Abort
 FILES, INDEX, REPOSITORY = "files", "index", ".git"
 LINK_BYTES_MAX = 4095
 PATH_BYTES_MAX = 4096
+NAME_BYTES_MAX = 255
 #: Files are this much older than their layer, and their index is younger than all of them: git takes what was changed
 #: in the second in which it looked for unknown, and reads it again each time.
 AGE_SECONDS = 2
+_BAD = frozenset({b"", b".", b".."})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -54,9 +57,9 @@ def lay(
     listed = git.listing(store, tree)
     entries = [entry for entry in listed if entry.kind != "tree"]
     laid: _Laid = {}
-    from_root = ""
+    from_root = b""
     if earlier is not None:
-        from_root = str(earlier[0] / FILES / earlier[1])
+        from_root = os.fsencode(earlier[0] / FILES / earlier[1]) + b"/"
         laid = _laid(earlier[0] / INDEX)
     with closing(_Lower(root, int(time.time()) - AGE_SECONDS)) as lower:
         found = lower.fill(store, entries, laid, from_root, abort)
@@ -89,14 +92,14 @@ class _Lower:
         self._writer.close()
 
     def fill(
-        self, store: Path, entries: Sequence[git.Entry], laid: _Laid, from_root: str, abort: Abort
+        self, store: Path, entries: Sequence[git.Entry], laid: _Laid, from_root: bytes, abort: Abort
     ) -> list[index.Entry]:
         """Write all entries; the ones of the index."""
         found: dict[bytes, index.Entry] = {}
         missing: list[tuple[git.Entry, int]] = []
         for entry in entries:
             abort.check()
-            mode, name = canonical_mode(entry), bytes.fromhex(entry.name)
+            mode, name = canonical_mode(entry.mode, entry.kind), bytes.fromhex(entry.name)
             known = laid.get((name, mode))
             if mode == index.SUBMODULE:
                 self._writer.directory(entry.path)
@@ -128,18 +131,19 @@ class _Lower:
                 yield entry, mode, size
 
 
-def canonical_mode(entry: git.Entry) -> int:
+@cache
+def canonical_mode(mode: str, kind: str) -> int:
     """What git makes of a mode; old histories hold others than it writes now.
 
     Raises:
         TreeRefusedError: it is that of no file, link or submodule.
     """
-    mode = int(entry.mode, 8)
-    if stat.S_IFMT(mode) == stat.S_IFREG and entry.kind == "blob":
-        return index.EXECUTABLE if mode & 0o100 else index.FILE
-    if (mode, entry.kind) in {(index.LINK, "blob"), (index.SUBMODULE, "commit")}:
-        return mode
-    raise TreeRefusedError(f"an entry of mode {entry.mode}: {entry.path[:200]!r}")
+    bits = int(mode, 8)
+    if stat.S_IFMT(bits) == stat.S_IFREG and kind == "blob":
+        return index.EXECUTABLE if bits & 0o100 else index.FILE
+    if (bits, kind) in {(index.LINK, "blob"), (index.SUBMODULE, "commit")}:
+        return bits
+    raise TreeRefusedError(f"a {kind} of mode {mode}")
 
 
 class TreeWriter:
@@ -147,6 +151,7 @@ class TreeWriter:
 
     def __init__(self, root: Path, mtime: int) -> None:
         self._parts: list[bytes] = []
+        self._prefix = b""
         self._directories = [os.open(root, _DIRECTORY)]
         self._times = (mtime * 10**9, mtime * 10**9)
 
@@ -190,11 +195,11 @@ class TreeWriter:
         except FileExistsError:
             raise _twice(path) from None
 
-    def hard_link(self, path: bytes, from_root: str, source: bytes, size: int, mtime: int) -> bool:
+    def hard_link(self, path: bytes, from_root: bytes, source: bytes, size: int, mtime: int) -> bool:
         """The file `source` below another root once more; False where it is not any more what it was."""
         directory, name = self._enter(path)
         try:
-            os.link(os.fsencode(from_root) + b"/" + source, name, dst_dir_fd=directory, follow_symlinks=False)
+            os.link(from_root + source, name, dst_dir_fd=directory, follow_symlinks=False)
         except FileExistsError:
             raise _twice(path) from None
         except OSError:
@@ -209,6 +214,9 @@ class TreeWriter:
 
     def _enter(self, path: bytes) -> tuple[int, bytes]:
         """The directory of the next entry, made where it is missing. Entries come sorted, so most steps are short."""
+        name = path[len(self._prefix) :]
+        if path.startswith(self._prefix) and b"/" not in name:
+            return self._directories[-1], _checked_part(name, path)
         *parents, name = checked_parts(path)
         common = 0
         while common < min(len(parents), len(self._parts)) and parents[common] == self._parts[common]:
@@ -226,6 +234,7 @@ class TreeWriter:
             except NotADirectoryError:
                 raise TreeRefusedError(f"a file and a directory with one path: {path[:200]!r}") from None
             self._parts.append(part)
+        self._prefix = b"".join(part + b"/" for part in parents)
         return self._directories[-1], name
 
 
@@ -239,10 +248,12 @@ def checked_parts(path: bytes) -> list[bytes]:
     Raises:
         TreeRefusedError: it is absolute, or leads out, or into what git keeps for itself.
     """
-    parts = path.split(b"/")
-    bad = {b"", b".", b"..", b".git"}
-    if b"\0" in path or len(path) > PATH_BYTES_MAX or any(part.lower() in bad for part in parts):
+    return [_checked_part(part, path) for part in path.split(b"/")]
+
+
+def _checked_part(part: bytes, path: bytes) -> bytes:
+    if part in _BAD or part.lower() == b".git" or b"\0" in part or len(path) > PATH_BYTES_MAX:
         raise TreeRefusedError(f"a path that no tree may hold: {path[:200]!r}")
-    if any(len(part) > 255 for part in parts):
+    if len(part) > NAME_BYTES_MAX:
         raise TreeRefusedError(f"a name that is too long: {path[:200]!r}")
-    return parts
+    return part
