@@ -173,7 +173,10 @@ def _all_wrong(problems: Sequence[Any]) -> InvalidError:
         else:
             found = "" if problem["type"] == "missing" else f" (found {shown(problem['input'], 40)})"
             parts.append(f"{where}: {problem['msg']}{found}")
-    return InvalidError(code, "; ".join(parts), field=_place(problems[0]["loc"]) or None)
+    first = problems[0].get("ctx", {}).get("error")
+    # A rule about several members has no path; it names the one to look at.
+    named = first.field if isinstance(first, InvalidError) else None
+    return InvalidError(code, "; ".join(parts), field=_place(problems[0]["loc"]) or named)
 
 
 def _place(loc: Sequence[str | int]) -> str:
