@@ -81,7 +81,11 @@ def _remote(given: Settings, data: Path) -> Remote:
 
 def _push_limits(given: Settings) -> git_server.Limits:
     return git_server.Limits(
-        given.git_push_seconds_max, given.git_push_refs_max, given.git_refs_max, given.ssh_connections_max
+        push_seconds=given.git_push_seconds_max,
+        silent_seconds=given.git_push_silent_seconds_max,
+        refs_per_push=given.git_push_refs_max,
+        refs=given.git_refs_max,
+        connections=given.ssh_connections_max,
     )
 
 

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from spell_proto.http import json_response, read_json
 from spell_proto.spec import Shape
 from spell_proto.views import PackAsked, RepositoryList
-from spell_storage import answers, git, trees
+from spell_storage import answers, git
 from spell_storage.code import Code
 from spell_storage.packs import Packs
 
@@ -25,7 +25,6 @@ class CodeRoutes:
 
     def __init__(self, code: Code, repositories: git.Repositories) -> None:
         self._code = code
-        self._git = repositories
         self._packs = Packs(code, repositories)
 
     def add_to(self, app: web.Application) -> None:
@@ -34,7 +33,6 @@ class CodeRoutes:
         app.router.add_get("/code/{owner_id}/repositories", self.repositories)
         app.router.add_post("/code/{owner_id}/{repository_id}/pack", self.pack)
         app.router.add_get("/code/{owner_id}/{repository_id}/patch", self.patch)
-        app.router.add_get("/code/{owner_id}/{repository_id}/trees/{commit}", self.tree)
 
     async def commit(self, request: web.Request) -> web.Response:
         return json_response(await self._code.commit(answers.owner(request), request.match_info["sha"]))
@@ -62,16 +60,6 @@ class CodeRoutes:
             request.query.get("to", ""),
         )
         return await answers.streamed(request, pieces, {"Content-Type": answers.BYTES})
-
-    async def tree(self, request: web.Request) -> web.StreamResponse:
-        owner_id, repository_id, name = (
-            answers.owner(request),
-            _repository(request),
-            request.match_info["commit"],
-        )
-        await self._code.commit(owner_id, name, repository_id)
-        files = trees.stream(self._git, self._git.path(owner_id, repository_id), name)
-        return await answers.streamed(request, files, {"Content-Type": answers.BYTES})
 
 
 def _repository(request: web.Request) -> int:

@@ -57,6 +57,8 @@ _RECEIVE_OPTIONS = (
     "-c", "receive.fsckObjects=true",
     "-c", "transfer.fsckObjects=true",
     *(word for kind in FSCK_IGNORED for word in ("-c", f"receive.fsck.{kind}=ignore")),
+    # Files that are none: devices, or no mode at all.
+    "-c", "receive.fsck.badFilemode=error",
     "-c", "receive.shallowUpdate=true",
     "-c", "receive.denyDeletes=true",
     "-c", "receive.denyNonFastForwards=true",

@@ -28,6 +28,8 @@ USER = "git"
 LOGIN_SECONDS_MAX = 20
 KEEPALIVE_SECONDS = 15
 PUSHES_AT_ONCE = 8
+#: Of one owner: somebody who pushes slowly, or pretends to, is in nobody else's way.
+PUSHES_PER_OWNER = 4
 #: How long pushes in hand may go on when the service is asked to stop.
 DRAIN_SECONDS_MAX = 10.0
 #: A repository's refs are tidied every so many pushes.
@@ -55,6 +57,8 @@ class Limits:
     """What one push may cost."""
 
     push_seconds: float = 1800.0
+    #: No byte in either direction: a client that packs a long history says nothing for a while.
+    silent_seconds: float = 600.0
     #: Refs in one push, and in a repository.
     refs_per_push: int = 5_000
     refs: int = 200_000
@@ -88,6 +92,7 @@ class GitServer:
         self._git = repositories
         self.find_owner = find_owner
         self._pushes = asyncio.Semaphore(PUSHES_AT_ONCE)
+        self._turns: dict[int, asyncio.Semaphore] = {}
         self._pushed: dict[int, int] = {}
         self.connections: set[asyncssh.SSHServerConnection] = set()
         self._busy = 0
@@ -130,7 +135,8 @@ class GitServer:
         try:
             # Nothing is removed from a repository while it is pushed to, not even the repository.
             using = self._git.locks.using(repository_id, seconds=self.limits.push_seconds)
-            async with asyncio.timeout(self.limits.push_seconds), self._pushes, using as held:
+            own = self._turns.setdefault(owner_id, asyncio.Semaphore(PUSHES_PER_OWNER))
+            async with asyncio.timeout(self.limits.push_seconds), own, self._pushes, using as held:
                 return await self._receive(process, owner_id, repository_id, held)
         except TimeoutError:
             process.stderr.write(b"spell: the push took too long\n")
@@ -148,7 +154,7 @@ class GitServer:
             process.stderr.write(f"spell: this repository has {refs} refs already\n".encode())
             return 1
         with self._git.pushed_note() as noted:
-            relay = Relay(process, self.limits.refs_per_push)
+            relay = Relay(process, self.limits.refs_per_push, self.limits.silent_seconds)
             returncode = await relay.run(self._git.receive_pack(path), noted.name, held)
             commits = list(dict.fromkeys(noted.read().decode("ascii", "replace").split()))
         if commits:

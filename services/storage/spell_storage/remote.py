@@ -107,7 +107,8 @@ class Remote:
 
     def _environment(self) -> dict[str, str]:
         proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
-        ca = {"GIT_SSL_CAINFO": self._ca_file} if self._ca_file else {}
+        ca_file = self._ca_file or os.environ.get("SSL_CERT_FILE")
+        ca = {"GIT_SSL_CAINFO": ca_file} if ca_file else {}
         ceiling = {"GIT_CEILING_DIRECTORIES": str(self._directory.parent)}
         return {**git.environment(), **proxies, **ca, **ceiling, "GIT_ALLOW_PROTOCOL": "https"}
 

@@ -24,19 +24,21 @@ class Settings:
     scheduler_url: str = ""
     #: Hosts that code is fetched from, separated by commas: `host` or `host:port`.
     git_hosts: str = "github.com"
-    #: Certificates to trust besides those of the machine, for hosts with a private authority.
+    #: Certificate authorities to trust for these hosts, instead of the machine's.
     git_ca_file: str = ""
     #: The history of one fetched repository, and the time that one fetch may take and may be silent.
-    git_fetch_bytes_max: int = 5 << 30
-    git_fetch_seconds_max: float = 1800.0
-    git_silent_seconds_max: float = 60.0
-    #: One push: its pack, its time, its refs; and the refs of a repository.
-    git_push_bytes_max: int = 2 << 30
-    git_push_seconds_max: float = 1800.0
-    git_push_refs_max: int = 5_000
-    git_refs_max: int = 200_000
+    git_fetch_bytes_max: int = within(5 << 30, 1, 1 << 50)
+    git_fetch_seconds_max: float = within(1800.0, 1.0, 24 * 3600.0)
+    git_silent_seconds_max: float = within(60.0, 1.0, 3600.0)
+    #: One push: its pack, its time in all and without a byte, its refs; and the refs of a repository.
+    git_push_bytes_max: int = within(2 << 30, 1, 1 << 50)
+    git_push_seconds_max: float = within(1800.0, 1.0, 24 * 3600.0)
+    git_push_silent_seconds_max: float = within(600.0, 1.0, 24 * 3600.0)
+    git_push_refs_max: int = within(5_000, 1, 1_000_000)
+    git_refs_max: int = within(200_000, 1, 10_000_000)
     #: Connections to the git server.
-    ssh_connections_max: int = 256
-    #: How often unused code is looked for, and how long it is kept after it was last asked for or pushed.
-    collect_seconds: float = 3600.0
-    commit_kept_seconds: float = 24 * 3600.0
+    ssh_connections_max: int = within(256, 1, 10_000)
+    #: How often unused code is looked for, and how long it is kept after it was last asked for or pushed: never so
+    #: short that a run could not be made of it in the meantime.
+    collect_seconds: float = within(3600.0, 0.01, 366 * 24 * 3600.0)
+    commit_kept_seconds: float = within(24 * 3600.0, 600.0, 366 * 24 * 3600.0)

@@ -1,6 +1,7 @@
 """Joins a git process to an SSH channel, and reads along what a push is about to do (shell)."""
 
 import asyncio
+import time
 
 import asyncssh
 
@@ -59,10 +60,14 @@ class CommandCounter:
 class Relay:
     """One push: its channel, and the git process that receives it."""
 
-    def __init__(self, process: asyncssh.SSHServerProcess[bytes], refs_max: int) -> None:
+    def __init__(
+        self, process: asyncssh.SSHServerProcess[bytes], refs_max: int, silent_seconds: float
+    ) -> None:
         self._process = process
         self._refs_max = refs_max
-        self._refused = False
+        self._silent_seconds = silent_seconds
+        self._heard_at = time.monotonic()
+        self._refusal = ""
 
     async def run(self, words: list[str], noted: str, held: int) -> int:
         """Relay until git ends; it is killed when the channel breaks. Returns the exit status."""
@@ -82,18 +87,20 @@ class Relay:
         try:
             async with asyncio.TaskGroup() as tasks:
                 giving = tasks.create_task(self._give(child, child.stdin))
-                out = tasks.create_task(_take(child.stdout, self._process.stdout))
-                err = tasks.create_task(_take(child.stderr, self._process.stderr))
+                watching = tasks.create_task(self._watch(child))
+                out = tasks.create_task(self._take(child.stdout, self._process.stdout))
+                err = tasks.create_task(self._take(child.stderr, self._process.stderr))
                 await asyncio.wait({out, err})
                 await child.wait()
                 giving.cancel()
+                watching.cancel()
         except* (asyncssh.Error, OSError, EOFError) as errors:
             raise ConnectionError(repr(errors.exceptions[0])) from errors
         finally:
             git.end(child)
             await child.wait()
-        if self._refused:
-            self._process.stderr.write(f"spell: at most {self._refs_max} refs per push\n".encode())
+        if self._refusal:
+            self._process.stderr.write(f"spell: {self._refusal}\n".encode())
             return 1
         assert child.returncode is not None
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
@@ -101,12 +108,13 @@ class Relay:
     async def _give(self, child: asyncio.subprocess.Process, stdin: asyncio.StreamWriter) -> None:
         counter = CommandCounter(self._refs_max)
         while data := await self._process.stdin.read(_PIECE_BYTES):
+            self._heard_at = time.monotonic()
             try:
                 counter.feed(data)
                 stdin.write(data)
                 await stdin.drain()
             except TooManyRefsError:
-                self._refused = True
+                self._refusal = f"at most {self._refs_max} refs per push"
                 git.end(child)
                 return
             except (BrokenPipeError, ConnectionResetError, RuntimeError):
@@ -114,8 +122,15 @@ class Relay:
                 return
         stdin.close()
 
+    async def _take(self, source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
+        while data := await source.read(_PIECE_BYTES):
+            self._heard_at = time.monotonic()
+            sink.write(data)
+            await sink.drain()
 
-async def _take(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
-    while data := await source.read(_PIECE_BYTES):
-        sink.write(data)
-        await sink.drain()
+    async def _watch(self, child: asyncio.subprocess.Process) -> None:
+        # A clock that every byte winds up.
+        while (left := self._heard_at + self._silent_seconds - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(left)
+        self._refusal = f"nothing was heard for {self._silent_seconds:.0f} s"
+        git.end(child)

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from integration.storage.fetching import Owner, Source
 from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
-from support import stack
+from support import git_https, stack
 
 
 @dataclass
@@ -183,3 +184,33 @@ def person(storage, tmp_path):
 @pytest.fixture
 def other(storage, tmp_path):
     return a_person(storage, tmp_path / "two")
+
+
+@pytest.fixture
+def source(tmp_path):
+    made = Source(tmp_path / "source")
+    git_https.GitHttps.git("init", "-q", "-b", "main", str(made.work))
+    return made
+
+
+@pytest.fixture(scope="module")
+def host():
+    with stack.short_directory() as directory, git_https.serving(directory) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fetching(postgres, host, module_storage):
+    """A service that may fetch from that host, and gives up soon."""
+    return module_storage(
+        postgres.url("storage"),
+        **host.settings,
+        SPELL_GIT_SILENT_SECONDS_MAX="2",
+        SPELL_GIT_FETCH_BYTES_MAX=str(20 << 20),
+    )
+
+
+@pytest.fixture
+async def owner(fetching):
+    async with fetching.client() as api:
+        yield Owner(api)
