@@ -26,7 +26,7 @@ class Handlers:
 
     async def reports(self, batch: Sequence[Any]) -> None:
         """A batch from the REPORTS stream, in one transaction. Raises while the database is away: it comes again."""
-        facts: list[tuple[int, AttemptReport]] = []
+        told: list[tuple[Any, AttemptReport]] = []
         for message in batch:
             try:
                 report = codec.decode(codec.REPORT, message.data)
@@ -36,20 +36,26 @@ class Handlers:
             if message.subject.split(".")[3] != report.machine_id:
                 await self._bury(message.subject, "a machine may only report in its own name", message.data)
                 continue
-            facts.append((report.run_id, report))
-        if facts:
-            await self._apply(facts, batch[0].subject)
+            told.append((message, report))
+        if told:
+            await self._apply(told)
 
-    async def _apply(self, facts: Sequence[tuple[int, AttemptReport]], subject: str) -> None:
+    async def _apply(self, told: Sequence[tuple[Any, AttemptReport]]) -> None:
         """One transaction for all; one each where a report is refused for what is in it, so that it harms no other."""
+        facts = [(report.run_id, report) for _, report in told]
         try:
-            await self._store.apply(facts, f"report {subject}")
+            known = await self._store.apply(facts, f"report {told[0][0].subject}")
         except (asyncpg.DataError, IllegalTransitionError, AssertionError) as error:
-            if len(facts) == 1:
-                await self._bury(subject, repr(error), codec.encode(facts[0][1]))
+            if len(told) == 1:
+                # As it came: what a number of it has broken once may break whatever writes it again.
+                await self._bury(told[0][0].subject, repr(error), told[0][0].data)
                 return
-            for fact in facts:
-                await self._apply([fact], subject)
+            for one in told:
+                await self._apply([one])
+            return
+        for message, report in told:
+            if report.run_id not in known:
+                await self._bury(message.subject, f"unknown_run: {report.run_id}", message.data)
 
     async def heartbeat(self, message: Any) -> bytes:
         """Note that a machine lives, and tell it what it should have."""
