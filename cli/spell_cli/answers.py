@@ -9,6 +9,10 @@ from typing import Any, TypedDict
 
 class Environment(TypedDict):
     pip: list[str]
+    requirements: str | None
+    constraints: str | None
+    python: str | None
+    latest: bool
 
 
 class Code(TypedDict):

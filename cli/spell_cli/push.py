@@ -33,10 +33,12 @@ _CHANGED_KEY = re.compile(
     r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed|Host key is not trusted"
 )
 _AWAY = re.compile(
-    r"(?P<why>Connection (refused|timed out|reset|closed)|No route to host|Network is unreachable"
+    r"(?P<why>Connection (refused|timed out|reset|closed|lost)|Connection to \S+ closed by remote host"
+    r"|No route to host|Network is unreachable"
     r"|Could not resolve hostname|Name or service not known|Connect call failed)",
     re.IGNORECASE,
 )
+_TOO_LARGE = re.compile(r"exceeds maximum allowed size( \((?P<most>[^)]*)\))?")
 _KEY_REFUSED = re.compile(r"Permission denied \(publickey|Permission denied for user", re.IGNORECASE)
 
 
@@ -79,7 +81,8 @@ def push(
             if outcome.returncode == 0:
                 return
             # A server that is just starting again is there in a moment.
-            if not _AWAY.search("\n".join(outcome.words)) or time.monotonic() + pause > deadline:
+            said = "\n".join(outcome.words)
+            if not _AWAY.search(said) or _TOO_LARGE.search(said) or time.monotonic() + pause > deadline:
                 break
             time.sleep(pause)
     raise _failure(outcome.words, remote_url, identity)
@@ -116,6 +119,9 @@ def _failure(words: list[str], remote_url: str, identity: PushIdentity) -> CliEr
             f"{failed}: {address} does not show the host key that is known for it from {identity.known_hosts}, "
             "so it may be somebody else who answers there. Nothing was sent."
         )
+    if large := _TOO_LARGE.search(said):
+        most = f", at most {large['most']}" if large["most"] else ""
+        return CliError(f"{failed}: there is more to push than the server takes at once{most}.")
     if away := _AWAY.search(said):
         return UnreachableError(f"{failed}: {address} does not answer ({away['why'].lower()}).")
     if _KEY_REFUSED.search(said):

@@ -69,8 +69,8 @@ def _check_size(repository: Repository) -> None:
             size += found.st_size if stat.S_ISREG(found.st_mode) else 0
     if size > BYTES_MAX:
         raise RepositoryError(
-            f"The uncommitted changes are {size / 1000**3:.1f} GB; at most 2 GB can go with a run "
-            "(patch_too_large)."
+            f"The uncommitted changes are {size / 1000**3:.1f} GB; at most 2 GB can go with a run. "
+            "Keep large files out of the repository."
         )
 
 

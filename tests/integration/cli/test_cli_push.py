@@ -12,6 +12,15 @@ import pytest
 pytestmark = pytest.mark.integration
 
 
+def said(done):
+    """What it complains of, on one line; that it takes a while is no complaint."""
+    return (
+        " ".join(done.stderr.decode().split())
+        .removeprefix("Pushing your code… ")
+        .removeprefix("Pushing your code…")
+    )
+
+
 def without_ssh(tmp_path):
     """A PATH with git on it and nothing else of ours."""
     folder = tmp_path / "bin"
@@ -41,7 +50,7 @@ def test_a_commit_the_server_does_not_have_is_pushed(pushing, server, endpoint, 
     hook.chmod(0o755)
     done = pushing("run", "-b", "true", PATH=path)
 
-    assert done.stderr.decode() == ""
+    assert said(done) == ""
     assert done.returncode == 0
     assert endpoint.refs() == [f"refs/heads/br_{head} {head}"]
     assert endpoint.commands == ["git-receive-pack '/1/2.git'"]
@@ -61,16 +70,12 @@ def test_a_server_with_another_host_key_is_not_pushed_to(pushing, endpoint, path
     done = pushing("run", "true", PATH=path)
 
     assert done.returncode == 1
-    assert " ".join(done.stderr.decode().split()) == (
+    assert said(done) == (
         f"ERROR: Push to Spell remote failed: 127.0.0.1:{endpoint.port} does not show the host key that is known "
         f"for it from {endpoint.known_hosts}, so it may be somebody else who answers there. Nothing was sent."
     )
     assert endpoint.refs() == []
     assert endpoint.commands == []
-
-
-def said(done):
-    return " ".join(done.stderr.decode().split())
 
 
 def test_a_host_key_that_only_the_user_knows_is_not_enough(pushing, endpoint, path):
@@ -120,11 +125,23 @@ def test_a_server_that_is_away_is_one_sentence(pushing):
 
     assert done.returncode == 69
     assert re.fullmatch(
-        rf"Pushing your code… ERROR: Push to Spell remote failed: 127.0.0.1:{port} does not answer "
+        rf"ERROR: Push to Spell remote failed: 127.0.0.1:{port} does not answer "
         r"\((connection refused|connect call failed)\).",
         said(done),
     )
     assert pushing.server.runs == {}
+
+
+def test_more_than_the_server_takes_is_one_sentence(pushing, endpoint):
+    pushing.repository()
+    endpoint.git("config", "receive.maxInputSize", "100k")
+    (pushing.cwd / "train.py").write_bytes(os.urandom(300_000))
+    done = pushing("run", "-b", "true")
+
+    assert done.returncode == 1
+    assert said(done).startswith(
+        "ERROR: Push to Spell remote failed: there is more to push than the server takes at once"
+    )
 
 
 def test_a_server_that_comes_back_is_waited_for(pushing, endpoint, tmp_path):
