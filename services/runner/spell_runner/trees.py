@@ -61,6 +61,7 @@ class Trees:
         self._stores = Stores(self._stores_path, storage)
         self._in_use = in_use
         self._making: dict[str, asyncio.Future[None]] = {}
+        self._evicting = False
 
     def forget(self) -> None:
         """Remove all trees and stores: after a power cut, a file may have its name but not its bytes."""
@@ -164,6 +165,15 @@ class Trees:
 
     async def _evict(self) -> None:
         """Remove what was not used for longest, where there is too much, and no attempt stands on it."""
+        if self._evicting:
+            return
+        self._evicting = True
+        try:
+            await self._make_room()
+        finally:
+            self._evicting = False
+
+    async def _make_room(self) -> None:
         for paths in (self._trees_path, self._stores_path):
             by_age = await asyncio.to_thread(_by_age, paths)
             in_use = await asyncio.to_thread(self._in_use)
