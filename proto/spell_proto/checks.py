@@ -35,6 +35,7 @@ _MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _DURATION = re.compile(r"(?P<number>[0-9]{1,10})(?P<unit>s|m|h|d)?", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 60}
 _RUN_ID = re.compile(r"[0-9]{1,16}", re.ASCII)
+_PYTHON = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3}){0,2}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _HOST = re.compile(r"(?P<name>[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)(:(?P<port>[0-9]{1,5}))?", re.ASCII)
 _URL_PATH = re.compile(r"(/[A-Za-z0-9_.~-]{1,255})+", re.ASCII)
@@ -349,3 +350,14 @@ def git_ref(value: str) -> str:
             field="github.ref",
         )
     return _text(value, "github.ref", "ref", "--github-ref")
+
+
+def python_version(value: str) -> str:
+    """The version of Python of a run: as much of it as matters."""
+    if not _PYTHON.fullmatch(value):
+        raise InvalidError(
+            "python_invalid",
+            f"--python: {shown(value)} is not a version of Python, as in 3.12 or 3.12.1",
+            field="python",
+        )
+    return value

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
+from spell_proto.requirements import Parsed, parse_text
 from spell_proto.state import Intent
 
 
@@ -66,14 +67,52 @@ def pip_requirements(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(pip_requirement(value) for value in values)
 
 
+def _requirements(value: str | None) -> str | None:
+    if value is not None:
+        parse_text(value)
+    return value
+
+
+def _python(value: str | None) -> str | None:
+    return None if value is None else checks.python_version(value)
+
+
 class EnvironmentRequest(Shape):
-    """What the environment of a run should hold, as asked; the builder resolves it to exact content."""
+    """What the environment of a run should hold, as asked; the builder resolves it to exact content.
+
+    `requirements` is the text of a requirements file without includes, `constraints` what its `-c` files hold.
+    `latest` asks for versions of right now, whatever an equal request got before.
+    """
 
     pip: Annotated[tuple[str, ...], AfterValidator(pip_requirements)] = ()
+    requirements: Annotated[str | None, AfterValidator(_requirements)] = None
+    constraints: Annotated[str | None, AfterValidator(_requirements)] = None
+    python: Annotated[str | None, AfterValidator(_python)] = None
+    latest: bool = False
+
+    @property
+    def bare(self) -> bool:
+        """Whether it asks for no packages."""
+        return not self.pip and self.requirements is None
+
+    def parsed(self) -> tuple[Parsed, Parsed]:
+        """The requirements, and the constraints."""
+        return parse_text(self.requirements or ""), parse_text(self.constraints or "")
 
     def digest(self) -> str:
-        """SHA-256 (hex) over the normalised request: equal requests, in whatever order, have equal digests."""
-        text = json.dumps({"pip": sorted(set(self.pip))}, separators=(",", ":"))
+        """SHA-256 (hex) over the normalised request: equal requests, in whatever order, have equal digests.
+
+        `latest` is no part of it: it says when to resolve, not what.
+        """
+        content: dict[str, Any] = {"pip": sorted(set(self.pip))}
+        if self.requirements is not None:
+            parsed, constraints = self.parsed()
+            content["requirements"] = parsed.canonical()
+            if self.constraints is not None:
+                content["constraints"] = constraints.canonical()
+        if self.python is not None:
+            content["python"] = self.python
+        text = json.dumps(content, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 

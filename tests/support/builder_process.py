@@ -77,10 +77,10 @@ class BuilderProcess:
             self.process.send_signal(number)
         return await self.process.wait()
 
-    async def ensure(self, *pip: str) -> Answer:
+    async def ensure(self, *pip: str, run_id: int = 1, **more: Any) -> Answer:
         """Ask for an environment and read to the end. Without outcome where the builder went away."""
         answer = Answer([], None)
-        body = orjson.dumps({"run_id": 1, "environment": {"pip": pip}})
+        body = orjson.dumps({"run_id": run_id, "environment": {"pip": pip, **more}})
         with contextlib.suppress(Exception):
             async with (
                 http.Caller(self.address) as caller,
@@ -99,6 +99,15 @@ class BuilderProcess:
                     elif message:
                         answer.outcome = message
         return answer
+
+    async def check(self, **environment: Any) -> None:
+        """Ask whether an environment can be tried.
+
+        Raises:
+            InvalidError: it cannot.
+        """
+        async with http.Caller(self.address) as caller:
+            await caller.call("POST", "/environments/check", TypeAdapter(dict[str, Any]), body=environment)
 
     async def verify(self, *pip: str) -> Check:
         """The verdict on one environment, or on all."""

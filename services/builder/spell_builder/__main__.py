@@ -8,7 +8,9 @@ from spell_builder import api, uv
 from spell_builder.ahead import Ahead
 from spell_builder.builder import BARE, Builder
 from spell_builder.directories import Directories
+from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests
+from spell_builder.resolver import Resolver
 from spell_builder.settings import Settings
 from spell_proto import bus, database, http, logs, service, settings, subjects
 
@@ -30,8 +32,11 @@ async def main(stop: asyncio.Event) -> None:
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
         async with asyncio.TaskGroup() as tasks:
+            pythons = Pythons(program)
             builder = Builder(
                 program,
+                Resolver(program, pythons, given.index_hosts),
+                pythons,
                 directories,
                 requests,
                 tasks,

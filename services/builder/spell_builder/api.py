@@ -29,6 +29,7 @@ class EnsureRequest(Shape):
 
 
 _ENSURE: TypeAdapter[EnsureRequest] = TypeAdapter(EnsureRequest)
+_ENVIRONMENT: TypeAdapter[EnvironmentRequest] = TypeAdapter(EnvironmentRequest)
 
 
 def application(builder: Builder) -> web.Application:
@@ -38,6 +39,7 @@ def application(builder: Builder) -> web.Application:
     app.add_routes(
         [
             web.get("/health", handlers.health),
+            web.post("/environments/check", handlers.check),
             web.post("/environments/ensure", handlers.ensure),
             web.get("/environments/resolved/{digest}", handlers.resolved),
             web.get("/verify", handlers.verify),
@@ -62,6 +64,11 @@ class _Handlers:
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         return http.json_response(await self._builder.verify(request.query.get("request")))
+
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        """Whether this builder can try to make an environment: a refusal names the part that it cannot."""
+        await self._builder.check(await http.read_json(request, _ENVIRONMENT))
+        return http.json_response({})
 
     async def ensure(self, request: web.Request) -> web.StreamResponse:
         """Stream the lines of the build, then its outcome. A stream without outcome means: ask again."""

@@ -3,15 +3,18 @@
 import asyncio
 import functools
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from spell_builder import contents, keys, verify
+from spell_builder import contents, pins, verify
 from spell_builder.directories import Directories
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
+from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests, Resolution, patiently
+from spell_builder.resolver import Recipe, Resolver
 from spell_builder.uv import Uv
 from spell_proto import logs
 from spell_proto.spec import EnvironmentRequest
@@ -22,8 +25,6 @@ T = TypeVar("T")
 
 Work = Callable[[Flight], Awaitable[Ready]]
 
-#: Resolving is mostly waiting for the index.
-RESOLVES_MAX = 8
 BARE = EnvironmentRequest()
 PINNED = ".spell-pinned"
 
@@ -38,6 +39,8 @@ class Builder:
     def __init__(
         self,
         uv: Uv,
+        resolver: Resolver,
+        pythons: Pythons,
         directories: Directories,
         requests: Requests,
         tasks: asyncio.TaskGroup,
@@ -46,16 +49,17 @@ class Builder:
         grace_seconds: float,
     ) -> None:
         self._uv = uv
+        self._resolver = resolver
+        self._pythons = pythons
         self._directories = directories
         self._requests = requests
         self._tasks = tasks
-        self._resolves = asyncio.Semaphore(RESOLVES_MAX)
         self._grace_seconds = grace_seconds
         self._builds = asyncio.Semaphore(max(1, builds_max))
         self._flights: dict[str, Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._bare_key = keys.environment_key(uv.interpreter, "")
+        self._bare = Recipe(uv.interpreter)
         self._bare_digest = BARE.digest()
 
     def _ready(self, key: str | None, *, cached: bool) -> Ready | None:
@@ -66,16 +70,20 @@ class Builder:
     async def known(self, digest: str) -> Ready | None:
         """The environment of a request that needs no work at all: resolved lately, and there."""
         if digest == self._bare_digest:
-            return self._ready(self._bare_key, cached=True)
+            return self._ready(self._bare.key, cached=True)
         key = self._requests.remembered(digest)
         if key is None:
             found = await self._requests.find(digest)
-            key = found.key if found is not None and self._usable(found) else None
+            key = found.key if found is not None and await self._usable(found) else None
         return self._ready(key, cached=True)
 
-    def _usable(self, found: Resolution) -> bool:
-        """Whether a resolution is recent, and was made for the interpreter of today."""
-        return found.fresh and keys.environment_key(self._uv.interpreter, found.resolved) == found.key
+    async def _usable(self, found: Resolution) -> bool:
+        """Whether a resolution is recent, and was made for an interpreter of today."""
+        recipe = self._recipe(found)
+        return found.fresh and recipe.key == found.key and await self._pythons.there(recipe.interpreter)
+
+    def _recipe(self, found: Resolution) -> Recipe:
+        return Recipe(found.interpreter or self._uv.interpreter, found.resolved)
 
     def ensure(self, request: EnvironmentRequest) -> Flight:
         """The flight that brings the environment of `request`: one that is on its way, or a new one.
@@ -83,7 +91,13 @@ class Builder:
         Whoever asks enters `awaited()` of it, or calls `hold()`, before anything else happens.
         """
         work = functools.partial(self._fulfil, request)
-        return self._join(request.digest(), work, self._grace_seconds)
+        # Work on the latest versions may have begun only after they were asked for.
+        name = f"latest {uuid.uuid4().hex}" if request.latest else request.digest()
+        return self._join(name, work, self._grace_seconds)
+
+    async def check(self, request: EnvironmentRequest) -> None:
+        """See `Resolver.check`."""
+        await self._resolver.check(request)
 
     def _join(self, name: str, work: Work, grace_seconds: float = 0.0) -> Flight:
         flight = self._flights.get(name)
@@ -130,41 +144,30 @@ class Builder:
 
     async def _fulfil(self, request: EnvironmentRequest, flight: Flight) -> Ready:
         digest = request.digest()
-        if not request.pip:
-            return await self._share(self._bare_key, "", flight)
+        if digest == self._bare_digest:
+            return await self._share(self._bare, flight)
         last = await patiently(functools.partial(self._requests.find, digest))
-        if last is not None and self._usable(last):
-            if ready := self._ready(last.key, cached=True):
-                flight.say("Retrieving cached environment...")
-                return ready
-            # Its directory is gone: the same versions again, as an equal request would get them.
-            return await self._share(last.key, last.resolved, flight)
+        if last is not None and not request.latest and await self._usable(last):
+            # Where its directory is gone: the same versions again, as an equal request would get them.
+            return await self._share(self._recipe(last), flight)
         try:
-            resolved = await self._resolve(request, flight)
+            recipe = await self._resolver.recipe(request, flight.say)
         except IndexUnreachableError:
-            ready = self._ready(last.key, cached=True) if last is not None else None
+            ready = self._ready(last.key, cached=True) if last is not None and not request.latest else None
             if ready is None:
                 raise
             flight.say("The package index cannot be read; using the environment of an earlier equal request")
             return ready
-        key = keys.environment_key(self._uv.interpreter, resolved)
-        await patiently(functools.partial(self._requests.remember, digest, key, resolved))
-        return await self._share(key, resolved, flight)
+        await patiently(functools.partial(self._requests.remember, digest, recipe))
+        return await self._share(recipe, flight)
 
-    async def _resolve(self, request: EnvironmentRequest, flight: Flight) -> str:
-        lines, notes = keys.wanted(request.pip)
-        for note in notes:
-            flight.say(note)
-        async with self._resolves:
-            return await self._uv.resolve(lines, flight.say)
-
-    async def _share(self, key: str, resolved: str, flight: Flight) -> Ready:
-        """The environment of a key: there already, or built in one flight that different requests may share."""
-        if ready := self._ready(key, cached=True):
-            if resolved:
+    async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
+        """The environment of a recipe: there already, or built in one flight that different requests may share."""
+        if ready := self._ready(recipe.key, cached=True):
+            if recipe.resolved:
                 flight.say("Retrieving cached environment...")
             return ready
-        build = self._join(f"key {key}", functools.partial(self._build, key, resolved))
+        build = self._join(f"key {recipe.key}", functools.partial(self._build, recipe))
         seen = 0
         with build.awaited():
             while not build.over or seen < len(build.lines):
@@ -173,7 +176,8 @@ class Builder:
                     seen += 1
         return build.outcome()
 
-    async def _build(self, key: str, resolved: str, flight: Flight) -> Ready:
+    async def _build(self, recipe: Recipe, flight: Flight) -> Ready:
+        key, resolved = recipe.key, recipe.resolved
         async with self._builds, self._directories.alone(key) as lock:
             # Another builder on the same directory may have been faster.
             if ready := self._ready(key, cached=True):
@@ -181,7 +185,7 @@ class Builder:
             begun = time.monotonic()
             try:
                 new = await _to_its_end(functools.partial(self._directories.begin, key))
-                await self._fill(new, resolved, flight, lock)
+                await self._fill(new, recipe, flight, lock)
                 listed = await _to_its_end(functools.partial(contents.contents, str(new)))
                 seconds = time.monotonic() - begun
                 await self._note(key, listed, seconds, flight)
@@ -196,14 +200,15 @@ class Builder:
         assert ready is not None
         return ready
 
-    async def _fill(self, new: Path, resolved: str, flight: Flight, lock: int) -> None:
-        await self._uv.make(new, flight.say, lock)
+    async def _fill(self, new: Path, recipe: Recipe, flight: Flight, lock: int) -> None:
+        await self._uv.make(new, recipe.interpreter, flight.say, lock)
+        indexes, resolved = pins.without_indexes(recipe.resolved)
         if not resolved:
             return
         # Inside, so that whoever removes what an interrupted build left removes this too.
         pinned = new / PINNED
         pinned.write_text(resolved)
-        await self._uv.install(new, pinned, flight.say, lock)
+        await self._uv.install(new, pinned, indexes, flight.say, lock)
         pinned.unlink()
         await self._uv.compile(new, flight.say, lock)
 
@@ -226,7 +231,7 @@ class Builder:
         if request is None:
             return await verify.verdict(self._requests, self._directories, None)
         if request == self._bare_digest:
-            return await verify.verdict(self._requests, self._directories, self._bare_key)
+            return await verify.verdict(self._requests, self._directories, self._bare.key)
         found = await self._requests.find(request)
         return await verify.verdict(self._requests, self._directories, found.key if found else "")
 

@@ -42,17 +42,26 @@ def failure(output: str) -> BuildFailedError:
         return _unreachable(output, fetch["url"], last)
     not_found = _NOT_FOUND.search(output)
     if not_found is not None:
-        return BuildFailedError(f"pip: there is no package {not_found['package']} in the package index")
+        name = not_found["package"]
+        return BuildFailedError(f"pip: there is no package {name} in the package index", _name(name))
     no_version = _NO_VERSION.search(output)
     if no_version is not None and "depends on" not in output:
         package = no_version["package"].rstrip(",.")
-        return BuildFailedError(f"pip: there is no version of {package} in the package index for this Python")
+        return BuildFailedError(
+            f"pip: there is no version of {package} in the package index for this Python", _name(package)
+        )
     build = _FAILED_TO_BUILD.search(output)
     if build is not None:
-        return BuildFailedError(_cut(f"pip: {build['package']} cannot be built: {_reason(output, last)}"))
+        name = build["package"]
+        return BuildFailedError(_cut(f"pip: {name} cannot be built: {_reason(output, last)}"), _name(name))
     if "No solution found" in output:
         return BuildFailedError(_cut(f"pip: the packages do not go together: {_plain(last)}"))
     return BuildFailedError(_cut(f"pip: the packages cannot be installed: {_plain(last)}"))
+
+
+def _name(package: str) -> str:
+    """The name of `name[extra]>=1`."""
+    return re.split(r"[^A-Za-z0-9._-]", package, maxsplit=1)[0]
 
 
 def _unreachable(output: str, url: str, last: str) -> BuildFailedError:

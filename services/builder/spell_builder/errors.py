@@ -14,7 +14,13 @@ class BuilderError(SpellError):
 
 
 class BuildFailedError(BuilderError):
-    """The environment cannot be built. The message is the sentence its run fails with."""
+    """The environment cannot be built. The message is the sentence its run fails with; `package` is the one whose
+    fault it is, where one can be named.
+    """
+
+    def __init__(self, message: str, package: str | None = None) -> None:
+        super().__init__(message)
+        self.package = package
 
 
 class IndexUnreachableError(BuildFailedError):

@@ -12,8 +12,15 @@ from spell_proto.spec import canonical_json
 BUILDER_VERSION = 1
 BASE = "bare"
 
-#: What people type, and what the index calls it. The left name is a trap: it exists and refuses to install.
-_MEANT = {"sklearn": "scikit-learn"}
+#: What people import, and what the package index calls it. The names on the left are no packages anybody wants: they
+#: are missing there, empty, or refuse to be installed.
+_MEANT = {
+    "cv2": "opencv-python-headless",
+    "pil": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +47,20 @@ def environment_key(interpreter: Interpreter, resolved: str) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
+def meant(name: str) -> str:
+    """The package that a name (as `canonicalize_name` writes it) stands for."""
+    return _MEANT.get(name, name)
+
+
 def wanted(requirements: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The requirements to resolve, each once and in order of name, and a line for each that was corrected."""
     lines: set[str] = set()
     notes: set[str] = set()
     for text in requirements:
         requirement = Requirement(text)
-        meant = _MEANT.get(canonicalize_name(requirement.name))
-        if meant is not None:
-            notes.add(f"{requirement.name} is called {meant} in the package index; installing {meant}")
-            requirement.name = meant
+        name = _MEANT.get(canonicalize_name(requirement.name))
+        if name is not None:
+            notes.add(f"{requirement.name} is called {name} in the package index; installing {name}")
+            requirement.name = name
         lines.add(str(requirement))
     return sorted(lines, key=str.lower), sorted(notes)

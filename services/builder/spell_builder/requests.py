@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 import asyncpg
 
 from spell_builder.flight import GivenUpError
+from spell_builder.keys import Interpreter
+from spell_builder.resolver import Recipe
 from spell_proto import database, logs
 
 log = logs.get()
@@ -29,6 +31,7 @@ class Resolution:
     key: str
     resolved: str
     fresh: bool
+    interpreter: Interpreter | None  # none: noted before there was a choice
 
 
 class Requests:
@@ -53,12 +56,15 @@ class Requests:
         left = self._fresh_seconds - row["age_seconds"]
         if left > 0:
             self._keep(digest, row["key"], left)
-        return Resolution(row["key"], row["resolved"], fresh=left > 0)
+        interpreter = None if row["interpreter"] is None else Interpreter(**row["interpreter"])
+        return Resolution(row["key"], row["resolved"], left > 0, interpreter)
 
-    async def remember(self, digest: str, key: str, resolved: str) -> None:
+    async def remember(self, digest: str, recipe: Recipe) -> None:
         """Note a resolution of right now."""
-        await self._pool.execute(SQL["remember"], digest, key, resolved)
-        self._keep(digest, key, self._fresh_seconds)
+        await self._pool.execute(
+            SQL["remember"], digest, recipe.key, recipe.resolved, asdict(recipe.interpreter)
+        )
+        self._keep(digest, recipe.key, self._fresh_seconds)
 
     async def built(self, key: str, digest: str, seconds: float) -> int:
         """Note what an environment consists of. Gives how many other contents its key has had."""

@@ -1,6 +1,7 @@
 -- name: find
 -- What an equal request became the last time, and how many seconds ago.
-SELECT requests.key, environments.resolved, extract(epoch FROM now() - requests.resolved_at)::float8 AS age_seconds
+SELECT requests.key, environments.resolved, environments.interpreter,
+    extract(epoch FROM now() - requests.resolved_at)::float8 AS age_seconds
 FROM requests
 JOIN environments USING (key)
 WHERE requests.digest = $1;
@@ -8,7 +9,8 @@ WHERE requests.digest = $1;
 -- name: remember
 -- A request has been resolved just now.
 WITH environment AS (
-    INSERT INTO environments (key, resolved) VALUES ($2, $3) ON CONFLICT (key) DO NOTHING
+    INSERT INTO environments (key, resolved, interpreter) VALUES ($2, $3, $4)
+    ON CONFLICT (key) DO UPDATE SET interpreter = excluded.interpreter WHERE environments.interpreter IS NULL
 )
 INSERT INTO requests (digest, key, resolved_at) VALUES ($1, $2, now())
 ON CONFLICT (digest) DO UPDATE SET key = excluded.key, resolved_at = excluded.resolved_at;

@@ -9,6 +9,7 @@ from spell_proto.settings import within
 class Settings:
     """Environment variables `SPELL_<NAME>`; times in seconds.
 
+    `index_hosts` are the hosts whose indexes a requirements file may name, besides the index that is set for all.
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     """
@@ -20,3 +21,4 @@ class Settings:
     resolution_seconds: float = 24 * 3600.0
     builds_max: int = within(2, 1, 1000)
     unawaited_seconds: float = 10.0
+    index_hosts: str = ""

@@ -26,6 +26,7 @@ RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
 COMPILE_SECONDS_MAX = 600.0
 VENV_SECONDS_MAX = 60.0
+LIST_SECONDS_MAX = 60.0
 NETWORK_TRIES = 4
 NETWORK_BACKOFF_SECONDS = 1.0
 ENDED_SECONDS_MAX = 5.0
@@ -79,26 +80,52 @@ class Uv:
     program: str
     interpreter: Interpreter
     environment: Mapping[str, str]
+    home: Path
+    pyenv: Path
 
-    async def resolve(self, requirements: Sequence[str], say: Say) -> str:
-        """Exact versions with hashes for what was asked.
+    async def resolve(
+        self,
+        interpreter: Interpreter,
+        requirements: Sequence[str],
+        constraints: Sequence[str],
+        indexes: Sequence[str],
+        say: Say,
+    ) -> str:
+        """Exact versions with hashes for what was asked. `indexes` are options that name them.
 
         Raises:
             BuildFailedError: there is no solution, or a package cannot be read.
             IndexUnreachableError: the index does not answer, also after some tries.
         """
-        options = ["--generate-hashes", "--no-header", "--no-annotate", "--python", self.interpreter.path]
+        words = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"]
+        words += ["--no-emit-index-url", "--python", interpreter.path, *indexes]
         text = "".join(f"{line}\n" for line in requirements)
-        return await self._patiently(["pip", "compile", "-", *options], RESOLVE_SECONDS_MAX, say, stdin=text)
+        if not constraints:
+            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text)
+        # In memory: whatever happens, nothing of it is left anywhere.
+        with os.fdopen(os.memfd_create("constraints"), "w") as file:
+            file.write("".join(f"{line}\n" for line in constraints))
+            file.flush()
+            words += ["-c", f"/proc/self/fd/{file.fileno()}"]
+            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text, keep=file.fileno())
 
-    async def make(self, directory: Path, say: Say, keep: int) -> None:
+    async def pythons(self) -> str:
+        """What uv knows of the interpreters that are installed, as JSON. Nothing is downloaded."""
+        words = [self.program, "python", "list", "--only-installed", "--offline", "--output-format", "json"]
+        # Its own interpreters lie in a user's home.
+        environment = dict(self.environment) | {"HOME": str(self.home)}
+        return await self._run(words, LIST_SECONDS_MAX, _unsaid, environment=environment)
+
+    async def make(self, directory: Path, interpreter: Interpreter, say: Say, keep: int) -> None:
         """A bare environment that can be moved. `keep` is a descriptor the process holds open while it lives."""
-        words = ["venv", "--quiet", "--relocatable", "--no-project", "--python", self.interpreter.path]
+        words = ["venv", "--quiet", "--relocatable", "--no-project", "--python", interpreter.path]
         await self._run([self.program, *words, str(directory)], VENV_SECONDS_MAX, say, keep=keep)
 
-    async def install(self, directory: Path, pinned: Path, say: Say, keep: int) -> None:
+    async def install(
+        self, directory: Path, pinned: Path, indexes: Sequence[str], say: Say, keep: int
+    ) -> None:
         """Install what `pinned` holds, each file checked against its hash, copied so that no run reaches the cache."""
-        options = ["--require-hashes", "--no-deps", "--link-mode", "copy"]
+        options = ["--require-hashes", "--no-deps", "--link-mode", "copy", *indexes]
         words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options, "-r", str(pinned)]
         await self._patiently(words, INSTALL_SECONDS_MAX, say, keep=keep)
 
@@ -139,7 +166,14 @@ class Uv:
         raise AssertionError
 
     async def _run(
-        self, words: Sequence[str], seconds: float, say: Say, *, stdin: str = "", keep: int | None = None
+        self,
+        words: Sequence[str],
+        seconds: float,
+        say: Say,
+        *,
+        stdin: str = "",
+        keep: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> str:
         process = await asyncio.create_subprocess_exec(
             *_bound_to_us(),
@@ -147,7 +181,7 @@ class Uv:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=dict(self.environment),
+            env=dict(environment or self.environment),
             # uv looks for settings in its directory and above; ours are all in the environment.
             cwd="/",
             # Its own session, so that the compilers it starts can be ended with it.
@@ -209,6 +243,10 @@ async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
     return kept.decode(errors="replace")
 
 
+def _unsaid(_text: str, _failing: bool) -> None:
+    pass
+
+
 def _bound_to_us() -> tuple[str, ...]:
     """Words in front of a command that let the kernel end it with us, where setpriv is there."""
     setpriv = shutil.which("setpriv")
@@ -227,4 +265,6 @@ def locate(environ: Mapping[str, str], data: Path) -> Uv:
         program = shutil.which("uv")
     if program is None:
         raise MissingUvError("uv is missing: install spellrun[builder]")
-    return Uv(program, base_interpreter(), scrubbed(environ, data))
+    home = Path(environ.get("HOME", "/nonexistent"))
+    pyenv = Path(environ.get("PYENV_ROOT", home / ".pyenv"))
+    return Uv(program, base_interpreter(), scrubbed(environ, data), home, pyenv)

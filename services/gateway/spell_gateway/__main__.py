@@ -49,9 +49,10 @@ async def main(stop: asyncio.Event) -> None:
                 configured.first_user, configured.first_token_file, configured.first_ssh_key_file
             )
         scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
-        runs = Runs(scheduler, Code(storage))
+        builder = Builder(builder_caller)
+        runs = Runs(scheduler, Code(storage), builder)
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
-        doctor = Doctor(runs, scheduler, storage, Builder(builder_caller), live, services)
+        doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)
         documents: dict[str, bytes] = {}
         routes = [

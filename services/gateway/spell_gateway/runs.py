@@ -7,6 +7,7 @@ import re
 import time
 
 from spell_gateway.bounded import Bounded
+from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, User
@@ -40,9 +41,10 @@ def idempotency_key(value: str | None) -> str | None:
 class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
-    def __init__(self, scheduler: Scheduler, code: Code) -> None:
+    def __init__(self, scheduler: Scheduler, code: Code, builder: Builder) -> None:
         self._scheduler = scheduler
         self._code = code
+        self._builder = builder
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -51,12 +53,14 @@ class Runs:
         """Make a run; the same key and request again give the same run.
 
         Raises:
-            InvalidError: there is no such machine type, or code is not fetched from that host.
+            InvalidError: there is no such machine type, code is not fetched from that host, or the environment
+                cannot be made.
             ConflictError: the commit is not here, or the key was used for another request.
         """
         machine_type = await self._machine_type(request.machine_type)
         if request.github is not None:
             await self._code.check(request.github)
+        await self._builder.check(request.environment)
         spec = RunSpec(
             command=request.command,
             machine_type=machine_type,

@@ -188,7 +188,7 @@ async def _post_builds(connection: Connection, fresh: dict[int, _Fresh], changes
     posts: list[Post] = [
         runs.build_post(run_id, made.new.spec)
         for run_id, made in fresh.items()
-        if run_id not in changes.admitted and made.new.spec.environment.pip
+        if run_id not in changes.admitted and not made.new.spec.environment.bare
     ]
     if posts:
         await runs.insert_created(connection, [], [], posts)

@@ -16,6 +16,7 @@ from aiohttp import web
 from spell_gateway.accounts import new_token
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
+from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.follow import Sources
 from spell_gateway.follow_api import FollowApi
@@ -225,7 +226,8 @@ class World:
             return ADA
 
         self.code = Code(storage)
-        self.made_of = Runs(scheduler, self.code)
+        nobody = Builder(await opened.enter_async_context(Caller(storage_url)))
+        self.made_of = Runs(scheduler, self.code, nobody)
         api = FollowApi(Sources(self.made_of, scheduler, storage, self.live))
         app = public_app(api.routes(), Authenticator(ada))
         port = await opened.enter_async_context(serve(app, "http://127.0.0.1:0"))
