@@ -14,6 +14,8 @@ from spell_gateway.sinks import LineSink, RecordSink
 from spell_proto import checks
 from spell_proto.errors import UnavailableError
 
+#: Longer than any cursor: more of it would only be refused for its length, and not as no cursor.
+CURSOR_CHARS_MAX = 256
 PAGE = 500
 RETRY_SECONDS = 1.0
 #: Events that come close together are read together.
@@ -60,7 +62,7 @@ class FollowApi:
         return response
 
     async def events(self, request: web.Request, user: User) -> web.StreamResponse:
-        cursor = request.query.get("after", "")
+        cursor = request.query.get("after", "")[:CURSOR_CHARS_MAX]
         follow = asked.flag(request, "follow", default=False)
         # The first page is read before anything is said, so a bad cursor is still refused as such.
         with self._sources.live.listen_owner(user.id) as news:

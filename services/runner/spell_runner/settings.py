@@ -12,6 +12,7 @@ import orjson
 
 from spell_proto.checks import machine_type_name
 from spell_proto.errors import InvalidError, SettingsError, shown
+from spell_proto.settings import within
 
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ENGINES = ("auto", "local", "null")
@@ -45,14 +46,14 @@ class Settings:
     builder_url: str
     machine_id: str = ""
     machine_type: str = "CPU"
-    slots: int = 0
+    slots: int = within(0, 0, 10_000)
     spot: bool = False
     engine: str = "auto"
     isolation: str = "auto"
-    grace_seconds: float = 30.0
-    log_bytes_max: int = 1 << 30
-    heartbeat_seconds: float = 5.0
-    shimd_linger_seconds: float = 60.0
+    grace_seconds: float = within(30.0, 0.0, 86_400.0)
+    log_bytes_max: int = within(1 << 30, 0, 1 << 50)
+    heartbeat_seconds: float = within(5.0, 0.1, 60.0)
+    shimd_linger_seconds: float = within(60.0, 0.1, 86_400.0)
     platform_dir: str = ""
     listen: str = ""
 

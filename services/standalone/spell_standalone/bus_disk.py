@@ -27,7 +27,9 @@ class BusDisk:
         if not self._hurt:
             return False
         disk = os.statvfs(self._log.parent)
-        if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
+        # Some file systems make files as they need them, and tell of none.
+        no_files = disk.f_files > 0 and disk.f_favail == 0
+        if no_files or disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
             return False
         self._hurt = False
         return True
