@@ -220,6 +220,25 @@ def test_a_shallow_clone_with_changes(pushing, server, endpoint):
     assert code["root_directory"] == "shallow"
 
 
+def test_where_git_is_told_about_everything_by_variables(pushing, server, endpoint):
+    pushing.repository()
+    (pushing.cwd / "train.py").write_text("print(3)\n")
+    work = pushing.cwd
+    (work / ".git").rename(work.parent / "elsewhere")
+    (work.parent / "elsewhere" / "index").rename(work.parent / "an index")
+    pushing.env |= {
+        "GIT_DIR": "../elsewhere",
+        "GIT_WORK_TREE": ".",
+        "GIT_INDEX_FILE": str(work.parent / "an index"),
+    }
+    before = state_of(work.parent / "elsewhere")
+    done = pushing("run", "-b", "-f", "true")
+
+    assert done.returncode == 0, done.stderr
+    assert arrived(endpoint, sent(server)["snapshot"]) == {b"train.py": ("100644", b"print(3)\n")}
+    assert state_of(work.parent / "elsewhere") == before
+
+
 def test_a_repository_that_borrows_its_objects(pushing, server, endpoint):
     pushing.repository(name='a "b":c')
     origin = pushing.cwd
