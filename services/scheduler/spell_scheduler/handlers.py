@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
+import orjson
 
 from spell_proto import codec, logs
 from spell_proto.errors import CodecError, IllegalTransitionError
@@ -16,6 +17,8 @@ from spell_scheduler.store import Store
 log = logs.get()
 
 DEAD_LETTER_BYTES_MAX = 65_536
+#: What Postgres, or JSON on the way there, has no room for: a number of more than 64 bits, say.
+REFUSED = (asyncpg.DataError, orjson.JSONEncodeError, OverflowError)
 
 
 class Handlers:
@@ -45,7 +48,7 @@ class Handlers:
         facts = [(report.run_id, report) for _, report in told]
         try:
             known = await self._store.apply(facts, f"report {told[0][0].subject}")
-        except (asyncpg.DataError, IllegalTransitionError, AssertionError) as error:
+        except (*REFUSED, IllegalTransitionError, AssertionError) as error:
             if len(told) == 1:
                 # As it came: what a number of it has broken once may break whatever writes it again.
                 await self._bury(told[0][0].subject, repr(error), told[0][0].data)

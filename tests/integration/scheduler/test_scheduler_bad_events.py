@@ -17,6 +17,8 @@ from support.spawned import children
 pytestmark = pytest.mark.integration
 OWNERS = itertools.count(7_000)
 STARTED = {"kind": "command_started", "at": "2001-01-01T00:00:00Z"}
+EXITED = {"kind": "command_exited", "at": "2001-01-01T00:00:01Z", "exit_cause": "exit"}
+SAVED = {"kind": "outputs_saved", "at": "2001-01-01T00:00:02Z", "manifest": None, "bytes": 0}
 LIFE = ["requested", "building", "running", "saving", "pushing", "complete"]
 
 
@@ -47,6 +49,9 @@ REPORTS = [
     ("B62", {"first_step": -5}, False),
     ("B62", {"first_step": 10**6}, False),
     ("B62", {"first_step": 2**70}, False),
+    ("B62", {"steps": [STARTED, {**EXITED, "exit_code": 2**40}]}, True),
+    ("B62", {"steps": [STARTED, {**EXITED, "exit_code": 2**70}]}, True),
+    ("B62", {"steps": [STARTED, {**EXITED, "exit_code": 1}, {**SAVED, "files": 2**70}]}, True),
     ("B62", {"attempt": 0}, False),
     ("B62", {"attempt": 2}, False),
     ("B63", {"fence": 0}, False),
