@@ -5,7 +5,7 @@ read (shell).
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -69,13 +69,13 @@ def listing(store: Path, tree: str) -> list[Entry]:
         StoreDamagedError: the tree, or one in it, is not there.
         TreeRefusedError: it has no end.
     """
-    with _reading(store, "ls-tree", "-r", "-t", "-z", "--full-tree", tree) as (process, output):
+    with _reading(store, "ls-tree", "-r", "-t", "-z", "--full-tree", tree) as (output, ended):
         said = bytearray()
         while data := output.read(READ_BYTES):
             said += data
             if len(said) > LISTING_BYTES_MAX:
                 raise TreeRefusedError("it holds more files than a machine can take")
-        _ended(process)
+        ended()
     entries = []
     for line in bytes(said).split(b"\0")[:-1]:
         about, _, path = line.partition(b"\t")
@@ -123,36 +123,43 @@ class Contents:
 def contents(store: Path, names: Sequence[str]) -> Iterator[Contents]:
     """Read blobs as they are: without filters, attributes or conversions."""
     asked = "".join(f"{name}\n" for name in names).encode()
-    with _reading(store, "cat-file", "--batch", "--buffer", given=asked) as (_, output):
+    with _reading(store, "cat-file", "--batch", "--buffer", given=asked) as (output, _):
         yield Contents(output)
+
+
+def end_of(complaints: IO[bytes]) -> str:
+    """The last that a process has complained about."""
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _COMPLAINT_BYTES_MAX))
+    return complaints.read().decode(errors="replace").strip()
 
 
 @contextmanager
 def _reading(
     store: Path, *arguments: str, given: bytes = b""
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    # A file to read from: a pipe would have to be written to while we read.
-    with tempfile.TemporaryFile(prefix="spell-asked-") as asked:
+) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
+    """What a process says, and a function that hears whether it all went well."""
+    # Files: pipes would have to be written to, and emptied, while we read.
+    with (
+        tempfile.TemporaryFile(prefix="spell-asked-") as asked,
+        tempfile.TemporaryFile(prefix="spell-complaints-") as complaints,
+    ):
         asked.write(given)
         asked.seek(0)
         with subprocess.Popen(
             command(store, *arguments),
             stdin=asked,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=complaints,
             bufsize=READ_BYTES,
             env=environment(),
         ) as process:
+
+            def ended() -> None:
+                if process.wait() != 0:
+                    raise StoreDamagedError(end_of(complaints))
+
             assert process.stdout is not None
             try:
-                yield process, process.stdout
+                yield process.stdout, ended
             finally:
                 process.kill()
-
-
-def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Read to the end; hear whether all went well."""
-    assert process.stderr is not None
-    complaint = process.stderr.read(_COMPLAINT_BYTES_MAX).decode(errors="replace").strip()
-    if process.wait() != 0:
-        raise StoreDamagedError(complaint)

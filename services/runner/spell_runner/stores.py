@@ -43,7 +43,6 @@ HEAD_BYTES_MAX = 16 << 20
 SILENCE_SECONDS_MAX = 120.0
 #: What a process that died has left half written.
 LEFT_SECONDS = 3600.0
-_COMPLAINT_BYTES_MAX = 500
 _HEAD: TypeAdapter[PackHead] = TypeAdapter(PackHead)
 _REPOSITORY_CONFIG = "[core]\n\trepositoryformatversion = {}\n\tbare = true\n{}"
 _SHA256 = "[extensions]\n\tobjectformat = sha256\n"
@@ -206,7 +205,11 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
         told = _HEAD.validate_json(line)
     except ValueError as error:
         raise TreeRefusedError(f"a pack without a head: {error}") from error
-    with tempfile.NamedTemporaryFile(prefix="shallow-", dir=store.path) as shallow:
+    with (
+        tempfile.NamedTemporaryFile(prefix="shallow-", dir=store.path) as shallow,
+        # No pipe: an old history has thousands of small faults, and nobody reads of them meanwhile.
+        tempfile.TemporaryFile(prefix="spell-complaints-") as complaints,
+    ):
         shallow.write("".join(f"{commit}\n" for commit in store.shallow() | set(told.shallow)).encode())
         shallow.flush()
         given = Path(shallow.name) if os.fstat(shallow.fileno()).st_size else None
@@ -214,12 +217,13 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
             *git.command(store.path, *git.INDEX_PACK),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=complaints,
             env=git.environment(given),
             start_new_session=True,
         )
         try:
             await _feed(process, rest, stream)
+            _judge(await process.wait(), git.end_of(complaints))
         finally:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -230,7 +234,6 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
 
 async def _feed(process: asyncio.subprocess.Process, data: bytes, stream: aiohttp.StreamReader) -> None:
     assert process.stdin is not None
-    assert process.stderr is not None
     # It may give up at any moment; why, it says itself. What uvloop raises then is no error of a connection.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
         while not process.stdin.is_closing():
@@ -239,9 +242,12 @@ async def _feed(process: asyncio.subprocess.Process, data: bytes, stream: aiohtt
             data = await _some(stream)
             if not data:
                 break
+    with contextlib.suppress(RuntimeError):
         process.stdin.close()
-    complaint = (await process.stderr.read()).decode(errors="replace").strip()[-_COMPLAINT_BYTES_MAX:]
-    status = await process.wait()
+
+
+def _judge(status: int, complaint: str) -> None:
+    """What came of a pack."""
     if status == 0:
         return
     if status < 0 or "early EOF" in complaint:

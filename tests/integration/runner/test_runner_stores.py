@@ -141,6 +141,21 @@ async def test_hostile_packs_are_refused_and_leave_no_commit(shop, monkeypatch):
     assert not list(shop.data.rglob("config.lock"))
 
 
+async def test_a_history_of_many_small_faults_is_taken(shop):
+    """Git warns about each of them, and nobody reads that meanwhile."""
+    blob = shop.shelf.put("blob", b"x")
+    trees_of_old = [shop.shelf.raw_tree([("100664", b"%d" % n, blob)]) for n in range(3000)]
+    tree = shop.shelf.raw_tree(
+        sorted((("40000", b"d%05d" % n, name) for n, name in enumerate(trees_of_old)), key=lambda one: one[1])
+    )
+
+    code = await asyncio.wait_for(
+        get(shop, {**shop.shelf.code({}), "commit": shop.shelf.commit(tree), "tree": tree}), 30
+    )
+
+    assert len(list((code.lower / "repo").iterdir())) == 3000
+
+
 async def test_a_store_that_lost_objects_gets_everything_again(shop):
     files = {f"f{n}": os.urandom(3000) for n in range(20)}
     first = shop.shelf.code(files)
