@@ -128,9 +128,10 @@ def contents(store: Path, names: Sequence[str]) -> Iterator[Contents]:
 
 
 def end_of(complaints: IO[bytes]) -> str:
-    """The last that a process has complained about."""
+    """The last that a process has complained about, on one line."""
     complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - _COMPLAINT_BYTES_MAX))
-    return complaints.read().decode(errors="replace").strip()
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    return "; ".join(line for line in lines[-2:] if not line.startswith("warning: "))
 
 
 @contextmanager
