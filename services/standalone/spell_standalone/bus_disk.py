@@ -19,7 +19,16 @@ class BusDisk:
         self._hurt = False
 
     def hurt_and_free(self) -> bool:
-        """Whether the bus has met a full disk since it was last said to, and the disk has room again."""
+        """Whether the bus has met a full disk since it was last said to, and the disk has room again.
+
+        What cannot be looked at any more is neither: somebody may be removing the stack under us.
+        """
+        try:
+            return self._hurt_and_free()
+        except OSError:
+            return False
+
+    def _hurt_and_free(self) -> bool:
         size = self._size()
         if size != self._read:
             self._hurt = self._hurt or self._complains(min(self._read, size))

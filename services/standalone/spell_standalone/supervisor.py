@@ -109,7 +109,8 @@ class Supervisor:
         self._news.set()
         if not self._control.mine() or not self._layout.data.exists():
             # Removed, and perhaps made again by another: nothing there may be touched. The kernel ends the services.
-            log.error("%s is gone: nothing is left to serve", self._layout.data)
+            gone = self._layout.run if self._layout.data.exists() else self._layout.data
+            log.error("%s is gone: nothing is left to serve", gone)
             os._exit(os.EX_UNAVAILABLE)
         self._control.tell(self.snapshot())
 
@@ -247,9 +248,18 @@ async def _write_files(layout: Layout, settings: kept.Kept) -> None:
 
 
 def _keep_small(file: os.PathLike[str]) -> None:
-    """Move what a log holds to `<log>.1` when it has grown large. Its writer appends, so it goes on at the start."""
+    """Move what a log holds to `<log>.1` when it has grown large. Its writer appends, so it goes on at the start.
+
+    Where the disk has no room for a copy, what it holds is dropped: that makes some.
+    """
     if os.stat(file).st_size > LOG_BYTES_MAX:  # noqa: PTH116 -- one call, any path
-        shutil.copyfile(file, f"{os.fspath(file)}.1")
+        kept = f"{os.fspath(file)}.1"
+        try:
+            shutil.copyfile(file, kept)
+        except OSError as error:
+            log.warning("%s cannot be kept: %s", file, error.strerror)
+            with contextlib.suppress(OSError):
+                os.truncate(kept, 0)
         os.truncate(file, 0)
 
 
