@@ -35,9 +35,14 @@ async def verdict(requests: Requests, directories: Directories, key: str | None)
         title="An environment key stands for one content, and that is on disk",
         ok=not problems,
         checked=len(recorded),
-        detail="; ".join(problems[:_NAMED_MAX]) + (f"; and {more} more" if more > 0 else ""),
+        detail=_told("; ".join(problems[:_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")),
     )
     return Verdict(checks=(check,))
+
+
+def _told(detail: str) -> str:
+    """Without what no JSON can hold: the path of a file need be no text."""
+    return detail.encode(errors="backslashreplace").decode()
 
 
 def _on_disk(directories: Directories, recorded: dict[str, list[str]], key: str | None) -> list[str]:

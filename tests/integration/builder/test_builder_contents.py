@@ -1,5 +1,6 @@
 """A key stands for one content for ever (I17): built twice, damaged, and built differently, through the real builder."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -70,7 +71,7 @@ async def test_a_key_that_is_built_with_another_content_is_used_and_told(builder
 
 
 @pytest.mark.violates("I17")
-@pytest.mark.parametrize("damage", ["changed", "added", "gone", "unrecorded"])
+@pytest.mark.parametrize("damage", ["changed", "added", "named", "gone", "unrecorded"])
 async def test_what_was_changed_on_disk_is_found(builder, index, damage):
     index.add("alpha", "1.0")
     index.add("beta", "1.0")
@@ -84,6 +85,8 @@ async def test_what_was_changed_on_disk_is_found(builder, index, damage):
             module.write_text(module.read_text().replace("1.0", "6.6"))  # as long as before
         case "added":
             (module.parent / "sneaked_in.py").touch()
+        case "named":
+            Path(os.fsdecode(os.fsencode(module.parent) + b"/no\xfftext.py")).touch()
         case "gone":
             module.unlink()
         case "unrecorded":
@@ -98,6 +101,7 @@ async def test_what_was_changed_on_disk_is_found(builder, index, damage):
     assert {
         "changed": "alpha.py has changed",
         "added": "sneaked_in.py was added",
+        "named": "/no\\udcfftext.py was added",
         "gone": "alpha.py is gone",
     }.get(damage, "never recorded") in check.detail
     assert (await builder.verify("beta")).ok
