@@ -191,6 +191,7 @@ async def test_git_waits_for_a_slow_reader_and_ends_with_one_that_goes(api, stor
         stream=True,
     ) as response:
         await response.content.readline()
+        await response.content.readexactly(1_000)
         while_reading = processes_on(kept)
         response.close()
     async with asyncio.timeout(10):
