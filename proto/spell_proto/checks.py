@@ -323,7 +323,9 @@ def github_url(value: str) -> str:
         host is None
         or int(host["port"] or 443) not in range(1, 65536)
         or not _URL_PATH.fullmatch(path)
-        or any(part in {".", "..", ".git"} for part in parts)
+        # Also the last one without `.git`, which is the name of a directory then.
+        or any(part.removesuffix(".git") in {"", ".", ".."} for part in parts)
+        or github_directory(path) == ".git"
     ):
         raise _github_url_refused(
             "github_url_invalid", f"{shown(echoed)} is not a URL like https://github.com/owner/repository"
