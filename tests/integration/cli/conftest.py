@@ -128,6 +128,11 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def interrupt(self):
+        """^C, once it waits for something: a signal right behind a prompt is only seen at the next key."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] == "R":
+            assert time.monotonic() < deadline
         os.kill(self.process.pid, signal.SIGINT)
 
     def end(self):
