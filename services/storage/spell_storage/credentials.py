@@ -39,10 +39,16 @@ def read_hosts(setting: str) -> tuple[str, ...]:
     """
     hosts = []
     for host in filter(None, (part.strip() for part in setting.split(","))):
+        # What stands before an @ may be a secret.
+        found = "a value with an @" if "@" in host else shown(host)
         try:
+            if "/" in host:
+                raise InvalidError("host_invalid", host)  # noqa: TRY301 -- one refusal for all
             hosts.append(checks.github_host(checks.github_url(f"https://{host}/x")))
         except InvalidError:
-            raise SettingsError(f"the setting SPELL_GIT_HOSTS: {shown(host)} is no host") from None
+            raise SettingsError(
+                f"the setting SPELL_GIT_HOSTS must name hosts, separated by commas, not {found}"
+            ) from None
     return tuple(dict.fromkeys(hosts))
 
 

@@ -203,6 +203,8 @@ class Fetcher:
             if lone is not None and not git.has_object(path, lone):
                 refspec = f"+{lone}:{git.KEPT}/br_{lone}"
                 await self._remote.fetch(url, login, path, (refspec,), report, held)
+            # Thousands of refs as files would slow down every look at them.
+            await self._git.run(path, "pack-refs", "--all", held=held)
         except FetchError as error:
             # What was received until then: nobody else writes here.
             await asyncio.to_thread(git.clear_temporary, path)

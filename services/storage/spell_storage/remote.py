@@ -226,7 +226,7 @@ class _Watch:
             await asyncio.sleep(_WATCH_SECONDS)
             now = time.monotonic()
             if self._repository is not None:
-                stored = await asyncio.to_thread(git.size_of, self._repository)
+                stored = await asyncio.to_thread(git.size_of, self._repository / "objects")
                 if stored != size:
                     self._heard_at = now
                 size = stored
