@@ -17,6 +17,7 @@ Files are written to survive a death of ours on the same boot; a reboot ends the
 import contextlib
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +79,16 @@ class Directory:
         name = f"{spec.run_id}-{spec.attempt}"
         new = attempts / f".{name}"
         new.mkdir(mode=0o700, exist_ok=True)
-        _write(f"{new}/{INTENT}", b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
-        # A message of the last step is in the verdict, too.
-        _set_aside(f"{new}/{STEPS}", 2 * SPARE_BYTES)
-        _set_aside(f"{new}/{JOURNAL}", SPARE_BYTES)
-        new.rename(attempts / name)
+        try:
+            _write(f"{new}/{INTENT}", b'{"boot_id":%b,"spec":%b}' % (orjson.dumps(boot_id), raw))
+            # A message of the last step is in the verdict, too.
+            _set_aside(f"{new}/{STEPS}", 2 * SPARE_BYTES)
+            _set_aside(f"{new}/{JOURNAL}", SPARE_BYTES)
+            new.rename(attempts / name)
+        except OSError:
+            # It may never be asked for again, and what it holds is scarce.
+            shutil.rmtree(new, ignore_errors=True)
+            raise
         return cls(attempts / name)
 
     def taken(self) -> Taken:

@@ -81,6 +81,7 @@ print(json.dumps({
     "claim": launch.read(waiting.base).pid, "started": launch.read(started.base).started_us, "taken": taken,
     "last": [record.kind.name for record in records][-2:], "first": records[0].payload.decode(),
     "gap": any(record.kind is RecordKind.GAP for record in records), "whole": again.mend()[1],
+    "there": sorted(os.listdir("attempts")),
 }))
 """
 
@@ -104,4 +105,5 @@ def test_an_attempt_that_was_taken_on_can_be_ended_and_no_other_is_taken_on(tmp_
         "first": "before",
         "gap": True,
         "whole": True,
+        "there": ["1-1", "2-1"],
     }

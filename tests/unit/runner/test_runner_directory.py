@@ -71,6 +71,20 @@ def test_a_verdict_is_read_back(directory, verdict):
     assert directory.verdict() == verdict
 
 
+def test_a_verdict_is_no_step_and_one_that_is_torn_is_none(directory):
+    first, last = CommandStarted(at=NOW), OutputsSaved(at=NOW, manifest=None, files=0, bytes=0)
+    directory.note((first,))
+    directory.conclude(KILLED)
+    whole = Path(directory / STEPS).read_bytes()
+    Path(directory / STEPS).write_bytes(whole[:-1])
+
+    assert directory.verdict() is None
+    directory.conclude(KILLED)
+    directory.note((last,))
+    assert directory.verdict() == KILLED
+    assert directory.steps() == [first, last]
+
+
 def test_a_torn_record_is_cut_off_and_what_is_left_is_counted(directory):
     whole = encode_json(RecordKind.PHASE, 1, phase="running", text="x") + encode(RecordKind.STDOUT, 2, b"abc")
     torn = encode(RecordKind.STDERR, 3, b"defgh")
