@@ -80,7 +80,9 @@ asked() {{
         esac
     done
 }}
-kinds=$(asked | git cat-file --batch-check='%(objecttype)') || exit 1
+names=$(asked)
+if [ -z "$names" ]; then exit 0; fi
+kinds=$(printf '%s\\n' "$names" | git cat-file --batch-check='%(objecttype)') || exit 1
 wanted=tag
 for kind in $kinds; do
     if [ "$kind" != "$wanted" ]; then
@@ -307,6 +309,15 @@ def count_refs(repository: Path) -> int:
     except FileNotFoundError:
         packed = 0
     return packed + sum(len(files) for _, _, files in os.walk(repository / "refs"))
+
+
+def has_tags(repository: Path) -> bool:
+    """Whether a repository has any tags, told from its files."""
+    try:
+        packed = b" refs/tags/" in (repository / "packed-refs").read_bytes()
+    except FileNotFoundError:
+        packed = False
+    return packed or any(files for _, _, files in os.walk(repository / "refs" / "tags"))
 
 
 def size_of(directory: Path) -> int:

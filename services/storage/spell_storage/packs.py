@@ -1,5 +1,6 @@
 """Code on its way to a machine: a pack with what it lacks, and the patch between two commits."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ from spell_storage.streams import Streams
 
 WANTS_MAX = 64
 HAVES_MAX = 10_000
+#: So many objects are looked for in files; more are worth a process.
+_LOOKED_UP_MAX = 32
 _TAG_FORMAT = "--format=%(objecttype) %(objectname) %(refname:strip=2)"
 _PACKING = ("--revs", "--thin", "--delta-base-offset", "--stdout", "-q")
 _SHALLOW_LINE = re.compile(r"[0-9a-f]{40,64}", re.ASCII)
@@ -76,6 +79,8 @@ class Packs:
 
     async def _tags(self, path: Path, wants: Iterable[str]) -> list[tuple[str, str]]:
         """Annotated tags of commits that are on the way to the wanted ones: name and object."""
+        if not await asyncio.to_thread(git.has_tags, path):
+            return []
         merged = [f"--merged={name}" for name in wants]
         printed = await self._git.run(path, "for-each-ref", *merged, _TAG_FORMAT, git.TAGS)
         tags = []
@@ -98,9 +103,9 @@ class Packs:
         return tuple(name for name in printed.decode().split() if name in cut)
 
     async def _known(self, path: Path, haves: Iterable[str]) -> list[str]:
-        asked = list(haves)
-        if not asked:
-            return []
+        asked = list(dict.fromkeys(haves))
+        if len(asked) <= _LOOKED_UP_MAX:
+            return [name for name in asked if git.has_object(path, name)]
         printed = await self._git.run(path, "cat-file", "--batch-check", given=_lines(asked))
         answers = (line.split() for line in printed.decode().splitlines())
         return [words[0] for words in answers if words[1:2] in (["commit"], ["tag"])]

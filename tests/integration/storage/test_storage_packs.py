@@ -52,7 +52,8 @@ async def test_a_second_pack_holds_only_what_changed(api, person, tmp_path):
 
     head, pack = await pack_of(api, person, repository, second, have=[first, "1" * 40])
     take_in(machine, head, pack)
-    again_head, again = await pack_of(api, person, repository, second, have=[second])
+    unknown = [f"{number:040x}" for number in range(100)]
+    again_head, again = await pack_of(api, person, repository, second, have=[*unknown, second])
 
     assert int.from_bytes(pack[8:12], "big") == 3  # a commit, a tree, a blob
     assert len(pack) < 1_000 < len(whole)
