@@ -261,6 +261,24 @@ def test_a_repository_in_a_directory_of_any_name(pushing, server, endpoint, name
     assert code["root_directory"] == name
 
 
+def test_a_submodule_that_has_changed_is_left_alone(pushing, server, endpoint):
+    pushing.repository(name="inner")
+    origin = pushing.cwd
+    pushing.cwd = pushing.home / "work"
+    pushing.repository()
+    pushing.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "libs/inner")
+    pushing.git("commit", "-q", "-m", "With a submodule")
+    link = pushing.git("rev-parse", "HEAD:libs/inner")
+    inside = pushing.cwd / "libs" / "inner"
+    (inside / "train.py").write_text("changed\n")
+    os.utime(inside / "train.py", (1, 1))
+    (pushing.cwd / "train.py").write_text("print(3)\n")
+    found = arrived(endpoint, run(pushing, server)["snapshot"])
+
+    assert found[b"train.py"] == ("100644", b"print(3)\n")
+    assert found[b"libs/inner"] == ("160000", link)
+
+
 def test_a_sparse_checkout_keeps_what_is_not_there(pushing, server, endpoint):
     pushing.repository()
     dirty(pushing)
