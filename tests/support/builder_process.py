@@ -100,6 +100,11 @@ class BuilderProcess:
                         answer.outcome = message
         return answer
 
+    async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        """Any other question."""
+        async with http.Caller(self.address) as caller:
+            return await caller.call(method, path, TypeAdapter(dict[str, Any]), body=body or None)
+
     async def check(self, **environment: Any) -> None:
         """Ask whether an environment can be tried.
 

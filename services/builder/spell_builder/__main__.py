@@ -8,10 +8,13 @@ from spell_builder import api, uv
 from spell_builder.ahead import Ahead
 from spell_builder.builder import BARE, Builder
 from spell_builder.directories import Directories
+from spell_builder.inventory import Inventory
 from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests
-from spell_builder.resolver import Resolver
+from spell_builder.resolver import Recipe, Resolver
+from spell_builder.runs import Runs
 from spell_builder.settings import Settings
+from spell_builder.soundness import Soundness
 from spell_proto import bus, database, http, logs, service, settings, subjects
 
 log = logs.get()
@@ -31,7 +34,11 @@ async def main(stop: asyncio.Event) -> None:
     ):
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
-        async with asyncio.TaskGroup() as tasks:
+        built = asyncio.Event()
+        async with (
+            http.Caller(given.scheduler_url or "unix:///nobody") as scheduler,
+            asyncio.TaskGroup() as tasks,
+        ):
             pythons = Pythons(program)
             builder = Builder(
                 program,
@@ -40,21 +47,31 @@ async def main(stop: asyncio.Event) -> None:
                 directories,
                 requests,
                 tasks,
+                soundness=Soundness(directories, requests.recorded, given.environment_check_seconds),
+                built=built.set,
                 builds_max=given.builds_max,
                 grace_seconds=given.unawaited_seconds,
             )
+            inventory = Inventory(
+                requests,
+                directories,
+                Runs(scheduler).active,
+                given.environments_bytes_max,
+                Recipe(program.interpreter).key,
+            )
             # Nearly every stack runs something without packages: its environment is there before the first one.
             builder.ensure(BARE).hold()
-            async with http.serve(api.application(builder), given.listen):
+            async with http.serve(api.application(builder, inventory), given.listen):
                 log.info("ready")
                 consumer = nats.consume(
                     stop,
                     subjects.COMMANDS,
                     subjects.BUILDER_CONSUMER,
                     subjects.COMMANDS_FOR_BUILDER,
-                    Ahead(builder).handle,
+                    Ahead(builder, inventory, tasks).handle,
                 )
                 tasks.create_task(consumer)
+                tasks.create_task(inventory.keep(stop, built))
                 await stop.wait()
                 builder.close()
 

@@ -1,8 +1,15 @@
 """Environments built before they are asked for: a queued run should not wait for its packages too."""
 
+import asyncio
+import contextlib
+
+import asyncpg
 from nats.aio.msg import Msg
 
 from spell_builder.builder import Builder
+from spell_builder.errors import BuildFailedError
+from spell_builder.flight import Flight, GivenUpError
+from spell_builder.inventory import Inventory
 from spell_proto import codec, logs
 from spell_proto.commands import BuildEnvironment
 from spell_proto.errors import CodecError
@@ -13,8 +20,10 @@ log = logs.get()
 class Ahead:
     """Handles what the scheduler hints at. A hint that is lost, or whose build fails, costs nothing but time."""
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Builder, inventory: Inventory, tasks: asyncio.TaskGroup) -> None:
         self._builder = builder
+        self._tasks = tasks
+        self._inventory = inventory
 
     async def handle(self, batch: list[Msg]) -> None:
         """Start a build for each environment that is not there. The lines are kept for whoever joins."""
@@ -26,8 +35,24 @@ class Ahead:
                 continue
             match command:
                 case BuildEnvironment():
-                    if await self._builder.known(command.environment.digest()) is None:
-                        # The run that is queued waits for it, although it has not asked yet.
-                        self._builder.ensure(command.environment).hold()
+                    await self._handle(command)
                 case _:
                     log.warning("a command that is not for the builder is dropped", kind=command.kind)
+
+    async def _handle(self, command: BuildEnvironment) -> None:
+        digest = command.environment.digest()
+        ready = None if command.environment.latest else await self._builder.known(digest)
+        if ready is not None:
+            await self._inventory.used(command.run_id, ready.key, digest, reused=True)
+            return
+        # The run that is queued waits for it, although it has not asked yet.
+        flight = self._builder.ensure(command.environment)
+        flight.hold()
+        self._tasks.create_task(self._kept(command, flight))
+
+    async def _kept(self, command: BuildEnvironment, flight: Flight) -> None:
+        """What was built for a run that waits is not removed before it comes."""
+        with contextlib.suppress(BuildFailedError, GivenUpError, OSError, asyncpg.PostgresError):
+            ready = await flight.landed()
+            digest = command.environment.digest()
+            await self._inventory.used(command.run_id, ready.key, digest, reused=ready.cached)

@@ -15,8 +15,10 @@ from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.resolver import Recipe, Resolver
+from spell_builder.soundness import Soundness
 from spell_builder.uv import Uv
 from spell_proto import logs
+from spell_proto.environments import PlanView
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import Verdict
 
@@ -45,6 +47,8 @@ class Builder:
         requests: Requests,
         tasks: asyncio.TaskGroup,
         *,
+        soundness: Soundness,
+        built: Callable[[], None],
         builds_max: int,
         grace_seconds: float,
     ) -> None:
@@ -53,6 +57,8 @@ class Builder:
         self._pythons = pythons
         self._directories = directories
         self._requests = requests
+        self._soundness = soundness
+        self._built = built
         self._tasks = tasks
         self._grace_seconds = grace_seconds
         self._builds = asyncio.Semaphore(max(1, builds_max))
@@ -67,15 +73,52 @@ class Builder:
             return None
         return Ready(key, str(self._directories.path(key)), cached)
 
+    def there(self, key: str) -> bool:
+        """Whether an environment is there, whole."""
+        return self._directories.complete(key)
+
     async def known(self, digest: str) -> Ready | None:
         """The environment of a request that needs no work at all: resolved lately, and there."""
+        key = await self._known_key(digest)
+        ready = self._ready(key, cached=True)
+        return None if ready is None or await self._damaged(ready.key) else ready
+
+    async def _known_key(self, digest: str) -> str | None:
         if digest == self._bare_digest:
-            return self._ready(self._bare.key, cached=True)
+            return self._bare.key
         key = self._requests.remembered(digest)
         if key is None:
             found = await self._requests.find(digest)
             key = found.key if found is not None and await self._usable(found) else None
-        return self._ready(key, cached=True)
+        return key
+
+    async def _damaged(self, key: str) -> str | None:
+        """What is wrong with an environment that is there. It is not there any more then: it is built again."""
+        damage = await self._soundness.damage(key)
+        if damage is not None and (aside := self._directories.set_aside(key)) is not None:
+            log.warning("an environment is damaged", key=key, problem=damage)
+            # A run that has it open keeps what it has loaded; the rest goes at the next start.
+            if not await patiently(functools.partial(self._requests.active_uses, key)):
+                await asyncio.to_thread(self._directories.discard, aside)
+        return damage
+
+    async def plan(self, request: EnvironmentRequest) -> PlanView:
+        """What a request would take. Nothing is resolved or built for it."""
+        await self._resolver.check(request)
+        digest = request.digest()
+        found = None if request.latest else await self._requests.find(digest)
+        recipe = self._bare if digest == self._bare_digest else None
+        if found is not None and await self._usable(found):
+            recipe = self._recipe(found)
+        if recipe is None:
+            python = await self._resolver.python(request)
+            return PlanView(state="new", key=None, python=python, packages=())
+        return PlanView(
+            state="known" if self._ready(recipe.key, cached=True) is None else "ready",
+            key=recipe.key,
+            python=recipe.interpreter.version,
+            packages=tuple(pin.head for pin in pins.read(recipe.resolved)),
+        )
 
     async def _usable(self, found: Resolution) -> bool:
         """Whether a resolution is recent, and was made for an interpreter of today."""
@@ -164,9 +207,12 @@ class Builder:
     async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
         """The environment of a recipe: there already, or built in one flight that different requests may share."""
         if ready := self._ready(recipe.key, cached=True):
-            if recipe.resolved:
-                flight.say("Retrieving cached environment...")
-            return ready
+            damage = await self._damaged(recipe.key)
+            if damage is None:
+                if recipe.resolved:
+                    flight.say("Retrieving cached environment...")
+                return ready
+            flight.say(f"The environment on the disk is damaged ({damage}); it is built again", True)
         build = self._join(f"key {recipe.key}", functools.partial(self._build, recipe))
         seen = 0
         with build.awaited():
@@ -188,14 +234,16 @@ class Builder:
                 await self._fill(new, recipe, flight, lock)
                 listed = await _to_its_end(functools.partial(contents.contents, str(new)))
                 seconds = time.monotonic() - begun
-                await self._note(key, listed, seconds, flight)
+                await self._note(recipe, listed, seconds, flight)
                 await _to_its_end(functools.partial(self._directories.finish, key, resolved, listed))
+                await _to_its_end(functools.partial(self._soundness.just_built, key))
             finally:
                 # Nothing, once it is finished. The lock is still ours, and nothing that we started lives any more.
                 await _to_its_end(functools.partial(self._directories.abandon, key))
         if resolved:
             flight.say(f"Environment built in {seconds:.1f} s")
         log.info("environment built", key=key, seconds=round(seconds, 3))
+        self._built()
         ready = self._ready(key, cached=False)
         assert ready is not None
         return ready
@@ -212,7 +260,7 @@ class Builder:
         pinned.unlink()
         await self._uv.compile(new, flight.say, lock)
 
-    async def _note(self, key: str, listed: bytes, seconds: float, flight: Flight) -> None:
+    async def _note(self, recipe: Recipe, listed: bytes, seconds: float, flight: Flight) -> None:
         """Record what was built, before anybody can use it (I17).
 
         Another content than the key had before is told and used all the same. It comes from a package that does not
@@ -221,9 +269,11 @@ class Builder:
         then on. An environment that was recorded and never came to be used counts too: a crash in between is rare.
         """
         digest = contents.digest(listed)
-        others = await patiently(functools.partial(self._requests.built, key, digest, seconds))
+        others = await patiently(functools.partial(self._requests.built, recipe, digest, seconds))
         if others:
-            log.warning("an environment differs from an earlier one of its key", key=key, digest=digest)
+            log.warning(
+                "an environment differs from an earlier one of its key", key=recipe.key, digest=digest
+            )
             flight.say("The same package versions gave other files than when they were installed earlier")
 
     async def verify(self, request: str | None) -> Verdict:

@@ -2,6 +2,7 @@
 
 <data>/environments/<key>/       complete; never changed again; read-only
 <data>/environments/.new-<key>/  being built by whoever holds the lock of the key
+<data>/stamps/<key>              what its files looked like when they were known to be right
 <data>/locks/<key>               locked while somebody builds; the lock ends with its last holder
 """
 
@@ -34,10 +35,11 @@ class Directories:
     def __init__(self, data: Path) -> None:
         self._environments = data / "environments"
         self._locks = data / "locks"
+        self._stamps = data / "stamps"
 
     def make(self) -> None:
         """Make what is missing."""
-        for directory in (self._environments, self._locks):
+        for directory in (self._environments, self._locks, self._stamps):
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def path(self, key: str) -> Path:
@@ -112,6 +114,39 @@ class Directories:
         new.rename(path)
         for old in self._environments.glob(f"{_OLD}{key}-*"):
             remove(old)
+
+    def stamp(self, key: str) -> Path:
+        """Where it stands what the files of an environment looked like when they were known to be right."""
+        return self._stamps / key
+
+    def size(self, key: str) -> int:
+        """The bytes that an environment takes on the disk."""
+        total = 0
+        for folder, _, files in os.walk(self.path(key)):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118
+        return total
+
+    def set_aside(self, key: str) -> Path | None:
+        """Take an environment away: from now on it is not there. None where it was not."""
+        aside = self._environments / f"{_OLD}{key}-{uuid.uuid4().hex[:8]}"
+        try:
+            self.path(key).rename(aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
+    def put_back(self, key: str, aside: Path) -> None:
+        """Undo `set_aside`; where it was built anew meanwhile, the old one goes."""
+        try:
+            aside.rename(self.path(key))
+        except OSError:
+            remove(aside)
+
+    def discard(self, aside: Path) -> None:
+        """Remove what was set aside."""
+        remove(aside)
 
 
 def _try_lock(descriptor: int) -> bool:

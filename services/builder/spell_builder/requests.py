@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -66,13 +66,46 @@ class Requests:
         )
         self._keep(digest, recipe.key, self._fresh_seconds)
 
-    async def built(self, key: str, digest: str, seconds: float) -> int:
+    async def built(self, recipe: Recipe, digest: str, seconds: float) -> int:
         """Note what an environment consists of. Gives how many other contents its key has had."""
-        return len(await self._pool.fetch(SQL["built"], key, digest, seconds))
+        about = asdict(recipe.interpreter)
+        return len(await self._pool.fetch(SQL["built"], recipe.key, digest, seconds, recipe.resolved, about))
+
+    async def use(self, run_id: int, key: str, digest: str, *, reused: bool) -> None:
+        """Note that a run uses an environment."""
+        await self._pool.execute(SQL["use"], run_id, key, digest, reused)
+
+    async def uses(self, run_ids: Sequence[int]) -> list[asyncpg.Record]:
+        """What runs have used."""
+        return await self._pool.fetch(SQL["uses"], list(run_ids))
+
+    async def active_uses(self, key: str) -> bool:
+        """Whether a run that is not over uses an environment."""
+        return bool(await self._pool.fetchval(SQL["active_uses"], key))
+
+    async def not_over(self, most: int) -> list[int]:
+        """Runs that had not ended the last time somebody asked."""
+        return [row["run_id"] for row in await self._pool.fetch(SQL["not_over"], most)]
+
+    async def over(self, run_ids: Sequence[int]) -> None:
+        """Note that runs have ended."""
+        await self._pool.execute(SQL["over"], list(run_ids))
+
+    async def inventory(self) -> list[asyncpg.Record]:
+        """Every environment that was ever resolved, with who uses it."""
+        return await self._pool.fetch(SQL["inventory"])
+
+    async def size(self, key: str, size: int) -> None:
+        """Note how much room an environment takes."""
+        await self._pool.execute(SQL["size"], key, size)
 
     async def contents(self, key: str | None) -> dict[str, list[str]]:
         """Key -> digests of the contents it has had, the first one first; of one key, or of all."""
         return {row["key"]: row["digests"] for row in await self._pool.fetch(SQL["contents"], key)}
+
+    async def recorded(self, key: str) -> list[str]:
+        """The digests of the contents that a key has had."""
+        return (await self.contents(key)).get(key, [])
 
     def _keep(self, digest: str, key: str, seconds: float) -> None:
         self._recent[digest] = (key, time.monotonic() + seconds)

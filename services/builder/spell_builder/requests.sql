@@ -18,7 +18,9 @@ ON CONFLICT (digest) DO UPDATE SET key = excluded.key, resolved_at = excluded.re
 -- name: built
 -- An environment has been built, with this content. Gives the digests of other contents that its key has had.
 WITH environment AS (
-    UPDATE environments SET built_at = now(), build_seconds = $3 WHERE key = $1
+    INSERT INTO environments (key, resolved, interpreter, built_at, build_seconds) VALUES ($1, $4, $5, now(), $3)
+    ON CONFLICT (key) DO UPDATE SET built_at = now(), build_seconds = $3, bytes = NULL,
+        interpreter = coalesce(environments.interpreter, excluded.interpreter)
 ), content AS (
     INSERT INTO contents (key, digest) VALUES ($1, $2) ON CONFLICT (key, digest) DO NOTHING
 )
@@ -31,3 +33,38 @@ FROM contents
 WHERE $1::text IS NULL OR key = $1
 GROUP BY key
 ORDER BY key;
+
+-- name: use
+-- A run uses an environment from now on, until it is over.
+INSERT INTO uses (run_id, key, reused, resolved_at)
+VALUES ($1, $2, $4, (SELECT resolved_at FROM requests WHERE digest = $3))
+ON CONFLICT (run_id) DO UPDATE SET key = excluded.key, used_at = now(), over = false;
+
+-- name: uses
+-- What runs have used.
+SELECT run_id, key, reused, resolved_at FROM uses WHERE run_id = ANY ($1::bigint[]);
+
+-- name: active_uses
+-- Whether a run that is not over uses an environment.
+SELECT EXISTS (SELECT 1 FROM uses WHERE key = $1 AND NOT over);
+
+-- name: not_over
+-- Runs that had not ended the last time somebody asked.
+SELECT run_id FROM uses WHERE NOT over ORDER BY run_id LIMIT $1;
+
+-- name: over
+-- Runs that have ended.
+UPDATE uses SET over = true WHERE run_id = ANY ($1::bigint[]);
+
+-- name: inventory
+-- Every environment that was ever resolved, with who uses it.
+SELECT environments.*, used.used_at, coalesce(used.runs, 0) AS runs, coalesce(used.active, '{}') AS active
+FROM environments
+LEFT JOIN (
+    SELECT key, max(used_at) AS used_at, count(*) AS runs, array_agg(run_id) FILTER (WHERE NOT over) AS active
+    FROM uses GROUP BY key
+) AS used USING (key);
+
+-- name: size
+-- How much room an environment takes.
+UPDATE environments SET bytes = $2 WHERE key = $1;

@@ -50,6 +50,10 @@ class Resolver:
                 self._check_index(index)
         await self._pythons.named(request.python)
 
+    async def python(self, request: EnvironmentRequest) -> str:
+        """The Python that a request would get."""
+        return (await self._pythons.named(request.python)).version
+
     def _check_index(self, index: Index) -> None:
         if index.host not in self._hosts:
             allowed = ", ".join(sorted(self._hosts)) or "none"

@@ -12,6 +12,8 @@ class Settings:
     `index_hosts` are the hosts whose indexes a requirements file may name, besides the index that is set for all.
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
+    `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
+    first. An environment is looked at for damage before it is used, once in `environment_check_seconds`.
     """
 
     data_dir: str
@@ -21,4 +23,7 @@ class Settings:
     resolution_seconds: float = 24 * 3600.0
     builds_max: int = within(2, 1, 1000)
     unawaited_seconds: float = 10.0
+    scheduler_url: str = ""
+    environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
+    environment_check_seconds: float = 10.0
     index_hosts: str = ""

@@ -55,7 +55,8 @@ class Environments:
             AttemptError: it cannot be built.
         """
         digest = request.digest()
-        seen = self._seen.get(digest)
+        # The builder is told of each run that uses packages: what is used is kept, and may be built anew meanwhile.
+        seen = self._seen.get(digest) if request.bare else None
         if seen and time.monotonic() - seen.at < REMEMBER_SECONDS and (seen.path / "bin/python").exists():
             notes.line(CACHED)
             return seen.path
@@ -77,8 +78,13 @@ class Environments:
                 return path
 
     async def _ask(self, digest: str, run_id: int, request: EnvironmentRequest, notes: Notes) -> Path:
+        if request.latest:
+            return await self._build(run_id, request, notes)
+        params = {} if request.bare else {"run_id": run_id}
         try:
-            found = await self._builder.call("GET", f"/environments/resolved/{digest}", _RESOLVED)
+            found = await self._builder.call(
+                "GET", f"/environments/resolved/{digest}", _RESOLVED, params=params
+            )
         except NotFoundError:
             return await self._build(run_id, request, notes)
         notes.line(CACHED)

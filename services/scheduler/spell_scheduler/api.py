@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from spell_proto import checks, http, service
 from spell_proto.bus import Bus
+from spell_proto.environments import RunsAsked
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, SettingsError, shown
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
@@ -30,6 +31,7 @@ from spell_scheduler.store import Store
 
 NEW_RUN = TypeAdapter(NewRun)
 COMMITS_ASKED = TypeAdapter(CommitsAsked)
+RUNS_ASKED = TypeAdapter(RunsAsked)
 FIRST_CURSOR = "0-0-0"
 PAGE_MAX = 1000
 
@@ -61,6 +63,7 @@ class Api:
             web.get("/machine-types", self.machine_types),
             web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
             web.post("/commits/in-use", self.commits_in_use),
+            web.post("/runs/active", self.active_runs),
             web.get("/verify", self.verify),
         ]
 
@@ -205,6 +208,12 @@ class Api:
         asked = await http.read_json(request, COMMITS_ASKED)
         rows = await self._store.pool.fetch(SQL["commits_in_use"], asked.owner_id, list(asked.commits))
         return http.json_response(CommitsInUse(commits=tuple(row["name"] for row in rows)))
+
+    async def active_runs(self, request: web.Request) -> web.Response:
+        """Those of some runs that have not ended, whoever owns them."""
+        asked = await http.read_json(request, RUNS_ASKED)
+        rows = await self._store.pool.fetch(SQL["active_runs"], list(asked.run_ids), [*FINAL])
+        return http.json_response(RunsAsked(run_ids=tuple(row["id"] for row in rows)))
 
     async def verify(self, request: web.Request) -> web.Response:
         run_id = request.query.get("run_id")

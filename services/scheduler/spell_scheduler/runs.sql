@@ -117,6 +117,10 @@ WHERE r.owner_id = $1 AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text I
   AND ($4::bigint IS NULL OR r.id < $4)
 ORDER BY r.id DESC LIMIT $5;
 
+-- name: active_runs
+-- Those of some runs that have not ended.
+SELECT id FROM runs WHERE id = ANY ($1::bigint[]) AND state <> ALL ($2::text[]);
+
 -- name: commits_in_use
 -- Those of an owner's commits that a run of his names, as its commit, its snapshot or what its URL turned out to be.
 SELECT asked.name FROM unnest($2::text[]) AS asked(name)

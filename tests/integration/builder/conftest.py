@@ -40,6 +40,8 @@ async def _forget_everything(postgres: stack.Postgres) -> None:
     connection = await asyncpg.connect(postgres.url("builder"))
     try:
         with contextlib.suppress(asyncpg.UndefinedTableError):
-            await connection.execute("TRUNCATE builder.requests, builder.environments, builder.contents")
+            await connection.execute(
+                "TRUNCATE builder.requests, builder.environments, builder.contents, builder.uses"
+            )
     finally:
         await connection.close()

@@ -1,0 +1,83 @@
+"""What the builder tells of environments: which there are, what is in one, and what a run used."""
+
+from datetime import datetime
+
+from spell_proto.spec import EnvironmentRequest, Shape
+
+
+class EnvironmentView(Shape):
+    """An environment. `ready` while it is on disk; `in_use` while a run that has not ended uses it."""
+
+    key: str
+    python: str
+    packages: int
+    ready: bool
+    in_use: bool
+    runs: int
+    bytes: int | None
+    built_at: datetime | None
+    build_seconds: float | None
+    used_at: datetime | None
+
+
+class EnvironmentList(Shape):
+    """All that are on disk, the last used first, and how much room they may take."""
+
+    environments: tuple[EnvironmentView, ...]
+    bytes: int
+    bytes_max: int
+
+
+class EnvironmentDetail(Shape):
+    """An environment with its exact content: `lock` is a requirements file that gives it again."""
+
+    environment: EnvironmentView
+    platform: str
+    libc: str
+    lock: str
+
+
+class UseAsked(Shape):
+    """Which environment did a run use, and how does it differ from that of the first of `others` with another one?"""
+
+    run_id: int
+    others: tuple[int, ...] = ()
+
+
+class UseView(Shape):
+    """The environment of a run. `reused` when it was there already; `changes` against the run `compared_with`."""
+
+    run_id: int
+    reused: bool
+    resolved_at: datetime | None
+    detail: EnvironmentDetail
+    compared_with: int | None
+    changes: tuple[str, ...]
+
+
+class PlanAsked(Shape):
+    """What would become of a request?"""
+
+    environment: EnvironmentRequest
+
+
+class PlanView(Shape):
+    """What an environment would take: `ready` (reused), `known` (versions are known, files are not there) or `new`."""
+
+    state: str
+    key: str | None
+    python: str
+    packages: tuple[str, ...]
+
+
+class Removed(Shape):
+    """Environments that were removed, and the room that this gave."""
+
+    keys: tuple[str, ...]
+    bytes: int
+
+
+class RunsAsked(Shape):
+    """Runs that may have ended."""
+
+    run_ids: tuple[int, ...]
