@@ -63,15 +63,15 @@ class CodeApi:
         _only_admins(user)
         host = host_name(request.match_info["host"])
         given = await asked.body(request, CREDENTIALS)
-        stored = await self._storage.put_git_credentials(host, given)
-        await self._accounts.note(user, "git credentials stored", host)
-        return json_response(stored)
+        # On record before it happens: what is done is never without its record, whatever breaks in between.
+        await self._accounts.note(user, "git credentials sent", host)
+        return json_response(await self._storage.put_git_credentials(host, given))
 
     async def delete_credentials(self, request: web.Request, user: User) -> web.Response:
         _only_admins(user)
         host = host_name(request.match_info["host"])
+        await self._accounts.note(user, "git credentials withdrawn", host)
         await self._storage.delete_git_credentials(host)
-        await self._accounts.note(user, "git credentials deleted", host)
         return web.Response(status=204)
 
     def routes(self) -> list[Route]:

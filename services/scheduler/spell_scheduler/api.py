@@ -54,6 +54,7 @@ class Api:
             web.post("/runs", self.create),
             web.get("/runs", self.list_runs),
             web.get(run, self.get_run),
+            web.get(run + "/spec", self.run_spec),
             web.get(run + "/transitions", self.run_log),
             web.post(run + "/{verb:stop|kill}", self.end_run),
             web.put(run + "/labels/{label}", self.add_label),
@@ -94,6 +95,12 @@ class Api:
 
     async def get_run(self, request: web.Request) -> web.Response:
         return http.json_response(await self._view(_run_id(request), _owner(request)))
+
+    async def run_spec(self, request: web.Request) -> web.Response:
+        """What a run was, with the values of its variables and the code that it got: enough to run it again."""
+        row = await self._row(_run_id(request), _owner(request))
+        code = runs.view_of(row).spec.code
+        return http.json_response(runs.spec_of(row).model_copy(update={"code": code}))
 
     async def run_log(self, request: web.Request) -> web.Response:
         rows = await self._store.pool.fetch(SQL["run_log"], _run_id(request), _owner(request))

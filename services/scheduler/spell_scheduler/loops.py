@@ -23,6 +23,7 @@ WATCH_SECONDS = 5.0
 BREAK_SECONDS = 4 * WATCH_SECONDS
 HOUSEKEEPING_SECONDS = 30.0
 OUTBOX_DAYS = 7
+DEAD_LETTERS_MAX = 10_000
 TEMPORARY: tuple[type[BaseException], ...] = (asyncpg.PostgresError, asyncpg.InterfaceError, *LOST)
 
 
@@ -96,10 +97,13 @@ async def watchdog(stop: asyncio.Event, store: Store, bus: Bus) -> None:
 
 
 async def housekeeping(stop: asyncio.Event, store: Store, bus: Bus) -> None:
-    """Streams that the bus has lost are made again; published messages are forgotten after a week."""
+    """Streams that the bus has lost are made again; published messages are forgotten after a week, and all but the
+    newest dead letters.
+    """
     seconds = 0.0
     while await ticker(stop, seconds):
         if bus.connected:
             await _guarded("streams", bus.ensure_streams)
         await _guarded("outbox", lambda: store.pool.execute(SQL["forget_published"], OUTBOX_DAYS))
+        await _guarded("dead letters", lambda: store.pool.execute(SQL["forget_buried"], DEAD_LETTERS_MAX))
         seconds = HOUSEKEEPING_SECONDS

@@ -209,6 +209,10 @@ DELETE FROM outbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM outbox
 -- name: bury
 INSERT INTO dead_letters (subject, problem, data) VALUES ($1, $2, $3);
 
+-- name: forget_buried
+-- The newest dead letters are enough to look at: a machine that only says nonsense must not fill the disk.
+DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - $1;
+
 -- name: note_limit
 INSERT INTO limits (runs_max) SELECT $1::int
 WHERE $1::int IS DISTINCT FROM (SELECT runs_max FROM limits ORDER BY since DESC LIMIT 1);

@@ -30,7 +30,8 @@ def main(words: list[str]) -> int:
         if verb == "status":
             command.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args(words)
-    layout = Layout(given.dir.expanduser().absolute())
+    # By its real name: a link to it is the same stack, whose sockets must be found.
+    layout = Layout(given.dir.expanduser().resolve())
     try:
         layout.check()
         match given.verb:

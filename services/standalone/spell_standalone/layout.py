@@ -22,7 +22,9 @@ _SHORT_BASE = Path("/tmp")  # noqa: S108 -- the directory in it is checked: ours
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one stack. `user` is `$SPELL_DIR`, shared with the command line; `data` is the stack's alone."""
+    """The paths of one stack. `user` is the real path of `$SPELL_DIR`, shared with the command line; `data` is the
+    stack's alone.
+    """
 
     user: Path
 
@@ -39,7 +41,7 @@ class Layout:
         if len(os.fsencode(self.data)) <= DATA_BYTES_MAX:
             return self.pids
         # Not below XDG_RUNTIME_DIR: it is set in some shells of a user and not in others, and all must find this.
-        digest = hashlib.sha256(os.fsencode(os.path.realpath(self.data))).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
         return _SHORT_BASE / f"spell-{os.geteuid()}-{digest}"
 
     @property

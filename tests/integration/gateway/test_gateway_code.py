@@ -175,7 +175,11 @@ async def test_credentials_are_for_administrators_and_never_shown_again(stage, c
     assert (status, answer["code"]) == (404, "credentials_not_found")
     async with database.pool(stage.postgres.url("gateway"), "gateway") as connections:
         rows = await connections.fetch("SELECT action FROM audit WHERE subject = 'github.com' ORDER BY id")
-    assert [row["action"] for row in rows] == ["git credentials stored", "git credentials deleted"]
+    assert [row["action"] for row in rows] == [
+        "git credentials sent",
+        "git credentials withdrawn",
+        "git credentials withdrawn",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,25 @@ def test_a_stack_whose_path_is_too_long_for_sockets_works_and_a_purge_leaves_not
         assert not stack.data.exists()
 
 
+def test_a_stack_is_found_through_a_link_to_its_long_directory(tmp_path):
+    with prepared(isolation="none") as stack:
+        long_named(stack)
+        stack.directory.mkdir(parents=True)
+        link = tmp_path / "short"
+        link.symlink_to(stack.directory)
+        long = stack.environment["SPELL_DIR"]
+        try:
+            stack.environment["SPELL_DIR"] = str(link)
+            up = stack.spell("run", "--force", "true")
+            stack.environment["SPELL_DIR"] = long
+            found = stack.manage("status")
+        finally:
+            stack.spell("down", "--purge", "--yes")
+
+        assert (up.rc, found.rc) == (0, 0), (up, found)
+        assert "not running" not in found.stdout
+
+
 def test_a_directory_for_sockets_that_is_not_ours_is_refused_in_words(tmp_path):
     with prepared() as stack:
         sockets = long_named(stack)
