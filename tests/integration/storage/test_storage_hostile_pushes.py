@@ -115,8 +115,6 @@ BAD_TREES = {
         entry(b"100644", b"a", blob) + entry(b"40000", b"a", tree)
     ),
     "out of order": lambda blob, tree: entry(b"100644", b"b", blob) + entry(b"100644", b"a", blob),
-    "no mode": lambda blob, tree: entry(b"0", b"a", blob),
-    "a device": lambda blob, tree: entry(b"60000", b"a", blob),
     "no object": lambda blob, tree: entry(b"100644", b"a", ZERO),
     "an object that is missing": lambda blob, tree: entry(b"100644", b"a", "7" * 40),
     "cut off": lambda blob, tree: entry(b"100644", b"a", blob)[:-3],
@@ -138,6 +136,20 @@ async def test_a_bad_tree_is_refused(api, storage, person, name):
     assert await code_of(api, person, commit) == "commit_unknown"
     assert git_in(kept_at(storage, person, repository), "for-each-ref") == b""
     person.push(repository, good)
+
+
+async def test_an_old_history_with_modes_that_git_no_longer_writes_is_taken(api, person):
+    """Files that their group may write to: git wrote such trees in its first years."""
+    person.commit(a=b"1")
+    repository = await a_repository(api, person)
+    blob = person.rev("HEAD:a")
+    tree = written(person, "tree", entry(b"100664", b"a", blob) + entry(b"100775", b"b", blob))
+    data = f"tree {tree}\nauthor x <x@y> 0 +0000\ncommitter x <x@y> 0 +0000\n\nx\n".encode()
+    commit = written(person, "commit", data)
+
+    person.push(repository, commit)
+
+    assert (await commit_of(api, person, commit)).tree == tree
 
 
 @pytest.mark.parametrize(
