@@ -55,10 +55,11 @@ def repository(path: Path) -> Path:
 
 
 def grow_history(path: Path, gigabytes: float) -> None:
-    """Commits of 32 MB that cannot be compressed, each in place of the one before."""
+    """Commits of 32 files of 1 MB that cannot be compressed, each in place of those before."""
     for _ in range(int(gigabytes * 1000 / 32)):
-        (path / "large").write_bytes(os.urandom(32_000_000))
-        git(path, "add", "large")
+        for number in range(32):
+            (path / f"large{number}").write_bytes(os.urandom(1_000_000))
+        git(path, "add", ".")
         git(path, "commit", "-q", "-m", "more")
 
 
