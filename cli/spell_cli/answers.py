@@ -13,6 +13,7 @@ class Environment(TypedDict):
     constraints: str | None
     python: str | None
     latest: bool
+    key: str | None
 
 
 class Code(TypedDict):
@@ -191,3 +192,60 @@ class Key(TypedDict):
     title: str
     fingerprint: str
     created_at: str
+
+
+class EnvironmentView(TypedDict):
+    key: str
+    python: str
+    packages: int
+    ready: bool
+    in_use: bool
+    runs: int
+    bytes: int | None
+    built_at: str | None
+    build_seconds: float | None
+    used_at: str | None
+
+
+class Environments(TypedDict):
+    environments: list[EnvironmentView]
+    bytes: int
+    bytes_max: int
+
+
+class EnvironmentDetail(TypedDict):
+    environment: EnvironmentView
+    platform: str
+    libc: str
+    lock: str
+
+
+class EnvironmentUse(TypedDict):
+    """The environment of a run, and what is other than in that of an earlier one."""
+
+    run_id: int
+    reused: bool
+    resolved_at: str | None
+    detail: EnvironmentDetail
+    compared_with: int | None
+    changes: list[str]
+
+
+class Removed(TypedDict):
+    keys: list[str]
+    bytes: int
+
+
+class EnvironmentPlan(TypedDict):
+    state: str
+    key: str | None
+    python: str
+    packages: list[str]
+
+
+class RunPlan(TypedDict):
+    """What a run would be; nothing was made."""
+
+    environment: EnvironmentPlan
+    machine: MachineType
+    code_known: bool | None

@@ -52,6 +52,19 @@ def cast_spell(request: Checked, inspection: Inspection | None, wishes: Wishes) 
             agree_without_code(force=wishes.force)
         client = Client(settings.connect())
         run = _create(client, body, code, settings)
+    return _shown(client, run, wishes)
+
+
+def cast_again(run_id: int, wishes: Wishes) -> int:
+    """Create a run that is exactly what another one was, and show it to its end."""
+    settings = config.load(os.environ)
+    for text in settings.warnings:
+        terminal.warn(text)
+    client = Client(settings.connect())
+    return _shown(client, client.rerun(run_id, new_idempotency_key()), wishes)
+
+
+def _shown(client: Client, run: Run, wishes: Wishes) -> int:
     casting = Line("💫", f"Casting spell #{run['id']}…")
     if wishes.background:
         shown = terminal.of_stdout()

@@ -53,6 +53,14 @@ class Client:
             answers.Run, self._json("POST", "/api/runs", body=request, headers={"Idempotency-Key": key})
         )
 
+    def rerun(self, run_id: int, key: str) -> answers.Run:
+        """Create a run that is exactly what another one was."""
+        path, headers = f"/api/runs/{run_id}/rerun", {"Idempotency-Key": key}
+        return cast(answers.Run, self._json("POST", path, headers=headers))
+
+    def plan_run(self, request: dict[str, Any]) -> answers.RunPlan:
+        return cast(answers.RunPlan, self._json("POST", "/api/runs/plan", body=request))
+
     def run(self, run_id: int) -> answers.Run:
         return cast(answers.Run, self._json("GET", f"/api/runs/{run_id}"))
 
@@ -142,6 +150,25 @@ class Client:
 
     def remove_git_credentials(self, host: str) -> None:
         self._json("DELETE", f"/api/git-credentials/{quote(host, safe='')}")
+
+    # Environments
+
+    def environments(self) -> answers.Environments:
+        return cast(answers.Environments, self._json("GET", "/api/environments"))
+
+    def environment(self, key: str) -> answers.EnvironmentDetail:
+        return cast(answers.EnvironmentDetail, self._json("GET", f"/api/environments/{quote(key, safe='')}"))
+
+    def environment_of(self, run_id: int) -> answers.EnvironmentUse:
+        return cast(answers.EnvironmentUse, self._json("GET", f"/api/runs/{run_id}/environment"))
+
+    def remove_environment(self, key: str) -> answers.Removed:
+        path = f"/api/environments/{quote(key, safe='')}"
+        return cast(answers.Removed, self._json("DELETE", path, seconds=600.0))
+
+    def collect_environments(self, *, everything: bool) -> answers.Removed:
+        path, body = "/api/environments/collect", {"everything": everything}
+        return cast(answers.Removed, self._json("POST", path, body=body, seconds=600.0))
 
     # Everything else
 

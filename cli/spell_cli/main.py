@@ -40,6 +40,8 @@ COMMANDS = {
     "up": ("stack", "Start the local stack."),
     "down": ("stack", "Stop the local stack."),
     "keys": ("keys", "Manage the SSH keys that may push your code."),
+    "rerun": ("env", "Run again exactly what a run was."),
+    "env": ("env", "Show and remove the environments that runs share."),
     "cluster": ("cluster", "Set up what all users share."),
     "completion": ("completion", "Print the completion script of your shell."),
 }

@@ -3,8 +3,8 @@
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
 
+from spell_cli.spec_from_args import Requirements
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import (
     FIELD,
@@ -21,14 +21,6 @@ from spell_proto.requirements import (
 FILES_MAX = 100
 _NAME_CHARS_MAX = 200
 _BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-class Requirements(NamedTuple):
-    """The text of the packages to install, of the versions to choose from, and what to warn of."""
-
-    requirements: str
-    constraints: str | None
-    warnings: tuple[str, ...]
 
 
 def read(given: str, directory: Path) -> Requirements:

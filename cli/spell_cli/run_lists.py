@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from spell_cli.answers import Run
+from spell_cli.answers import Run, RunPlan
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
 from spell_proto.checks import github_directory
 from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
@@ -11,6 +12,8 @@ from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunSta
 _COMMAND_CHARS = 25
 _DESCRIPTION_CHARS = 50
 _COMMIT_CHARS = 8
+_KEY_CHARS = 12
+_LINES_SHOWN = 20
 _REF_CHARS = 20
 _CHANGES = " + uncommitted changes"
 #: A run that failed before its command ran says in which phase.
@@ -85,9 +88,44 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Time Limit", go_duration(spec["timeout_seconds"]) if spec["timeout_seconds"] else ""),
         ("Labels", ", ".join(run["labels"])),
         ("Environment Vars", ", ".join(spec["env"])),
+        ("Python Version", spec["environment"]["python"] or ""),
+        ("Requirements File", _requirements(spec["environment"]["requirements"] or "")),
         ("Pip Packages", ", ".join(spec["environment"]["pip"])),
+        ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
         ("Saved Files", _saved(run)),
     ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _requirements(text: str) -> str:
+    """The lines of a requirements file, without hashes and where they came from."""
+    lines = [line.partition(" --hash=")[0].partition(" # ")[0] for line in text.splitlines()]
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", " "))]
+    more = len(lines) - _LINES_SHOWN
+    return "\n".join(lines[:_LINES_SHOWN] + ([f"… and {more} more"] if more > 0 else []))
+
+
+def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tuple[str, str]]:
+    """What a run would be, in the order of what happens. `changes`: uncommitted ones would go with it."""
+    environment, machine, code = plan["environment"], plan["machine"], body.get("code")
+    free = machine["slots"] - machine["slots_used"]
+    where = (
+        f"{machine['name']}: {free} of {machine['slots']} slots free"
+        if machine["machines"]
+        else machine["name"]
+    )
+    key = (environment["key"] or "")[:_KEY_CHARS]
+    became = {
+        "ready": f"{key}, reused: nothing is built",
+        "known": f"{key}, built: its versions are known, its files are not there any more",
+    }.get(environment["state"], "resolved and built")
+    rows = [("Command", body["command"]), ("Machine Type", where)]
+    if code is not None:
+        there = "is there already" if plan["code_known"] else "would be pushed"
+        rows.append(("Git Commit", f"{code['commit']}, {there}"))
+        rows += [("Uncommitted Changes", "go with it")] * changes
+    rows += [("Python", environment["python"]), ("Environment", became)]
+    rows.append(("Packages", "\n".join(environment["packages"])))
     return [(name, value) for name, value in rows if value]
 
 

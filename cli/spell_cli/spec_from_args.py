@@ -29,6 +29,17 @@ class RunArguments(NamedTuple):
     commit_ref: str | None = None
     github_url: str | None = None
     github_ref: str | None = None
+    pip_req: "Requirements | None" = None
+    python: str | None = None
+    latest: bool = False
+
+
+class Requirements(NamedTuple):
+    """What `--pip-req` read: the text of the packages to install, of versions to choose from, and what to warn of."""
+
+    requirements: str
+    constraints: str | None
+    warnings: tuple[str, ...]
 
 
 class Checked(NamedTuple):
@@ -48,8 +59,9 @@ def check(arguments: RunArguments) -> Checked:
     body: dict[str, Any] = {"command": checks.command(command_line(arguments.words))}
     if arguments.machine_type is not None:
         body["machine_type"] = arguments.machine_type
-    if arguments.pip:
-        body["environment"] = {"pip": packages(arguments.pip)}
+    asked, more_warnings = asked_environment(arguments)
+    if asked:
+        body["environment"] = asked
     if variables:
         body["env"] = variables
     if arguments.description is not None:
@@ -61,7 +73,25 @@ def check(arguments: RunArguments) -> Checked:
     source = github(arguments.github_url, arguments.github_ref, arguments.commit_ref)
     if source is not None:
         body["github"] = source
-    return Checked(body, warnings)
+    return Checked(body, (*warnings, *more_warnings))
+
+
+def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The environment that was asked for, and what to warn of."""
+    asked: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    if arguments.pip:
+        asked["pip"] = packages(arguments.pip)
+    if arguments.pip_req is not None:
+        found = arguments.pip_req
+        asked["requirements"], warnings = found.requirements, found.warnings
+        if found.constraints is not None:
+            asked["constraints"] = found.constraints
+    if arguments.python is not None:
+        asked["python"] = checks.python_version(arguments.python)
+    if arguments.latest:
+        asked["latest"] = True
+    return asked, warnings
 
 
 def github(url: str | None, ref: str | None, commit_ref: str | None) -> dict[str, str] | None:

@@ -40,10 +40,19 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
         return [(host, None) for host in client.git_hosts()]
     if what == "git_credentials":
         return [(known["host"], known["username"]) for known in client.git_credentials()]
+    if what in {"environments", "pythons"}:
+        known_ones = client.environments()["environments"]
+        if what == "pythons":
+            return [(each, None) for each in dict.fromkeys(_version(one["python"]) for one in known_ones)]
+        return [(one["key"], f"{one['python']}, {one['packages']} packages") for one in known_ones]
     runs = client.runs(_RUNS)
     if what == "labels":
         return [(label, None) for label in dict.fromkeys(label for run in runs for label in run["labels"])]
     return [(str(run["id"]), safe(f"{run['state']}: {run['spec']['command']}"[:60])) for run in runs]
+
+
+def _version(python: str) -> str:
+    return python.partition(" ")[2]
 
 
 def _refs() -> list[str]:

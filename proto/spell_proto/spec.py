@@ -6,6 +6,7 @@ in `spell_proto.checks`.
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -16,6 +17,8 @@ from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import Parsed, parse_text
 from spell_proto.state import Intent
+
+_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class Shape(BaseModel):
@@ -77,11 +80,22 @@ def _python(value: str | None) -> str | None:
     return None if value is None else checks.python_version(value)
 
 
+def _key(value: str | None) -> str | None:
+    if value is not None and not _KEY.fullmatch(value):
+        raise InvalidError(
+            "environment_key_invalid",
+            f"environment.key: {shown(value)} is not the key of an environment: 64 hexadecimal digits",
+            field="key",
+        )
+    return value
+
+
 class EnvironmentRequest(Shape):
     """What the environment of a run should hold, as asked; the builder resolves it to exact content.
 
     `requirements` is the text of a requirements file without includes, `constraints` what its `-c` files hold.
-    `latest` asks for versions of right now, whatever an equal request got before.
+    `latest` asks for versions of right now, whatever an equal request got before; `key` for the environment with
+    this key and no other, whatever the rest asks for.
     """
 
     pip: Annotated[tuple[str, ...], AfterValidator(pip_requirements)] = ()
@@ -89,11 +103,12 @@ class EnvironmentRequest(Shape):
     constraints: Annotated[str | None, AfterValidator(_requirements)] = None
     python: Annotated[str | None, AfterValidator(_python)] = None
     latest: bool = False
+    key: Annotated[str | None, AfterValidator(_key)] = None
 
     @property
     def bare(self) -> bool:
-        """Whether it asks for no packages."""
-        return not self.pip and self.requirements is None
+        """Whether it asks for nothing but Python."""
+        return self == _BARE
 
     def parsed(self) -> tuple[Parsed, Parsed]:
         """The requirements, and the constraints."""
@@ -112,8 +127,13 @@ class EnvironmentRequest(Shape):
                 content["constraints"] = constraints.canonical()
         if self.python is not None:
             content["python"] = self.python
+        if self.key is not None:
+            content["key"] = self.key
         text = json.dumps(content, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+_BARE = EnvironmentRequest()
 
 
 def _snapshot(value: str | None) -> str | None:

@@ -8,7 +8,7 @@ import click
 from spell_cli.args import Known, Label, SpellCommand, complete_file, usage_errors
 from spell_cli.errors import CliError
 from spell_cli.repository import Inspection
-from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed
+from spell_cli.spec_from_args import OptionNames, Requirements, RunArguments, check, misplaced, typed
 
 
 class RunCommand(SpellCommand):
@@ -55,6 +55,7 @@ class RunCommand(SpellCommand):
     examples=(
         'spell run "python train.py"',
         "spell run --pip scikit-learn --env EPOCHS=5 python train.py",
+        "spell run --python 3.12 --pip-req requirements.txt python train.py",
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
@@ -70,6 +71,19 @@ class RunCommand(SpellCommand):
     help="Type of machine to run on.",
 )
 @click.option("--pip", multiple=True, metavar="PACKAGE", help="Python package to install. Repeatable.")
+@click.option(
+    "--pip-req",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Python packages to install, from a requirements file.",
+)
+@click.option(
+    "--python",
+    type=Known("version", "pythons"),
+    metavar="VERSION",
+    help="Version of Python.  [default: that of the machine]",
+)
+@click.option("--latest", is_flag=True, help="Newest versions of packages, whatever an equal run got lately.")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Environment variable. Repeatable.")
 @click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
 @click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")
@@ -90,6 +104,9 @@ class RunCommand(SpellCommand):
 @click.option("-b", "--background", is_flag=True, help="Do not show its output.")
 @click.option("-f", "--force", is_flag=True, help="Skip interactive prompts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be built and where it would run; create nothing."
+)
 @click.argument(
     "words",
     nargs=-1,
@@ -101,6 +118,9 @@ class RunCommand(SpellCommand):
 def run(
     machine_type: str | None,
     pip: tuple[str, ...],
+    pip_req: str | None,
+    python: str | None,
+    latest: bool,
     env: tuple[str, ...],
     description: str | None,
     labels: tuple[str, ...],
@@ -111,6 +131,7 @@ def run(
     background: bool,
     force: bool,
     verbose: bool,
+    dry_run: bool,
     words: tuple[str, ...],
 ) -> int:
     """Run COMMAND, with the code of the git repository you stand in, uncommitted changes to tracked files included.
@@ -133,15 +154,28 @@ def run(
                 commit_ref,
                 github_url,
                 github_ref,
+                _requirements(pip_req),
+                python,
+                latest,
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.
     inspection = Inspection(_here(), commit_ref) if github_url is None else None
+    if dry_run:
+        foretold: int = importlib.import_module("spell_cli.foretelling").foretell(request, inspection)
+        return foretold
     casting = importlib.import_module("spell_cli.casting")
     code: int = casting.cast_spell(
         request, inspection, casting.Wishes(background=background, force=force, verbose=verbose)
     )
     return code
+
+
+def _requirements(path: str | None) -> Requirements | None:
+    if path is None:
+        return None
+    found: Requirements = importlib.import_module("spell_cli.requirements").read(path, Path(_here()))
+    return found
 
 
 def _here() -> str:

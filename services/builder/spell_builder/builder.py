@@ -19,6 +19,7 @@ from spell_builder.soundness import Soundness
 from spell_builder.uv import Uv
 from spell_proto import logs
 from spell_proto.environments import PlanView
+from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import Verdict
 
@@ -104,10 +105,12 @@ class Builder:
 
     async def plan(self, request: EnvironmentRequest) -> PlanView:
         """What a request would take. Nothing is resolved or built for it."""
-        await self._resolver.check(request)
+        await self.check(request)
         digest = request.digest()
         found = None if request.latest else await self._requests.find(digest)
         recipe = self._bare if digest == self._bare_digest else None
+        if request.key is not None:
+            recipe = await self._exactly(request.key)
         if found is not None and await self._usable(found):
             recipe = self._recipe(found)
         if recipe is None:
@@ -140,7 +143,15 @@ class Builder:
 
     async def check(self, request: EnvironmentRequest) -> None:
         """See `Resolver.check`."""
-        await self._resolver.check(request)
+        if request.key is None:
+            await self._resolver.check(request)
+            return
+        try:
+            await self._exactly(request.key)
+        except BuildFailedError as error:
+            raise InvalidError(
+                "environment_unknown", f"environment.key: {error}", field="environment.key"
+            ) from error
 
     def _join(self, name: str, work: Work, grace_seconds: float = 0.0) -> Flight:
         flight = self._flights.get(name)
@@ -189,6 +200,10 @@ class Builder:
         digest = request.digest()
         if digest == self._bare_digest:
             return await self._share(self._bare, flight)
+        if request.key is not None:
+            recipe = await self._exactly(request.key)
+            await patiently(functools.partial(self._requests.remember, digest, recipe))
+            return await self._share(recipe, flight)
         last = await patiently(functools.partial(self._requests.find, digest))
         if last is not None and not request.latest and await self._usable(last):
             # Where its directory is gone: the same versions again, as an equal request would get them.
@@ -203,6 +218,23 @@ class Builder:
             return ready
         await patiently(functools.partial(self._requests.remember, digest, recipe))
         return await self._share(recipe, flight)
+
+    async def _exactly(self, key: str) -> Recipe:
+        """The recipe of an environment that was made before.
+
+        Raises:
+            BuildFailedError: nothing is known of it, or it cannot be made again.
+        """
+        found = await patiently(functools.partial(self._requests.by_key, key))
+        if found is None:
+            raise BuildFailedError(f"there is no environment {key[:12]}")
+        recipe = self._recipe(found)
+        if recipe.key != key or not await self._pythons.there(recipe.interpreter):
+            raise BuildFailedError(
+                f"environment {key[:12]} was made for {recipe.interpreter.version} in {recipe.interpreter.path}, "
+                "which is not on this machine any more"
+            )
+        return recipe
 
     async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
         """The environment of a recipe: there already, or built in one flight that different requests may share."""

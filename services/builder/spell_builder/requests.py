@@ -53,11 +53,15 @@ class Requests:
         row = await self._pool.fetchrow(SQL["find"], digest)
         if row is None:
             return None
-        left = self._fresh_seconds - row["age_seconds"]
-        if left > 0:
-            self._keep(digest, row["key"], left)
-        interpreter = None if row["interpreter"] is None else Interpreter(**row["interpreter"])
-        return Resolution(row["key"], row["resolved"], left > 0, interpreter)
+        found = _resolution(row, self._fresh_seconds)
+        if found.fresh:
+            self._keep(digest, found.key, self._fresh_seconds - row["age_seconds"])
+        return found
+
+    async def by_key(self, key: str) -> Resolution | None:
+        """What an environment is made from."""
+        row = await self._pool.fetchrow(SQL["by_key"], key)
+        return None if row is None else _resolution(row, self._fresh_seconds)
 
     async def remember(self, digest: str, recipe: Recipe) -> None:
         """Note a resolution of right now."""
@@ -112,6 +116,12 @@ class Requests:
         self._recent.move_to_end(digest)
         if len(self._recent) > _REMEMBERED_MAX:
             self._recent.popitem(last=False)
+
+
+def _resolution(row: asyncpg.Record, fresh_seconds: float) -> Resolution:
+    about = row["interpreter"]
+    interpreter = None if about is None else Interpreter(**about)
+    return Resolution(row["key"], row["resolved"], row["age_seconds"] < fresh_seconds, interpreter)
 
 
 async def patiently(question: Callable[[], Awaitable[T]]) -> T:

@@ -6,6 +6,10 @@ FROM requests
 JOIN environments USING (key)
 WHERE requests.digest = $1;
 
+-- name: by_key
+-- What an environment is made from.
+SELECT key, resolved, interpreter, 0::float8 AS age_seconds FROM environments WHERE key = $1;
+
 -- name: remember
 -- A request has been resolved just now.
 WITH environment AS (

@@ -76,7 +76,7 @@ class Resolver:
             interpreter = await self._pythons.named(request.python)
         except InvalidError as error:
             raise BuildFailedError(error.message) from error
-        if request.bare:
+        if not request.pip and request.requirements is None:
             return Recipe(interpreter)
         wanted, constraints = request.parsed()
         lines, notes = keys.wanted((*request.pip, *(entry.requirement for entry in wanted.entries)))

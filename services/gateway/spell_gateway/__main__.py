@@ -12,6 +12,7 @@ from spell_gateway.auth import Authenticator
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.code_api import CodeApi
+from spell_gateway.environments_api import EnvironmentsApi
 from spell_gateway.files import Files
 from spell_gateway.files_api import FilesApi
 from spell_gateway.follow import Sources
@@ -61,6 +62,7 @@ async def main(stop: asyncio.Event) -> None:
             *FilesApi(Files(scheduler, storage), storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),
             *AccountsApi(accounts, authenticator).routes(),
+            *EnvironmentsApi(runs, builder).routes(),
             *ServiceApi(doctor, documents).routes(),
         ]
         documents["/api/openapi.json"] = orjson.dumps(openapi.document(routes))

@@ -2,15 +2,30 @@
 
 from pydantic import TypeAdapter
 
+from spell_proto.environments import (
+    EnvironmentDetail,
+    EnvironmentList,
+    PlanView,
+    Removed,
+    UseAsked,
+    UseView,
+)
 from spell_proto.http import Caller
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import RunView, Verdict
 
 VERDICT = TypeAdapter(Verdict)
+_PLAN = TypeAdapter(PlanView)
+_LIST = TypeAdapter(EnvironmentList)
+_DETAIL = TypeAdapter(EnvironmentDetail)
+_USE = TypeAdapter(UseView)
+_REMOVED = TypeAdapter(Removed)
 _NOTHING: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 #: It reads a limited part of what is on disk, which a slow disk may still take long for.
 VERIFY_SECONDS_MAX = 120.0
+#: An environment is tens of thousands of files.
+REMOVE_SECONDS_MAX = 600.0
 
 
 class Builder:
@@ -25,8 +40,36 @@ class Builder:
         Raises:
             InvalidError: which part cannot be had, and what there is.
         """
-        if environment.requirements is not None or environment.python is not None:
+        if environment.requirements or environment.python or environment.key:
             await self._caller.call("POST", "/environments/check", _NOTHING, body=environment)
+
+    async def plan(self, environment: EnvironmentRequest) -> PlanView:
+        """What an environment would take."""
+        return await self._caller.call("POST", "/environments/plan", _PLAN, body=environment)
+
+    async def listed(self) -> EnvironmentList:
+        """All that are on disk."""
+        return await self._caller.call("GET", "/environments", _LIST)
+
+    async def detail(self, key: str) -> EnvironmentDetail:
+        """One, by its key or enough of it."""
+        return await self._caller.call("GET", f"/environments/{key}", _DETAIL)
+
+    async def use(self, asked: UseAsked) -> UseView:
+        """The environment of a run."""
+        return await self._caller.call("POST", "/environments/use", _USE, body=asked)
+
+    async def remove(self, key: str) -> Removed:
+        """Remove one that no run uses."""
+        path = f"/environments/{key}"
+        return await self._caller.call("DELETE", path, _REMOVED, seconds=REMOVE_SECONDS_MAX)
+
+    async def collect(self, *, everything: bool) -> Removed:
+        """Remove what there is no room for, or all that no run uses."""
+        asked = {"everything": int(everything)}
+        return await self._caller.call(
+            "POST", "/environments/collect", _REMOVED, params=asked, seconds=REMOVE_SECONDS_MAX
+        )
 
     async def verify(self, run: RunView | None) -> Verdict:
         """Whether the environment of a run, or every environment, is what it was when it was built."""

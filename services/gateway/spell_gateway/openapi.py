@@ -21,6 +21,11 @@ _SHARED = {
 }
 _PATH_PARTS = {
     "id": {"type": "integer", "minimum": 1},
+    "key": {
+        "type": "string",
+        "pattern": "^[0-9a-f]{4,64}$",
+        "description": "the key of an environment, or enough of it",
+    },
     "host": {"type": "string", "description": "a host name, with a port where it is not 443"},
     "label": {"type": "string", "minLength": 1, "maxLength": 64},
     "path": {"type": "string", "maxLength": 4096, "examples": ["runs/7/model.joblib"]},

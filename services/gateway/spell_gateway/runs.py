@@ -1,6 +1,7 @@
 """Runs as a user asks for them: made, listed, ended, labelled."""
 
 import asyncio
+import contextlib
 import difflib
 import hashlib
 import re
@@ -10,9 +11,10 @@ from spell_gateway.bounded import Bounded
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.scheduler import Ending, Scheduler
-from spell_gateway.shapes import Batch, BatchOutcome, Created, User
+from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
 from spell_proto import checks
-from spell_proto.errors import InvalidError, NotFoundError, shown
+from spell_proto.environments import UseAsked, UseView
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
 from spell_proto.spec import RunRequest, RunSpec, canonical_json
 from spell_proto.views import MachineTypeList, RunView
 
@@ -22,6 +24,8 @@ MACHINE_TYPES_SECONDS = 0.5
 #: How old it may be before a name that is in it is asked about again.
 MACHINE_TYPES_BELIEVED_SECONDS = 60.0
 TOGETHER_MAX = 8
+#: So many earlier runs are looked through for one with another environment.
+COMPARED_MAX = 100
 #: Of a name that does not exist, so much is compared with those that do.
 NAME_CHARS_COMPARED = 64
 _KEY = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
@@ -71,16 +75,70 @@ class Runs:
             description=request.description,
             timeout_seconds=request.timeout_seconds,
         )
+        return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
+
+    async def _made(
+        self, user: User, spec: RunSpec, labels: tuple[str, ...], asked: bytes, key: str | None
+    ) -> Created:
         made = await self._scheduler.create(
             owner_id=user.id,
             creator=user.name,
             idempotency_key=key,
-            request_sha256=hashlib.sha256(canonical_json(request.model_dump())).hexdigest(),
+            request_sha256=hashlib.sha256(asked).hexdigest(),
             spec=spec,
-            labels=request.labels,
+            labels=labels,
         )
         self._machine_type_of.put(made.run.id, made.run.spec.machine_type)
         return made
+
+    async def again(self, user: User, run_id: int, key: str | None) -> Created:
+        """Make a run that is exactly what another one was: code, command, variables, and environment where it got one.
+
+        Raises:
+            NotFoundError: there is no such run.
+            InvalidError: its environment cannot be had any more.
+        """
+        run = await self._scheduler.run(user.id, run_id)
+        spec = await self._scheduler.spec(user.id, run_id)
+        if not spec.environment.bare:
+            with contextlib.suppress(NotFoundError):
+                used = await self._builder.use(UseAsked(run_id=run_id))
+                exact = {"key": used.detail.environment.key, "latest": False}
+                environment = spec.environment.model_copy(update=exact)
+                await self._builder.check(environment)
+                spec = spec.model_copy(update={"environment": environment})
+        return await self._made(user, spec, run.labels, canonical_json({"again": run_id}), key)
+
+    async def plan(self, user: User, request: RunRequest) -> RunPlan:
+        """What creating a run would do. Nothing is made.
+
+        Raises:
+            InvalidError: it could not be created.
+        """
+        machine_type = await self._machine_type(request.machine_type)
+        if request.github is not None:
+            await self._code.check(request.github)
+        code_known: bool | None = None
+        if request.code is not None:
+            try:
+                await self._code.locate(user.id, request.code)
+                code_known = True
+            except ConflictError:
+                code_known = False
+        listed = await self.machine_types()
+        found = next(item for item in listed.machine_types if item.name == machine_type)
+        return RunPlan(
+            environment=await self._builder.plan(request.environment),
+            machine=found,
+            code_known=code_known,
+        )
+
+    async def used_by(self, user: User, run_id: int) -> UseView:
+        """The environment of a run, and how it differs from that of the last run with another one."""
+        await self._scheduler.run(user.id, run_id)
+        before = await self._scheduler.runs(user.id, limit=COMPARED_MAX, before=run_id)
+        others = tuple(run.id for run in before.runs)
+        return await self._builder.use(UseAsked(run_id=run_id, others=others))
 
     async def machine_type_of(self, owner_id: int, run_id: int) -> str:
         """The machine type a run asked for, which never changes. The caller knows that the run is the owner's."""

@@ -22,6 +22,7 @@ from spell_proto.views import (
 
 RUN = TypeAdapter(RunView)
 RUNS = TypeAdapter(RunList)
+SPEC = TypeAdapter(RunSpec)
 TRANSITIONS = TypeAdapter(TransitionList)
 OUTCOME = TypeAdapter(EndOutcome)
 SUMMARY = TypeAdapter(OwnerSummary)
@@ -83,6 +84,10 @@ class Scheduler:
 
     async def run(self, owner_id: int, run_id: int) -> RunView:
         return await self._caller.call("GET", f"/runs/{run_id}?owner_id={owner_id}", RUN)
+
+    async def spec(self, owner_id: int, run_id: int) -> RunSpec:
+        """What a run was, with the values of its variables: never to be shown to anybody."""
+        return await self._caller.call("GET", f"/runs/{run_id}/spec?owner_id={owner_id}", SPEC)
 
     async def transitions(self, owner_id: int, run_id: int) -> TransitionList:
         path = f"/runs/{run_id}/transitions?owner_id={owner_id}"

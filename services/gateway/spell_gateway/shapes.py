@@ -6,9 +6,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from spell_proto import checks
+from spell_proto.environments import PlanView
 from spell_proto.errors import InvalidError, shown
 from spell_proto.spec import Shape
-from spell_proto.views import Health, OwnerSummary, RunView
+from spell_proto.views import Health, MachineTypeView, OwnerSummary, RunView
 
 TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
 BATCH_MAX = 1000
@@ -111,6 +112,20 @@ class RepositoryRequest(Shape):
 
 
 RunId = Annotated[int, Field(ge=1, le=checks.RUN_ID_MAX)]
+
+
+class Collection(Shape):
+    """Which environments to remove: the longest unused until the rest has room, or `everything` that no run uses."""
+
+    everything: bool = False
+
+
+class RunPlan(Shape):
+    """What a run would be: its environment, where it would run, and whether its code is here (null: it has none)."""
+
+    environment: PlanView
+    machine: MachineTypeView
+    code_known: bool | None
 
 
 class Batch(Shape):

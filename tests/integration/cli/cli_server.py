@@ -123,7 +123,14 @@ def a_run(run_id: int) -> dict[str, Any]:
     spec = {
         "command": "true",
         "machine_type": "CPU",
-        "environment": {"pip": []},
+        "environment": {
+            "pip": [],
+            "requirements": None,
+            "constraints": None,
+            "python": None,
+            "latest": False,
+            "key": None,
+        },
         "env": {},
         "code": None,
         "github": None,

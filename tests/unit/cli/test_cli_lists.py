@@ -92,7 +92,14 @@ def a_run(run_id=9, state="running", **given):
     spec = {
         "command": "python train.py --epochs 100",
         "machine_type": "CPU",
-        "environment": {"pip": ["six"]},
+        "environment": {
+            "pip": ["six"],
+            "requirements": None,
+            "constraints": None,
+            "python": None,
+            "latest": False,
+            "key": None,
+        },
         "env": {"A": ""},
         "code": code,
         "github": None,

@@ -7,7 +7,7 @@ from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
 from spell_gateway import shapes
-from spell_proto import spec, views
+from spell_proto import environments, spec, views
 
 
 def test_status_tells_changed_from_untracked():
@@ -109,6 +109,13 @@ SAME = [
     (answers.MachineType, views.MachineTypeView),
     (answers.MachineTypes, views.MachineTypeList),
     (answers.Key, shapes.KeyView),
+    (answers.EnvironmentView, environments.EnvironmentView),
+    (answers.Environments, environments.EnvironmentList),
+    (answers.EnvironmentDetail, environments.EnvironmentDetail),
+    (answers.EnvironmentUse, environments.UseView),
+    (answers.EnvironmentPlan, environments.PlanView),
+    (answers.Removed, environments.Removed),
+    (answers.RunPlan, shapes.RunPlan),
 ]
 
 

@@ -6,7 +6,15 @@ import pytest
 
 from spell_cli import spec_from_args
 from spell_cli.repository import Repository, Snapshot
-from spell_cli.spec_from_args import OptionNames, RunArguments, check, misplaced, typed, with_code
+from spell_cli.spec_from_args import (
+    OptionNames,
+    Requirements,
+    RunArguments,
+    check,
+    misplaced,
+    typed,
+    with_code,
+)
 from spell_proto.errors import InvalidError
 
 NAMES = OptionNames(
@@ -239,3 +247,18 @@ def test_a_word_is_shown_as_it_would_be_typed(word, shown):
 
 def test_the_command_line_of_a_single_word_is_not_quoted():
     assert spec_from_args.command_line(["a b"]) == "a b"
+
+
+def test_an_environment_is_asked_for_with_what_the_file_held():
+    found = Requirements("six # req.txt:1\n", "numpy<2 # c.txt:1\n", ("a link",))
+
+    request = check(arguments(pip=("torch",), pip_req=found, python="3.12", latest=True))
+
+    assert request.body["environment"] == {
+        "pip": ["torch"],
+        "requirements": "six # req.txt:1\n",
+        "constraints": "numpy<2 # c.txt:1\n",
+        "python": "3.12",
+        "latest": True,
+    }
+    assert request.warnings == ("a link",)

@@ -1,0 +1,177 @@
+"""Environments as a person asks for them, against a whole stack and a package index on this disk."""
+
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.packages import Index
+from support.standalone import Stack, prepared, until
+
+pytestmark = pytest.mark.e2e
+SHOW = "import alpha; print('alpha', alpha.VERSION)"
+
+
+@pytest.fixture(scope="module", name="index")
+def _index(tmp_path_factory) -> Index:
+    index = Index(tmp_path_factory.mktemp("packages") / "index")
+    index.add("alpha", "1.0")
+    index.add("beta", "1.0", requires=("alpha<2",))
+    return index
+
+
+@pytest.fixture(scope="module", name="stack")
+def _stack(index) -> Iterator[Stack]:
+    with prepared(slots=2, grace_seconds=2) as stack:
+        stack.environment["UV_DEFAULT_INDEX"] = index.url
+        stack.up()
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_wrong_afterwards(stack) -> Iterator[None]:
+    yield
+    stack.verify()
+
+
+@pytest.fixture(scope="module", name="project")
+def _project(stack) -> Path:
+    files = {
+        "req.txt": "-r base/all.txt\n",
+        "base/all.txt": "beta  # what we need\n-c limits.txt\n",
+        "base/limits.txt": "alpha<2\n",
+    }
+    return stack.repository(files, name="project")
+
+
+def number(result) -> str:
+    return re.search(r"Casting spell #(\d+)", result.stdout)[1]
+
+
+def key_of(stack, run_id: str) -> str:
+    return stack.json("env", "explain", run_id)["detail"]["environment"]["key"]
+
+
+def test_a_requirements_file_with_includes_is_installed(stack, project):
+    result = stack.spell("run", "--pip-req", "req.txt", "python", "-c", SHOW, cwd=project)
+
+    assert result.rc == 0, result
+    assert "alpha 1.0" in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("six\n-e .\n", "--pip-req: bad.txt, line 2: -e is not supported: a run imports its own code"),
+        ("-r ../other.txt\n", "--pip-req: bad.txt, line 1: -r '../other.txt': it is outside of"),
+        (
+            "alpha\n--extra-index-url https://wheels.example/simple\n",
+            "--pip-req: bad.txt, line 2: --extra-index-url: the host 'wheels.example' is not on the operator's list",
+        ),
+    ],
+)
+def test_a_line_that_is_not_allowed_is_refused_and_nothing_is_created(stack, project, content, sentence):
+    before = len(stack.json("ps", "-n", "500"))
+    (project / "bad.txt").write_text(content)
+    result = stack.spell("run", "-f", "--pip-req", "bad.txt", "true", cwd=project)
+    (project / "bad.txt").unlink()
+
+    assert result.rc == 2, result
+    assert sentence in " ".join(result.stderr.split())
+    assert len(stack.json("ps", "-n", "500")) == before
+
+
+def test_a_missing_package_of_a_file_is_told_with_its_line(stack, project):
+    (project / "missing.txt").write_text("alpha\n\nnowhere\n")
+    result = stack.spell("run", "-f", "--pip-req", "missing.txt", "true", cwd=project)
+    (project / "missing.txt").unlink()
+
+    assert result.rc == 70
+    assert (
+        "pip: there is no package nowhere in the package index (missing.txt, line 3)"
+        in result.stdout + result.stderr
+    )
+
+
+def test_a_python_that_is_not_there_is_refused_with_those_that_are(stack, project):
+    result = stack.spell("run", "--python", "3.99", "true", cwd=project)
+    there = stack.spell("run", "--python", platform.python_version(), "python", "-V", cwd=project)
+
+    assert result.rc == 2, result
+    assert "--python: there is no Python 3.99 on this machine. There is: " in result.stderr
+    assert platform.python_version() in result.stderr
+    assert there.rc == 0, there
+    assert f"Python {platform.python_version()}" in there.stdout
+
+
+def test_a_lock_and_a_rerun_give_what_a_run_had_and_latest_what_there_is_now(stack, project, index):
+    program = ("python", "-c", SHOW + "; import os; print(os.environ['WORD'])")
+    first = stack.spell("run", "--pip", "alpha", "-e", "WORD=abracadabra", *program, cwd=project)
+    index.add("alpha", "2.0")
+    lock = stack.spell("env", "lock", number(first))
+    (project / "lock.txt").write_text(lock.stdout)
+
+    locked = stack.spell("run", "-f", "--pip-req", "lock.txt", "-e", "WORD=x", *program, cwd=project)
+    latest = stack.spell("run", "--latest", "--pip", "alpha", "-e", "WORD=y", *program, cwd=project)
+    again = stack.spell("rerun", number(first))
+    (project / "lock.txt").unlink()
+
+    assert lock.rc == 0, lock
+    assert key_of(stack, number(locked)) == key_of(stack, number(first)) == key_of(stack, number(again))
+    assert "alpha 2.0" in latest.stdout.splitlines()
+    assert again.rc == 0, again
+    assert {"alpha 1.0", "abracadabra"} <= set(again.stdout.splitlines())
+    explained = stack.spell("env", "explain", number(latest))
+    assert re.search(r"Since Run \d+ +alpha 1\.0 → 2\.0", explained.stdout), explained
+
+
+def test_a_dry_run_says_what_would_be_and_creates_nothing(stack, project):
+    before = len(stack.json("ps", "-n", "500"))
+    new = stack.spell("run", "--dry-run", "--pip", "beta", "python", "x.py", cwd=project)
+    after = len(stack.json("ps", "-n", "500"))
+    stack.spell("run", "--pip", "beta", "true", cwd=project)
+    known = stack.spell("run", "--dry-run", "--pip", "beta", "python", "x.py", cwd=project)
+
+    assert (new.rc, known.rc) == (0, 0), (new, known)
+    assert after == before
+    assert re.search(r"^Environment +resolved and built$", new.stdout, re.MULTILINE), new
+    assert re.search(r"^Machine Type +CPU: 2 of 2 slots free$", new.stdout, re.MULTILINE), new
+    assert re.search(r"^Environment +[0-9a-f]{12}, reused: nothing is built$", known.stdout, re.MULTILINE), (
+        known
+    )
+    assert "beta==1.0" in known.stdout
+
+
+def test_environments_are_listed_and_removed_but_for_those_in_use(stack, project):
+    run = stack.spell("run", "-b", "--pip", "beta", "sleep", "600", cwd=project)
+    run_id = number(run)
+    key = _key_once_known(stack, run_id)
+
+    refused = stack.spell("env", "rm", key)
+    stack.spell("kill", run_id)
+    stack.spell("wait", run_id)
+    removed = stack.spell("env", "rm", key[:12])
+    listed = stack.json("env", "list")
+    collected = stack.spell("env", "gc", "--all")
+
+    assert refused.rc == 1, refused
+    assert f"is used by run {run_id}; stop it first" in refused.stderr
+    assert removed.rc == 0, removed
+    assert key not in [each["key"] for each in listed["environments"]]
+    assert collected.rc == 0, collected
+    assert stack.spell("run", "--pip", "beta", "true", cwd=project).rc == 0
+
+
+def _key_once_known(stack, run_id: str) -> str:
+    found: list[str] = []
+
+    def known() -> bool:
+        result = stack.spell("env", "explain", run_id, "--json")
+        if result.rc == 0:
+            found.append(re.search(r'"key": "([0-9a-f]{64})"', result.stdout)[1])
+        return bool(found)
+
+    until(known, 30, lambda: f"run {run_id} has no environment")
+    return found[0]

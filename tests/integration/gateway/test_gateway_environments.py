@@ -1,0 +1,99 @@
+"""Environments over HTTP: what is refused before a run exists, who may remove, and nothing of others is shown."""
+
+import pytest
+
+from integration.gateway.test_gateway_bad_input import newest
+
+pytestmark = pytest.mark.integration
+HASH = "sha256:" + "0" * 64
+
+
+def run(**environment):
+    return {"command": "true", "environment": environment}
+
+
+# Row of the catalogue, environment, code, what the message must hold.
+ROWS = [
+    ("B15", {"requirements": "#" * (600 << 10)}, "file_too_large", "at most 512 KiB are allowed"),
+    ("B15", {"requirements": "six\0"}, "not_text", "it is not UTF-8 text"),
+    (
+        "B16",
+        {"requirements": "\n-r -"},
+        "pip_option_not_allowed",
+        "requirements, line 2: the option -r is not",
+    ),
+    ("B16", {"requirements": "-e ."}, "pip_option_not_allowed", "line 1: -e is not supported"),
+    (
+        "B16",
+        {"requirements": "--find-links /etc # a.txt:7"},
+        "pip_option_not_allowed",
+        "a.txt, line 7: the option",
+    ),
+    (
+        "B16",
+        {"requirements": "six==${HOME}"},
+        "pip_option_not_allowed",
+        "line 1: ${HOME}: variables are not allowed",
+    ),
+    (
+        "B16",
+        {"constraints": "-r x", "requirements": "six"},
+        "pip_option_not_allowed",
+        "line 1: the option -r",
+    ),
+    (
+        "B16",
+        {"requirements": "--extra-index-url https://169.254.169.254/"},
+        "pip_index_not_allowed",
+        "'169.254.169.254' is not on the operator's list (SPELL_INDEX_HOSTS); allowed: none",
+    ),
+    ("B10", {"requirements": "foo @ file:///etc/passwd"}, "pip_url_not_allowed", "no URL and no path"),
+    ("", {"requirements": f"six>1 --hash={HASH}"}, "pip_hash_missing", "needs an exact version"),
+    ("", {"python": "python3"}, "python_invalid", "is not a version of Python, as in 3.12"),
+    ("", {"python": "3.99"}, "python_unknown", "there is no Python 3.99 on this machine. There is: 3."),
+    ("", {"key": "abc"}, "environment_key_invalid", "64 hexadecimal digits"),
+    ("", {"key": "a" * 64}, "environment_unknown", "there is no environment aaaaaaaaaaaa"),
+    ("", {"requirements": 7}, "field_invalid", "environment.requirements"),
+    ("", {"latest": "yes"}, "field_invalid", "environment.latest"),
+]
+
+
+@pytest.mark.parametrize(("row", "environment", "code", "part"), ROWS)
+@pytest.mark.parametrize("path", ["/api/runs", "/api/runs/plan"])
+async def test_what_cannot_be_made_is_refused_before_a_run_exists(client, path, row, environment, code, part):
+    before = await newest(client)
+    status, refused = await client.ask("POST", path, json=run(**environment))
+
+    assert status == 422, refused
+    assert refused["code"] == code
+    assert part in refused["message"]
+    assert refused["field"].startswith("environment.")
+    assert await newest(client) == before
+
+
+async def test_a_plan_creates_nothing(client):
+    before = await newest(client)
+    status, plan = await client.ask("POST", "/api/runs/plan", json=run())
+
+    assert status == 200, plan
+    assert plan["environment"]["state"] in {"ready", "known"}
+    assert plan["code_known"] is None
+    assert plan["machine"]["name"] == "CPU"
+    assert await newest(client) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/api/environments/0000", 404, "environment_unknown"),
+        ("GET", "/api/environments/xyz", 422, "environment_key_invalid"),
+        ("GET", "/api/environments/..%2f..%2fetc", 422, "environment_key_invalid"),
+        ("DELETE", "/api/environments/0000", 404, "environment_unknown"),
+        ("GET", "/api/runs/999999/environment", 404, "run_not_found"),
+        ("POST", "/api/runs/999999/rerun", 404, "run_not_found"),
+    ],
+)
+async def test_what_is_not_there_is_not_found(client, method, path, status, code):
+    answered, refused = await client.ask(method, path)
+
+    assert (answered, refused["code"]) == (status, code)
