@@ -50,7 +50,7 @@ class RunView(Shape):
 
 
 class RunList(Shape):
-    """Runs, newest first. `more` is true when older ones match too."""
+    """Runs, newest first, without the text of a requirements file. `more` is true when older ones match too."""
 
     runs: tuple[RunView, ...]
     more: bool

@@ -90,7 +90,9 @@ class Api:
             self._store.settings.reachable_seconds,
         )
         reasons = await self._queue_reasons(rows[:limit])
-        views = tuple(runs.view_of(row, queue_reason=reasons.get(row["id"])) for row in rows[:limit])
+        views = tuple(
+            runs.brief(runs.view_of(row, queue_reason=reasons.get(row["id"]))) for row in rows[:limit]
+        )
         return http.json_response(RunList(runs=views, more=len(rows) > limit))
 
     async def get_run(self, request: web.Request) -> web.Response:

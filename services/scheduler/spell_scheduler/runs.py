@@ -124,6 +124,15 @@ def view_of(
     )
 
 
+def brief(view: RunView) -> RunView:
+    """A run in a list: without the texts of files that go with it, which may be long."""
+    environment = view.spec.environment
+    if environment.requirements is None:
+        return view
+    environment = environment.model_copy(update={"requirements": None, "constraints": None})
+    return view.model_copy(update={"spec": view.spec.model_copy(update={"environment": environment})})
+
+
 def _fetched_code(run: Run, spec: RunSpec) -> CodeLocation | None:
     if run.fetched is None or spec.github is None:
         return None

@@ -97,3 +97,15 @@ async def test_what_is_not_there_is_not_found(client, method, path, status, code
     answered, refused = await client.ask(method, path)
 
     assert (answered, refused["code"]) == (status, code)
+
+
+async def test_the_text_of_a_requirements_file_is_shown_with_the_run_and_not_in_lists(client):
+    made = await client.create("CPU", environment={"requirements": "nowhere==1 # a.txt:1\n"})
+    _, shown = await client.ask("GET", f"/api/runs/{made['id']}")
+    _, listed = await client.ask("GET", "/api/runs", params={"limit": 1})
+    await client.ask("POST", f"/api/runs/{made['id']}/kill")
+    await client.until_final(made["id"])
+
+    assert shown["spec"]["environment"]["requirements"] == "nowhere==1 # a.txt:1\n"
+    assert listed["runs"][0]["id"] == made["id"]
+    assert listed["runs"][0]["spec"]["environment"]["requirements"] is None
