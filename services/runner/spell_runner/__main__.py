@@ -15,12 +15,15 @@ from spell_proto.views import Health
 from spell_runner import doorbell, isolation
 from spell_runner.attempt import Means
 from spell_runner.control import Control
+from spell_runner.engines.docker import DockerEngine
 from spell_runner.engines.engine import Engine
-from spell_runner.engines.local import LocalEngine, Place, used_code
+from spell_runner.engines.hardening import Limits, files_max
+from spell_runner.engines.local import LocalEngine, Place
 from spell_runner.engines.null import NullEngine
 from spell_runner.engines.server import ShimServer
+from spell_runner.engines.shimmed import used_code
 from spell_runner.environments import Environments
-from spell_runner.errors import IsolationError
+from spell_runner.errors import EngineError, IsolationError
 from spell_runner.forward import Forwarder
 from spell_runner.link import Link
 from spell_runner.reports import Reporter
@@ -45,7 +48,10 @@ async def main(stop: asyncio.Event) -> None:
             for address in (chosen.scheduler_url, chosen.storage_url, chosen.builder_url)
         ]
         engine = await _engine(chosen, here, data, storage, builder)
-        await engine.open()
+        try:
+            await engine.open()
+        except EngineError as error:
+            raise SettingsError(f"the setting SPELL_ENGINE: {error}") from error
         stack.push_async_callback(engine.close)
         async with asyncio.TaskGroup() as group:
             tasks = Tasks(group)
@@ -77,6 +83,8 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     place = Place(data, hidden)
     for path in (place.empty, place.root):
         path.mkdir(mode=0o755, exist_ok=True)
+    if chosen.engine == "docker":
+        return _docker(chosen, here, place, storage)
     trees = Trees(data, storage, lambda: used_code(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
@@ -91,6 +99,32 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         ShimServer(data, chosen.shimd_linger_seconds),
         Environments(builder),
         trees,
+        grace_seconds=chosen.grace_seconds,
+        log_bytes_max=chosen.log_bytes_max,
+    )
+
+
+def _docker(chosen: Settings, here: Machine, place: Place, storage: Caller) -> DockerEngine:
+    # Its trees belong to whom its runs are run as; where that is not us, no other engine can use them.
+    data = place.data / "docker"
+    data.mkdir(mode=0o755, exist_ok=True)
+    trees = Trees(data, storage, lambda: used_code(place.data / "attempts"))
+    _after_reboot(data / "boot_id", here.boot_id, trees)
+    memory = chosen.run_memory_bytes or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // here.slots
+    limits = Limits(
+        memory_bytes=memory,
+        cpus=chosen.run_cpus or (os.cpu_count() or 1) / here.slots,
+        shm_bytes=chosen.run_shm_bytes or memory // 2,
+        files=files_max(),
+    )
+    return DockerEngine(
+        here,
+        place.data,
+        ShimServer(place.data, chosen.shimd_linger_seconds),
+        trees,
+        limits,
+        socket=chosen.docker_socket,
+        base_image=chosen.docker_image,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )

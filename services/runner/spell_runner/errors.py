@@ -7,7 +7,8 @@ SpellError
     ├── ForeignJournalError   storage has another journal of an attempt than this machine
     ├── TreeRefusedError      a code tree that would be written outside its directory, or makes no sense
     ├── StoreDamagedError     objects that a store should have are not there
-    └── IsolationError        the isolation that was asked for does not work on this machine
+    ├── IsolationError        the isolation that was asked for does not work on this machine
+    └── EngineError           an engine does not work on this machine
 """
 
 from spell_proto.errors import SpellError
@@ -45,3 +46,7 @@ class StoreDamagedError(RunnerError):
 
 class IsolationError(RunnerError):
     """The isolation that was asked for does not work on this machine."""
+
+
+class EngineError(RunnerError):
+    """An engine does not work on this machine."""

@@ -50,7 +50,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a command ended. `error` says why it could not even be started."""
+    """How a command ended. `error` says why it could not even be started.
+
+    `reason` is set where something else made it end, and `message` says more: the run fails with it.
+    """
 
     at: datetime
     exit_code: int
@@ -61,6 +64,8 @@ class Exit:
     sha256: str
     journal_bytes: int
     error: str | None
+    reason: Reason | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +237,9 @@ def aborts(intent: Intent, *, saving: bool) -> bool:
 def _after_exit(facts: Facts, *, saved: bool) -> Action:
     if facts.intent is Intent.KILL:
         return Conclude(KILLED)
+    ended = facts.look.exit
+    if saved and ended is not None and ended.reason is not None:
+        return Conclude(failed(ended.reason, ended.message))
     return Conclude(FINISHED) if saved else Save()
 
 
@@ -244,6 +252,9 @@ def _exited(facts: Facts, *, started: bool) -> Action:
         )
     if facts.look.started_at is None or ended.cause == "kill":
         return Conclude(KILLED)
+    if ended.reason is Reason.DOCKER_RESTARTED:
+        # How it would have ended, nobody knows, and what it was about to write even less.
+        return Conclude(KILLED if facts.intent is Intent.KILL else failed(ended.reason, ended.message))
     steps: list[Step] = []
     if not started:
         steps.append(CommandStarted(at=facts.look.started_at))

@@ -15,7 +15,7 @@ from spell_proto.errors import InvalidError, SettingsError, shown
 from spell_proto.settings import within
 
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-ENGINES = ("auto", "local", "null")
+ENGINES = ("auto", "local", "docker", "null")
 ISOLATIONS = ("auto", "bubblewrap", "unshare", "none")
 
 #: Variables of the runner that a command needs to reach the world as the runner does.
@@ -37,7 +37,11 @@ PASSED_ON = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health."""
+    """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health.
+
+    `docker_image` is what runs of the docker engine get that name no image. What such a run may use is `run_memory_bytes`,
+    `run_cpus` and `run_shm_bytes`; 0 is a slot's share of the machine, and half of the memory.
+    """
 
     data_dir: str
     nats_url: str
@@ -55,6 +59,11 @@ class Settings:
     heartbeat_seconds: float = within(5.0, 0.1, 60.0)
     shimd_linger_seconds: float = within(60.0, 0.1, 86_400.0)
     platform_dir: str = ""
+    docker_socket: str = "/var/run/docker.sock"
+    docker_image: str = "docker.io/library/debian:bookworm-slim"
+    run_memory_bytes: int = within(0, 0, 1 << 50)
+    run_cpus: float = within(0.0, 0.0, 10_000.0)
+    run_shm_bytes: int = within(0, 0, 1 << 50)
     listen: str = ""
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 import pytest_asyncio
 
 from integration.runner import room, shims
+from support import docker as daemons
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,24 @@ def yard() -> Iterator[shims.Yard]:
     """Shared: every test starts attempts of its own."""
     with shims.yard() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def _daemon() -> Iterator[daemons.Docker | str]:
+    with ExitStack() as opened:
+        try:
+            found: daemons.Docker | str = opened.enter_context(daemons.running())
+        except daemons.NoDockerError as error:
+            found = str(error)
+        yield found
+
+
+@pytest.fixture
+def docker(_daemon) -> daemons.Docker:
+    """The daemon, which all tests share; without one, the test is skipped with the reason."""
+    if isinstance(_daemon, str):
+        daemons.absent(_daemon)
+    return _daemon
 
 
 @pytest.fixture(scope="session")

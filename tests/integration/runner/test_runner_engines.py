@@ -1,6 +1,9 @@
 """What every engine promises, asked of each of them alike."""
 
 import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
 from spell_proto.state import Intent
 from spell_runner import workspace
 from spell_runner.directory import Directory
+from spell_runner.engines.docker import DockerEngine
+from spell_runner.engines.hardening import Limits, files_max
 from spell_runner.engines.local import LocalEngine, Place
 from spell_runner.engines.null import NullEngine
 from spell_runner.engines.server import ShimServer
@@ -23,15 +28,23 @@ from spell_runner.phases import Status
 from spell_runner.settings import Machine
 from spell_runner.trees import Trees
 from spell_runner.workspace import Abort
+from support.docker import BASE
 
 MACHINE = Machine("m", "boot", "CPU", 2, False, "nobody", "/", {})
 DEADLINE_SECONDS = 15.0
 
 
-@pytest.fixture(params=["null", "local, a copy", "local, an overlay"])
+LIMITS = Limits(memory_bytes=256 << 20, cpus=1.0, shm_bytes=64 << 20, files=files_max())
+
+
+@pytest.fixture(params=["null", "local, a copy", "local, an overlay", "docker"])
 async def engine(request, tmp_path):
     if request.param == "null":
         yield NullEngine()
+        return
+    if request.param == "docker":
+        async with contained(request.getfixturevalue("docker"), tmp_path / "data") as made:
+            yield made
         return
     data = tmp_path / "data"
     place = Place(data, ())
@@ -49,6 +62,30 @@ async def engine(request, tmp_path):
             ShimServer(data, 1.0),
             Environments(caller),
             Trees(data, caller, set),
+            grace_seconds=1.0,
+            log_bytes_max=1 << 20,
+        )
+        await made.open()
+        yield made
+        await made.close()
+    workspace.remove(data)
+
+
+@asynccontextmanager
+async def contained(docker, data):
+    """The docker engine with data of its own."""
+    for path in (data, data / "empty", data / "attempts"):
+        path.mkdir()
+    machine = replace(MACHINE, id=f"m{time.monotonic_ns()}")
+    async with http.Caller(f"unix://{data}/nobody.sock") as caller:
+        made = DockerEngine(
+            machine,
+            data,
+            ShimServer(data, 1.0),
+            Trees(data, caller, set),
+            LIMITS,
+            socket=str(docker.socket),
+            base_image=BASE,
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )

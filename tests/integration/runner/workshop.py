@@ -19,8 +19,9 @@ from spell_proto.spec import AttemptSpec, CodeLocation, EnvironmentRequest, RunS
 from spell_proto.state import Intent
 from spell_runner import workspace
 from spell_runner.directory import Directory
-from spell_runner.engines.local import LocalEngine, Place, used_code
+from spell_runner.engines.local import LocalEngine, Place
 from spell_runner.engines.server import ShimServer
+from spell_runner.engines.shimmed import used_code
 from spell_runner.environments import Environments
 from spell_runner.isolation import Isolation
 from spell_runner.notes import Notes

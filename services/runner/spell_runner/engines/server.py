@@ -10,7 +10,7 @@ from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
-from spell_runner.shim import launch, linux, processes, sandbox, server, shim, sink
+from spell_runner.shim import container, daemon, launch, linux, processes, sandbox, server, shim, sink
 
 log = logs.get()
 
@@ -18,7 +18,18 @@ UP_SECONDS_MAX = 10.0
 _BOOT = (
     "import sys; sys.path[:0] = sys.argv[1:3]; from spell_runner.shim.server import main; main(sys.argv[3:])"
 )
-_MODULES = (spell_proto.journal, launch, linux, processes, sandbox, server, shim, sink)
+_MODULES = (
+    spell_proto.journal,
+    container,
+    daemon,
+    launch,
+    linux,
+    processes,
+    sandbox,
+    server,
+    shim,
+    sink,
+)
 
 
 class ShimServer:

@@ -39,10 +39,19 @@ SCRATCH = (TEMPORARY, WORK, WORKSPACE, UPPER)
 
 
 @dataclass(frozen=True, slots=True)
+class Container:
+    """What to have a Docker daemon run: the path of its socket, the name of the container, and how to create it."""
+
+    daemon: str
+    name: str
+    create: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How to start the command of one attempt.
 
-    `isolation` is `bubblewrap`, `unshare` or `none`. With `overlay`, the workspace is `lower` with the attempt's
+    `isolation` is `bubblewrap`, `unshare`, `none`, or `docker`, where `container` says the rest. With `overlay`, the workspace is `lower` with the attempt's
     own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
     root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`. The directory
     `repository` with `objects` in it is bound over the workspace's `.git`, if it is named.
@@ -61,9 +70,12 @@ class Launch:
     bubblewrap: str = ""
     repository: str = ""
     objects: str = ""
+    container: Container | None = None
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}
+        if self.container is not None:
+            members["container"] = {name: getattr(self.container, name) for name in Container.__slots__}
         return json.dumps(members, separators=(",", ":")).encode()
 
     @classmethod
@@ -71,12 +83,18 @@ class Launch:
         members = json.loads(data)
         for name in ("argv", "hidden", "read_only"):
             members[name] = tuple(members[name])
+        if members.get("container") is not None:
+            members["container"] = Container(**members["container"])
         return cls(**members)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The last line of a shim. `error` says why the command could not be started; `seconds` is monotonic."""
+    """The last line of a shim. `error` says why the command could not be started; `seconds` is monotonic.
+
+    `reason` is set where it was not the command that made itself end, as when its memory was used up; `message` is a
+    sentence about that.
+    """
 
     exit_code: int
     exit_cause: str
@@ -88,6 +106,8 @@ class Ending:
     sha256: str
     journal_bytes: int
     error: str | None = None
+    reason: str | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ import socket
 import sys
 from typing import NoReturn
 
-from spell_runner.shim import linux, shim
+from spell_runner.shim import container, linux, shim
 
 SOCKET = "shimd.sock"
 LOCK = "shimd.lock"
 _ATTEMPT = re.compile(rb"[0-9]+-[0-9]+")
+_KINDS: dict[str, type[shim.Shim]] = {"docker": container.ContainerShim}
 
 
 class Server:
@@ -104,7 +105,7 @@ class Server:
             signal.set_wakeup_fd(-1)
             os.fchdir(place)
             os.closerange(3, 3 + 64)
-            shim.main(name)
+            shim.main(name, _KINDS)
         except Exception:  # noqa: BLE001 -- the last frame of this process
             sys.excepthook(*sys.exc_info())
         finally:

@@ -15,6 +15,8 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NoReturn
 
 from spell_proto.journal import RecordKind
@@ -38,7 +40,7 @@ class Shim:
     def __init__(self, name: str, launch: Launch) -> None:
         self._name = name.encode()
         self._launch = launch
-        self._depth = _SANDBOX_DEPTH[launch.isolation]
+        self._depth = _SANDBOX_DEPTH.get(launch.isolation, 0)
         self._sink = Sink(files.JOURNAL, launch.log_bytes_max)
         self._control = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._control.bind(own := f"{files.CONTROL}.{os.getpid()}")
@@ -51,6 +53,8 @@ class Shim:
         self._status: int | None = None
         self._childless = False
         self._cause = "exit"
+        self._reason: str | None = None
+        self._message = ""
         self._grace: float | None = None
         self._kill_until: float | None = None
         self._started_us = 0
@@ -189,6 +193,8 @@ class Shim:
             sha256=self._sink.sha256,
             journal_bytes=self._sink.size,
             error=problem,
+            reason=self._reason,
+            message=self._message,
         )
         files.append(files.CLAIM, {name: getattr(ending, name) for name in Ending.__slots__})
         self._ring(b"s")
@@ -240,10 +246,14 @@ class Shim:
     def _stop(self, grace_seconds: float) -> None:
         if self._over() or self._cause != "exit":
             return
-        delivered = processes.signal_below(os.getpid(), signal.SIGTERM, skip=self._depth)
+        delivered = self._terminate()
         if delivered or not self._command:
             self._cause = "stop"
         self._grace = time.monotonic() + grace_seconds
+
+    def _terminate(self) -> int:
+        """Send TERM to everything that is the command's; how many got it."""
+        return processes.signal_below(os.getpid(), signal.SIGTERM, skip=self._depth)
 
     def _kill(self, cause: str) -> None:
         if self._over():
@@ -288,6 +298,9 @@ class Shim:
                 self._status = status
 
 
+NO_KINDS: Mapping[str, type[Shim]] = MappingProxyType({})
+
+
 def _sentence(error: OSError) -> str:
     text = error.strerror or repr(error)
     return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text}"
@@ -321,8 +334,11 @@ def _be_first(launch: Launch, out: int, err: int, problems: int) -> NoReturn:
         os._exit(code)
 
 
-def main(name: str) -> None:
-    """Be the shim of the attempt `name`, whose directory is the current one. Never returns."""
+def main(name: str, kinds: Mapping[str, type[Shim]] = NO_KINDS) -> None:
+    """Be the shim of the attempt `name`, whose directory is the current one. Never returns.
+
+    `kinds` are the shims of what is no child process: isolation -> class.
+    """
     try:
         os.setsid()
         linux.set_name("spell-shim")
@@ -332,7 +348,7 @@ def main(name: str) -> None:
         os.umask(0o022)
         with open(files.LAUNCH, "rb") as file:
             launch = Launch.decode(file.read())
-        Shim(name, launch).run()
+        kinds.get(launch.isolation, Shim)(name, launch).run()
     except FileNotFoundError:
         # The attempt was removed before its start.
         os._exit(0)

@@ -54,6 +54,10 @@ class Sink:
         """A line of the platform's own. It may be lost on a full disk; the command's bytes are then counted as dropped."""
         self._append(b"", encode_json(RecordKind.PHASE, now_us(), phase=phase, text=text))
 
+    def note(self, text: str) -> None:
+        """A line of the platform's own that everybody should see."""
+        self._append(b"", encode_json(RecordKind.NOTE, now_us(), level="info", text=text, important=True))
+
     def close(self) -> None:
         """Say what was not kept."""
         if self.dropped:

@@ -1,0 +1,293 @@
+"""The engine that runs commands in containers of a Docker daemon, each under a shim that outlives the runner (shell)."""
+
+import asyncio
+import contextlib
+import os
+import re
+from pathlib import Path
+
+import aiodocker
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from spell_proto import logs
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Reason
+from spell_runner.directory import Directory
+from spell_runner.engines import hardening
+from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
+from spell_runner.engines.images import Image, Images
+from spell_runner.engines.server import ShimServer
+from spell_runner.engines.shimmed import Shimmed
+from spell_runner.errors import AttemptError, EngineError
+from spell_runner.notes import Notes
+from spell_runner.settings import Machine
+from spell_runner.shim import launch, processes
+from spell_runner.shim.container import remove
+from spell_runner.shim.daemon import Daemon
+from spell_runner.shim.launch import Container, Launch
+from spell_runner.trees import Code, Trees
+from spell_runner.workspace import Abort, walk
+
+log = logs.get()
+
+CONTROL = aiohttp.ClientTimeout(total=30, sock_connect=5)
+STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
+CONTROLS_AT_ONCE = 16
+RETRY_SECONDS_MAX = 5.0
+NETWORK = "spell-runs"
+ISOLATION = "docker"
+#: Whom commands run as where the runner itself is the superuser, which no run may be.
+RUN_UID = 10_000
+_SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
+#: What the options of a mount cannot hold.
+_UNMOUNTABLE = re.compile(r"[,:\\\s]")
+_FILES_PASSED_ON = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_GONE = (DockerError, aiohttp.ClientError, TimeoutError, OSError)
+
+
+def account() -> tuple[int, int]:
+    """The user and the group of commands: ours, unless that is the superuser."""
+    uid, gid = os.geteuid(), os.getegid()
+    return (uid, gid) if uid else (RUN_UID, RUN_UID)
+
+
+class DockerEngine(Shimmed):
+    """See `spell_runner.engines.engine`. `socket` is the path of the daemon's; `base_image` is for runs that name none."""
+
+    isolation = ISOLATION
+
+    def __init__(
+        self,
+        machine: Machine,
+        data: Path,
+        server: ShimServer,
+        trees: Trees,
+        limits: Limits,
+        *,
+        socket: str,
+        base_image: str,
+        grace_seconds: float,
+        log_bytes_max: int,
+    ) -> None:
+        super().__init__(data, server, grace_seconds)
+        self._machine = machine
+        self._trees = trees
+        self._limits = limits
+        self._socket = socket
+        self._base_image = base_image
+        self._log_bytes_max = log_bytes_max
+        self._stack = contextlib.AsyncExitStack()
+        self._images: Images | None = None
+
+    # ---- the daemon ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Raises `EngineError`: there is no daemon, or not one of this machine."""
+        if _UNMOUNTABLE.search(str(self._data)):
+            raise EngineError(f"the data directory {self._data} has a character that no mount can take")
+        await super().open()
+        control, streams = [
+            await self._stack.enter_async_context(await self._client(*kind))
+            for kind in ((CONTROL, CONTROLS_AT_ONCE), (STREAMS, 0))
+        ]
+        try:
+            about = await control.version()
+            await self._make_network(control)
+            await self._remove_orphans(control)
+        except _GONE as error:
+            await self.close()
+            raise EngineError(f"the Docker daemon at {self._socket} does not answer: {error}") from error
+        self._images = Images(control, streams)
+        log.info("docker found", version=about["Version"], api=about["ApiVersion"])
+
+    async def close(self) -> None:
+        await super().close()
+        await self._stack.aclose()
+
+    async def _client(self, timeout: aiohttp.ClientTimeout, limit: int) -> aiodocker.Docker:
+        connector = aiohttp.UnixConnector(self._socket, limit=limit)
+        session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(connector=connector, timeout=timeout)
+        )
+        # With a connector of ours, the library takes the address for the name of a host.
+        return aiodocker.Docker("unix://localhost", connector=connector, session=session, timeout=timeout)
+
+    async def _make_network(self, control: aiodocker.Docker) -> None:
+        """One bridge for all runs, on which none can speak to another: one for each would double the start."""
+        with contextlib.suppress(DockerError):
+            await control.networks.get(NETWORK)
+            return
+        options = {"com.docker.network.bridge.enable_icc": "false"}
+        await control.networks.create(
+            {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": options}
+        )
+
+    async def _remove_orphans(self, control: aiodocker.Docker) -> None:
+        """Containers of ours that nobody watches: their shims died, or the attempts are long over."""
+        filters = {"label": [f"{hardening.MACHINE}={self._machine.id}"]}
+        for found in await control.containers.list(all=True, filters=filters):
+            labels = found["Labels"]
+            name = f"{labels.get(hardening.RUN)}-{labels.get(hardening.ATTEMPT)}"
+            claim = launch.read(self._data / "attempts" / name)
+            if claim is None or not processes.alive(claim.pid, claim.ticks):
+                log.info("container without a shim removed", attempt=name, state=found["State"])
+                await found.delete(force=True, v=True)
+
+    # ---- before ----------------------------------------------------------------------------------------------
+
+    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+        image = await self._image(self._base_image, notes)
+        code = None
+        if spec.spec.code is not None:
+            code = await self._trees.get(
+                spec.owner_id,
+                spec.spec.code,
+                lambda: notes.line("Storage does not answer; waiting for it"),
+            )
+        cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort)
+        told = Launch(
+            argv=(image.shell, "-c", spec.spec.command),
+            env={},
+            isolation=ISOLATION,
+            overlay=True,
+            lower=str(self._lower(code)),
+            cwd=cwd,
+            root="",
+            hidden=(),
+            read_only=(),
+            log_bytes_max=self._log_bytes_max,
+            repository="" if code is None else str(code.repository),
+            objects="" if code is None else str(code.objects),
+            container=self._container(spec, directory, image, code, cwd),
+        )
+        directory.write(launch.LAUNCH, told.encode())
+
+    async def _image(self, name: str, notes: Notes) -> Image:
+        """Waits for as long as the daemon is away."""
+        assert self._images is not None
+        pause, said = 0.1, False
+        while True:
+            try:
+                return await self._images.get(name, notes.line)
+            except _GONE as error:
+                if isinstance(error, DockerError) and 400 <= error.status < 500:
+                    raise AttemptError(
+                        Reason.BUILD_FAILED, f"the image {name} cannot be used: {error.message}"
+                    ) from error
+                log.info("docker does not answer", problem=repr(error))
+                if not said:
+                    said = True
+                    notes.line("Docker does not answer; waiting for it")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    def _lower(self, code: Code | None) -> Path:
+        return self._data / "empty" if code is None else code.lower
+
+    def _lay_out(self, spec: AttemptSpec, directory: Directory, code: Code | None, abort: Abort) -> str:
+        """Make the layers of the workspace the run's own; where its command starts."""
+        uid, gid = account()
+        for part in (launch.TEMPORARY, launch.UPPER, launch.WORK):
+            path = Path(directory / part)
+            path.mkdir(mode=0o755, exist_ok=True)
+            os.chown(path, uid, gid)
+        where = spec.spec.code
+        if code is None or where is None:
+            return _SPELL
+        if code.lower.lstat().st_uid != uid:
+            _hand_over(code.lower, uid, gid, abort)
+        if code.repository.lstat().st_uid != uid:
+            # Git trusts only what belongs to whom it runs as.
+            os.chown(code.repository, uid, gid)
+        relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
+        _make_missing(code.lower, Path(directory / launch.UPPER), relative, uid, gid)
+        return f"{_SPELL}/{relative}"
+
+    def _container(
+        self, spec: AttemptSpec, directory: Directory, image: Image, code: Code | None, cwd: str
+    ) -> Container:
+        bound = [Bound(directory / launch.TEMPORARY, _TMP, read_only=False)]
+        if code is not None:
+            bound.append(Bound(str(code.repository), f"{_SPELL}/.git"))
+            bound.append(Bound(str(code.objects), f"{_SPELL}/.git/objects"))
+        passed_on = dict(self._machine.passed_on)
+        for name in _FILES_PASSED_ON:
+            if Path(passed_on.get(name, "")).is_file():
+                target = f"/run/spell/{name.lower()}.pem"
+                bound.append(Bound(os.path.realpath(passed_on[name]), target))
+                passed_on[name] = target
+            else:
+                passed_on.pop(name, None)
+        passed_on.pop("SSL_CERT_DIR", None)
+        uid, gid = account()
+        wanted = Wanted(
+            image=image.id,
+            argv=(image.shell, "-c", spec.spec.command),
+            env=_environ(passed_on, spec, image.shell),
+            user=f"{uid}:{gid}",
+            cwd=cwd,
+            labels={
+                hardening.MANAGED: "run",
+                hardening.MACHINE: self._machine.id,
+                hardening.RUN: str(spec.run_id),
+                hardening.ATTEMPT: str(spec.attempt),
+                hardening.FENCE: str(spec.fence),
+            },
+            network=NETWORK,
+            workspace=Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK),
+            bound=tuple(bound),
+        )
+        body = hardening.container(wanted, self._limits)
+        return Container(self._socket, container_name(self._machine.id, spec), body)
+
+    # ---- after -----------------------------------------------------------------------------------------------
+
+    def clear(self, directory: Directory) -> None:
+        told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
+        if told.container is not None:
+            remove(Daemon(told.container.daemon), told.container.name)
+
+
+def container_name(machine_id: str, spec: AttemptSpec) -> str:
+    """What the container of an attempt is called. Several machines may share a daemon, as in tests."""
+    return f"run-{spec.run_id}-a{spec.attempt}-{machine_id}"
+
+
+def _environ(passed_on: dict[str, str], spec: AttemptSpec, shell: str) -> dict[str, str]:
+    return {
+        **passed_on,
+        "HOME": _TMP,
+        "USER": "spell",
+        "LOGNAME": "spell",
+        "SHELL": shell,
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "TMPDIR": _TMP,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **spec.spec.env,
+        "SPELL_RUN": str(spec.run_id),
+        "SPELL_WORKSPACE": _SPELL,
+    }
+
+
+def _hand_over(lower: Path, uid: int, gid: int, abort: Abort) -> None:
+    """Give a tree to whom runs are run as. Its root comes last: who owns that owns all of it."""
+    for _, entry in walk(lower):
+        abort.check()
+        os.chown(entry.path, uid, gid, follow_symlinks=False)
+    os.chown(lower, uid, gid)
+
+
+def _make_missing(lower: Path, upper: Path, relative: str, uid: int, gid: int) -> None:
+    """Make the directory in which the command starts, where the code does not have it."""
+    with contextlib.suppress(FileExistsError, NotADirectoryError):
+        if (lower / relative).is_dir():
+            return
+        made = upper
+        for part in Path(relative).parts:
+            made /= part
+            if not made.is_dir():
+                made.mkdir(mode=0o755)
+                os.chown(made, uid, gid)

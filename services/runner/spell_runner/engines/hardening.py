@@ -1,0 +1,153 @@
+"""What a container of a run may do and use: the body of the request that creates it. A function of what is asked for.
+
+The numbers in brackets are those of the platform's list of what a container must not be able to do.
+"""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PIDS_MAX = 4096
+FILES_MAX = 65_536
+#: What a run may not learn from its image, or have its image do to the machine: a name without a value removes it.
+STRIPPED = (
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "LD_AUDIT",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+)
+MANAGED = "com.spellrun.managed"
+MACHINE = "com.spellrun.machine"
+RUN, ATTEMPT, FENCE = "com.spellrun.run", "com.spellrun.attempt", "com.spellrun.fence"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one container may use."""
+
+    memory_bytes: int
+    cpus: float
+    shm_bytes: int
+    pids: int = PIDS_MAX
+    files: int = FILES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A path of the machine that a container sees."""
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """The layers of a workspace; the daemon mounts them when it starts the container."""
+
+    lower: str
+    upper: str
+    work: str
+
+    @property
+    def options(self) -> str:
+        # Volatile: the end of a run would otherwise wait until the host's whole disk has been written out.
+        layers = f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}"
+        return f"{layers},userxattr,volatile,nosuid,nodev"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be run, and where. `user` is `uid:gid`."""
+
+    image: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    user: str
+    cwd: str
+    labels: Mapping[str, str]
+    network: str
+    workspace: Overlay
+    bound: tuple[Bound, ...]
+
+
+def files_max() -> int:
+    """How many files a run may have open: a daemon in a container of its own cannot give more than it has itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return FILES_MAX if hard == resource.RLIM_INFINITY else min(FILES_MAX, hard)
+
+
+def container(wanted: Wanted, limits: Limits) -> dict[str, Any]:
+    """The body of `POST /containers/create`. Whatever the image says of itself, this has the last word [S24]."""
+    return {
+        "Image": wanted.image,
+        "Entrypoint": [wanted.argv[0]],
+        "Cmd": list(wanted.argv[1:]),
+        "Env": [f"{name}={value}" for name, value in wanted.env.items()]
+        + [name for name in STRIPPED if name not in wanted.env],
+        "User": wanted.user,
+        "WorkingDir": wanted.cwd,
+        "Labels": dict(wanted.labels),
+        "Healthcheck": {"Test": ["NONE"]},
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "OpenStdin": False,
+        "Tty": False,
+        "HostConfig": _host(wanted, limits),
+    }
+
+
+def _host(wanted: Wanted, limits: Limits) -> dict[str, Any]:
+    return {
+        # [S19] no privilege, no namespace of the machine, no device; the daemon's own seccomp and AppArmor profiles.
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PidMode": "",
+        "IpcMode": "private",
+        "UTSMode": "",
+        "CgroupnsMode": "private",
+        "Devices": [],
+        # [S21] every limit is set; no swap, so that a run that needs too much memory ends instead of crawling.
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "NanoCpus": int(limits.cpus * 1e9),
+        "PidsLimit": limits.pids,
+        "ShmSize": limits.shm_bytes,
+        "Ulimits": [
+            {"Name": "nofile", "Soft": limits.files, "Hard": limits.files},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ],
+        # Rather a run than the services beside it.
+        "OomScoreAdj": 500,
+        # Everything is read from the stream; a copy that the daemon keeps would fill the disk.
+        "LogConfig": {"Type": "none", "Config": {}},
+        "RestartPolicy": {"Name": "no"},
+        "AutoRemove": False,
+        # A process 1 that buries the dead and hands signals on, which a shell does not.
+        "Init": True,
+        "NetworkMode": wanted.network,
+        "Mounts": [_workspace(wanted.workspace), *(_bound(one) for one in wanted.bound)],
+    }
+
+
+def _workspace(layers: Overlay) -> dict[str, Any]:
+    """A volume without a name that is an overlay: the daemon mounts it, where runs can see it, and unmounts it."""
+    options = {"type": "overlay", "device": "overlay", "o": layers.options}
+    return {
+        "Type": "volume",
+        "Target": "/spell",
+        "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": options}},
+    }
+
+
+def _bound(one: Bound) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": one.source,
+        "Target": one.target,
+        "ReadOnly": one.read_only,
+        "BindOptions": {"Propagation": "rprivate"},
+    }

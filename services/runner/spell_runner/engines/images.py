@@ -1,0 +1,158 @@
+"""The images on this machine: looked up, pulled when they are missing, pinned by digest, and what runs need to know of them (shell)."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiodocker
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from spell_proto import logs
+from spell_proto.state import Reason
+from spell_runner.errors import AttemptError
+
+log = logs.get()
+
+#: Control calls answer soon or never; a pull says something at least this often.
+SILENCE_SECONDS_MAX = 120.0
+PULLS_MAX = 3
+SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
+#: What a daemon says -> what a person should read. The first that fits counts.
+_CAUSES = (
+    (
+        r"manifest unknown|not found: manifest|manifest for .* not found",
+        "the registry has no such image or tag",
+    ),
+    (r"no matching manifest", "there is no version of it for the processor of this machine"),
+    (
+        r"repository does not exist|name unknown",
+        "the registry has no such image, or it is private and needs a login",
+    ),
+    (
+        r"unauthorized|authentication required|denied|no basic auth|forbidden",
+        "the registry wants a login that can read it",
+    ),
+    (r"no space left|disk quota", "this machine has no room for it"),
+    (r"toomanyrequests|too many requests", "the registry limits how much may be pulled right now"),
+    (r"no such host|lookup .* on ", "its registry cannot be found"),
+    (
+        r"connection refused|timeout|timed out|i/o|network|EOF|x509|certificate",
+        "its registry cannot be reached",
+    ),
+    (r"invalid reference|invalid repository", "this is not the name of an image"),
+)
+#: Pulling again may help with these.
+_PASSING = re.compile(
+    r"connection refused|timeout|timed out|EOF|unexpected status code 5|network|temporar", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is here. `digest` names it for good: `name@sha256:...`, or its id where no registry has it."""
+
+    id: str
+    digest: str
+    shell: str
+
+
+class Images:
+    """One for the machine. `control` has short limits, `streams` none."""
+
+    def __init__(self, control: aiodocker.Docker, streams: aiodocker.Docker) -> None:
+        self._control = control
+        self._streams = streams
+        self._known: dict[str, Image] = {}
+        self._pulls: dict[str, asyncio.Lock] = {}
+
+    async def get(self, name: str, say: Callable[[str], None]) -> Image:
+        """The image of that name, pulled if it is not here.
+
+        Raises:
+            AttemptError: it cannot be had, or no command can run in it.
+            DockerError, aiohttp.ClientError, OSError: the daemon does not answer.
+        """
+        found = await self._inspect(name)
+        if found is None:
+            async with self._pulls.setdefault(name, asyncio.Lock()):
+                found = await self._inspect(name)
+                if found is None:
+                    say(f"Pulling the image {name}")
+                    await self._pull(name)
+                    found = await self._inspect(name)
+        if found is None:
+            raise _failed(name, "it is gone again right after it was pulled")
+        image_id = found["Id"]
+        if image_id not in self._known:
+            digests = found.get("RepoDigests") or []
+            shell = await self._shell(name, image_id)
+            self._known[image_id] = Image(image_id, digests[0] if digests else image_id, shell)
+        return self._known[image_id]
+
+    async def _inspect(self, name: str) -> dict[str, Any] | None:
+        try:
+            return await self._control.images.inspect(name)
+        except DockerError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def _pull(self, name: str) -> None:
+        for attempt in range(1, PULLS_MAX + 1):
+            try:
+                pulling = self._streams.images.pull(name, stream=True)
+                async with asyncio.timeout(SILENCE_SECONDS_MAX) as limit:
+                    async for _ in pulling:
+                        limit.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS_MAX)
+            except TimeoutError:
+                problem = "its registry cannot be reached: timeout"
+            except DockerError as error:
+                problem = str(error.message)
+            except aiohttp.ClientError as error:
+                problem = f"the Docker daemon broke off: {error}"
+            else:
+                return
+            log.info("an image cannot be pulled", image=name, attempt=attempt, problem=problem)
+            if attempt == PULLS_MAX or not _PASSING.search(problem):
+                raise _failed(name, cause(problem))
+            await asyncio.sleep(2.0**attempt)
+
+    async def _shell(self, name: str, image_id: str) -> str:
+        """The best shell in an image. A container that never starts is the way to look into it."""
+        config: dict[str, Any] = {"Image": image_id, "Cmd": ["/"], "HostConfig": {"NetworkMode": "none"}}
+        made = await self._control.containers.create(config)
+        try:
+            for shell in SHELLS:
+                if await self._holds(made.id, shell):
+                    return shell
+        finally:
+            await made.delete(force=True, v=True)
+        raise AttemptError(
+            Reason.BUILD_FAILED, f"the image {name} has no shell (/bin/sh), so no command can be run in it"
+        )
+
+    async def _holds(self, container_id: str, path: str) -> bool:
+        try:
+            async with self._control._query(  # noqa: SLF001 -- the library has no name for this call
+                f"containers/{container_id}/archive", "HEAD", params={"path": path}
+            ):
+                return True
+        except DockerError as error:
+            if error.status == 404:
+                return False
+            raise
+
+
+def cause(problem: str) -> str:
+    """Why an image cannot be had, with the daemon's own words behind it."""
+    for pattern, text in _CAUSES:
+        if re.search(pattern, problem, re.IGNORECASE):
+            return f"{text} ({problem})"
+    return problem
+
+
+def _failed(name: str, why: str) -> AttemptError:
+    return AttemptError(Reason.BUILD_FAILED, f"the image {name} cannot be had: {why}")

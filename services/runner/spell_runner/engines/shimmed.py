@@ -1,0 +1,129 @@
+"""What engines have in common whose commands have shims: starting, looking, ending, and finding what was made (shell)."""
+
+import contextlib
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spell_proto import logs
+from spell_proto.state import Intent, Reason
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.engines.server import ShimServer
+from spell_runner.errors import DiscardedError
+from spell_runner.outputs import Changes, in_copy, in_overlay
+from spell_runner.phases import Exit, Look, Status
+from spell_runner.shim import launch, processes
+from spell_runner.shim.launch import Launch
+from spell_runner.workspace import Abort, read_baseline
+
+log = logs.get()
+
+
+class Shimmed:
+    """The part of an engine that goes by what stands in the directory of an attempt."""
+
+    hold_seconds = 0.0
+    talkative = True
+
+    def __init__(self, data: Path, server: ShimServer, grace_seconds: float) -> None:
+        self._data = data
+        self._server = server
+        self._grace_seconds = grace_seconds
+
+    async def open(self) -> None:
+        launch.make_cancellation(self._data)
+        await self._server.open()
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def start(self, directory: Directory) -> None:
+        await self._server.start(directory.path.name)
+
+    # ---- meanwhile -------------------------------------------------------------------------------------------
+
+    def look(self, directory: Directory, *, alive: bool) -> Look:
+        claim = launch.read(directory.base)
+        if claim is None:
+            asked = os.access(directory / launch.LAUNCH, os.F_OK)
+            return Look(Status.ASKED if asked else Status.ABSENT)
+        if claim.pid == 0:
+            return Look(Status.CANCELLED)
+        started = None if claim.started_us is None else _time(claim.started_us)
+        if claim.ending is not None:
+            return Look(Status.EXITED, started, _exit(claim.ending))
+        if alive and not processes.alive(claim.pid, claim.ticks):
+            # It may have written its last line between our two looks.
+            again = launch.read(directory.base)
+            if again is not None and again.ending is not None:
+                return Look(Status.EXITED, started, _exit(again.ending))
+            return Look(Status.LOST, started)
+        return Look(Status.RUNNING, started)
+
+    def cancel(self, directory: Directory) -> None:
+        launch.cancel(directory.base)
+
+    def end(self, directory: Directory, intent: Intent) -> None:
+        order = "kill" if intent is Intent.KILL else f"stop {self._grace_seconds}"
+        # Through a descriptor: the path of the socket itself may be too long for an address.
+        fd = os.open(directory.path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as control:
+                control.sendto(order.encode(), f"/proc/self/fd/{fd}/{launch.CONTROL}")
+        except OSError as error:
+            log.info("a shim cannot be told", attempt=directory.path.name, order=order, problem=repr(error))
+        finally:
+            os.close(fd)
+
+    # ---- after -----------------------------------------------------------------------------------------------
+
+    def touched(self, directory: Directory) -> bool:
+        try:
+            there = [
+                part for part in (launch.UPPER, launch.WORKSPACE) if os.access(directory / part, os.F_OK)
+            ]
+            return not there or any(os.listdir(directory / part) for part in there)  # noqa: PTH208 -- plain strings
+        except PermissionError:
+            # It took the right to look into its workspace away, and so has touched it.
+            return True
+
+    def changes(self, directory: Directory, abort: Abort) -> Changes:
+        told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
+        lower = Path(told.lower)
+        if not os.path.lexists(directory / (launch.UPPER if told.overlay else launch.WORKSPACE)):
+            raise DiscardedError
+        if told.overlay:
+            return in_overlay(Path(directory / launch.UPPER), lower, abort)
+        baseline = read_baseline(Path(directory / BASELINE).read_bytes())
+        return in_copy(Path(directory / launch.WORKSPACE), lower, baseline, abort)
+
+
+def used_code(attempts: Path) -> set[str]:
+    """The trees and objects that the attempts on this machine stand on."""
+    found = set()
+    for told in attempts.glob(f"*/{launch.LAUNCH}"):
+        with contextlib.suppress(OSError, ValueError):
+            said = Launch.decode(told.read_bytes())
+            found |= {said.lower, said.objects}
+    return found
+
+
+def _time(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
+def _exit(ending: launch.Ending) -> Exit:
+    return Exit(
+        at=_time(ending.ended_us),
+        exit_code=ending.exit_code,
+        cause=ending.exit_cause,
+        stdout_bytes=ending.stdout_bytes,
+        stderr_bytes=ending.stderr_bytes,
+        dropped_bytes=ending.dropped_bytes,
+        sha256=ending.sha256,
+        journal_bytes=ending.journal_bytes,
+        error=ending.error,
+        reason=None if ending.reason is None else Reason(ending.reason),
+        message=ending.message,
+    )
