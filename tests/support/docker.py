@@ -1,6 +1,7 @@
 """A Docker daemon for tests: the one that runs, or one of our own where it is installed; and images without a registry."""
 
 import contextlib
+import hashlib
 import http.client
 import io
 import json
@@ -22,11 +23,14 @@ import pytest
 NEEDED = "SPELL_TESTS_NEED_DOCKER"
 SOCKET = Path("/var/run/docker.sock")
 UP_SECONDS_MAX = 60.0
-BASE = "debian:bookworm-slim"
+#: What the base image has beyond a minimal Debian.
+PACKAGES = "python3,python-is-python3,git,ca-certificates,procps"
+RECIPE = hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]
+BASE = f"spell-tests/base:{RECIPE}"
+#: What users get is tested under its own name, unless somebody has the real one here.
+DEFAULT = "debian:bookworm-slim"
 TINY = "alpine:latest"
 EMPTY = "spell-tests/empty:latest"
-#: What the base image has beyond a minimal Debian.
-PACKAGES = "python3,git,ca-certificates,procps"
 
 
 class NoDockerError(Exception):
@@ -165,6 +169,8 @@ def bring_images(daemon: Docker) -> None:
     """Make the images that tests run in, where they are missing."""
     if not daemon.has(BASE):
         daemon.bring(BASE, base_archive().read_bytes(), "CMD bash")
+    if not daemon.has(DEFAULT):
+        daemon.ask("POST", f"/images/{BASE}/tag?repo={DEFAULT.replace(':', '&tag=')}")
     if not daemon.has(TINY):
         daemon.bring(TINY, tiny_archive(), "CMD sh")
     if not daemon.has(EMPTY):
@@ -173,10 +179,10 @@ def bring_images(daemon: Docker) -> None:
 
 def base_archive() -> Path:
     """A small Debian as an archive, made once."""
-    made = cache() / "base.tar"
+    made = cache() / f"base-{RECIPE}.tar"
     if not made.exists():
         if shutil.which("mmdebstrap") is None:
-            raise NoDockerError(f"no image {BASE}, and mmdebstrap, which would make one, is not installed")
+            raise NoDockerError("no image to run in, and mmdebstrap, which would make one, is not installed")
         made.parent.mkdir(parents=True, exist_ok=True)
         new = made.with_name(f"new-{os.getpid()}.tar")
         argv = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(new)]

@@ -31,9 +31,13 @@ def _daemon() -> Iterator[daemons.Docker | str]:
 @pytest.fixture
 def docker(_daemon) -> daemons.Docker:
     """The daemon, which all tests share; without one, the test is skipped with the reason."""
-    if isinstance(_daemon, str):
-        daemons.absent(_daemon)
-    return _daemon
+    return _present(_daemon)
+
+
+def _present(daemon) -> daemons.Docker:
+    if isinstance(daemon, str):
+        daemons.absent(daemon)
+    return daemon
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +54,17 @@ def services(postgres) -> Iterator[room.Services]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def rooms(services):
-    """Machines that tests share, one for each isolation; a test says which it wants."""
+async def rooms(services, request):
+    """Machines that tests share, one for each isolation (docker is one); a test says which it wants."""
     async with AsyncExitStack() as opened:
         made: dict[str, room.Room] = {}
 
         async def get(isolation: str) -> room.Room:
             if isolation not in made:
-                here = room.room(services, SPELL_ISOLATION=isolation, SPELL_SLOTS="8")
+                settings = {"SPELL_ISOLATION": isolation}
+                if isolation == "docker":
+                    settings = room.in_docker(_present(request.getfixturevalue("_daemon")))
+                here = room.room(services, SPELL_SLOTS="8", **settings)
                 made[isolation] = await opened.enter_async_context(here)
             made[isolation].mend()
             return made[isolation]

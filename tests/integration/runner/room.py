@@ -28,7 +28,7 @@ from spell_proto.views import Manifest, RunView, Verdict
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
-from support import git_https, stack
+from support import docker, git_https, stack
 from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
@@ -370,6 +370,18 @@ class Room:
                 for pid in (claim.pid, *processes.descendants(claim.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+
+
+def in_docker(daemon: docker.Docker) -> dict[str, str]:
+    """The settings of a machine whose runs are in containers."""
+    return {
+        "SPELL_ENGINE": "docker",
+        "SPELL_DOCKER_SOCKET": str(daemon.socket),
+        "SPELL_DOCKER_IMAGE": docker.BASE,
+        "SPELL_RUN_MEMORY_BYTES": str(256 << 20),
+        "SPELL_RUN_CPUS": "1.5",
+        "SPELL_RUN_SHM_BYTES": str(32 << 20),
+    }
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ LIFE = ["requested", "building", "running", "saving", "pushing", "complete"]
 ISOLATIONS = [
     "none",
     "unshare",
+    "docker",
     pytest.param(
         "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
     ),
@@ -125,7 +126,7 @@ async def test_live_bytes_are_the_journal_without_gap_or_overlap(rooms):
 UNTIL_TERM = "trap 'echo got term > result; exit 5' TERM; echo up; while :; do sleep 60 & wait; done"
 
 
-@pytest.mark.parametrize("isolation", ["none", "unshare"])
+@pytest.mark.parametrize("isolation", ["none", "unshare", "docker"])
 async def test_a_stop_lets_the_command_finish_and_saves_its_files(rooms, isolation):
     here = await rooms(isolation)
     run_id = await here.create(UNTIL_TERM)
@@ -140,8 +141,9 @@ async def test_a_stop_lets_the_command_finish_and_saves_its_files(rooms, isolati
     await here.assert_whole(view)
 
 
-async def test_a_kill_ends_at_once_and_saves_nothing(rooms):
-    here = await rooms("none")
+@pytest.mark.parametrize("isolation", ["none", "docker"])
+async def test_a_kill_ends_at_once_and_saves_nothing(rooms, isolation):
+    here = await rooms(isolation)
     run_id = await here.create(UNTIL_TERM)
     await here.until_logged(run_id, b"up\n")
 
@@ -245,7 +247,7 @@ async def test_code_that_cannot_be_copied_fails_the_run_and_leaves_no_copy(rooms
     assert "the code could not be copied" in "".join(await here.lines(view.id))
 
 
-@pytest.mark.parametrize("isolation", ["none", "unshare"])
+@pytest.mark.parametrize("isolation", ["none", "unshare", "docker"])
 async def test_a_command_that_cannot_be_started_fails_the_run(rooms, isolation):
     here = await rooms(isolation)
     given = here.front.shelf.code({"file": b"x"}, cwd="file")

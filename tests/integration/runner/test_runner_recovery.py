@@ -16,6 +16,7 @@ from spell_runner.shim import launch
 ISOLATIONS = [
     "none",
     "unshare",
+    "docker",
     pytest.param(
         "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
     ),
@@ -40,8 +41,9 @@ async def test_a_killed_runner_takes_its_run_up_again_and_the_log_is_whole(rooms
     await here.assert_whole(view)
 
 
-async def test_a_command_that_ends_while_no_runner_is_there_is_not_lost(rooms):
-    here = await rooms("none")
+@pytest.mark.parametrize("isolation", ["none", "docker"])
+async def test_a_command_that_ends_while_no_runner_is_there_is_not_lost(rooms, isolation):
+    here = await rooms(isolation)
     run_id = await here.create("echo up; sleep 0.5; echo down; exit 3")
     await here.until_logged(run_id, b"up\n")
 

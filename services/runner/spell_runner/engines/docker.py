@@ -201,6 +201,8 @@ class DockerEngine(Shimmed):
             # Git trusts only what belongs to whom it runs as.
             os.chown(code.repository, uid, gid)
         relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
+        if os.path.lexists(code.lower / relative) and not (code.lower / relative).is_dir():
+            raise AttemptError(Reason.START_FAILED, f"{_SPELL}/{relative}: Not a directory")
         _make_missing(code.lower, Path(directory / launch.UPPER), relative, uid, gid)
         return f"{_SPELL}/{relative}"
 

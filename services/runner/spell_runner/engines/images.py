@@ -12,6 +12,7 @@ from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
 from spell_proto.state import Reason
+from spell_runner.environments import CACHED
 from spell_runner.errors import AttemptError
 
 log = logs.get()
@@ -76,7 +77,9 @@ class Images:
             DockerError, aiohttp.ClientError, OSError: the daemon does not answer.
         """
         found = await self._inspect(name)
-        if found is None:
+        if found is not None:
+            say(CACHED)
+        else:
             async with self._pulls.setdefault(name, asyncio.Lock()):
                 found = await self._inspect(name)
                 if found is None:
