@@ -2,7 +2,9 @@
 """The files a run starts with where no overlay can be mounted: its own copy, and what it looked like at first (shell)."""
 
 import contextlib
+import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -15,6 +17,7 @@ import orjson
 
 # ioctl that makes a file share the blocks of another one until either is written to.
 _FICLONE = 0x40049409
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class AbortedError(Exception):
@@ -95,17 +98,57 @@ def open_readable(path: str) -> int:
 
 
 def remove(path: Path) -> None:
-    """Delete a directory with everything in it, whatever rights its parts have."""
-    try:
+    """Delete a directory with everything in it, whatever rights its parts have and however deep it is."""
+    with contextlib.suppress(OSError, RecursionError):
         shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError:
+    with contextlib.suppress(OSError):
         make_readable(path)
-        for _, entry in walk(path):
-            if entry.is_dir(follow_symlinks=False):
-                make_readable(entry.path)
-        shutil.rmtree(path, ignore_errors=True)
+        _flatten(path)
+        path.rmdir()
+
+
+def _flatten(top: Path) -> None:
+    """Empty a directory level by level, in the room of one: what is deep may have no path that the system takes."""
+    above = os.open(top, _DIRECTORY)
+    try:
+        numbers = itertools.count()
+        while names := os.listdir(above):  # noqa: PTH208 -- by descriptor
+            for name in names:
+                if _is_file(name, above):
+                    os.unlink(name, dir_fd=above)
+                    continue
+                os.chmod(name, 0o700, dir_fd=above)
+                directory = os.open(name, _DIRECTORY, dir_fd=above)
+                try:
+                    _lift(directory, above, numbers)
+                finally:
+                    os.close(directory)
+                os.rmdir(name, dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _lift(directory: int, above: int, numbers: Iterator[int]) -> None:
+    """Remove the files of a directory, and move its directories to the one above."""
+    for name in os.listdir(directory):
+        if _is_file(name, directory):
+            os.unlink(name, dir_fd=directory)
+            continue
+        os.chmod(name, 0o700, dir_fd=directory)
+        while True:
+            try:
+                os.rename(name, f".{next(numbers)}", src_dir_fd=directory, dst_dir_fd=above)
+            except (NotADirectoryError, FileExistsError):
+                continue
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+                continue
+            break
+
+
+def _is_file(name: str, directory: int) -> bool:
+    return not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
 def _entries(directory: Path) -> list[os.DirEntry[str]]:

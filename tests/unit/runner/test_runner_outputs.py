@@ -189,6 +189,26 @@ def test_a_directory_is_removed_whatever_rights_its_parts_have(tmp_path):
     assert not top.exists()
 
 
+def test_a_directory_is_removed_however_deep_it_is(tmp_path):
+    """Deeper than Python calls itself, and than a path can name."""
+    top, here = tmp_path / "top", os.open(tmp_path, os.O_RDONLY)
+    try:
+        os.chdir(tmp_path)
+        for name in ["top", *(["d" * 40, ".0", ".1"] * 1000)]:
+            Path(name).mkdir()
+            os.chdir(name)
+            Path("file").write_text("x")
+            Path("link").symlink_to("/etc")
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+    remove(top)
+
+    assert not top.exists()
+    assert Path("/etc/passwd").exists()
+
+
 def test_an_opaque_directory_hides_what_is_below_it(tmp_path):
     upper, lower = tmp_path / "upper", tmp_path / "lower"
     for path in (lower / "d/old", lower / "d/kept", upper / "d/kept"):
