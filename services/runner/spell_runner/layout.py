@@ -29,16 +29,22 @@ FILES, INDEX, REPOSITORY = "files", "index", ".git"
 LINK_BYTES_MAX = 4095
 PATH_BYTES_MAX = 4096
 NAME_BYTES_MAX = 255
+#: Each level is a descriptor while a tree is laid out.
+PARTS_MAX = 256
 #: Files are this much older than their layer, and their index is younger than all of them: git takes what was changed
 #: in the second in which it looked for unknown, and reads it again each time.
 AGE_SECONDS = 2
 _BAD = frozenset({b"", b".", b".."})
+# What of a file's mode must be as git has it, whatever umask it was made with.
+_TOLD = 0o170500
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Object and mode -> path, size and time of the files that are laid out already. Each is linked to once, so that no
-#: two files of one layer are the same.
-_Laid = dict[tuple[bytes, int], list[tuple[bytes, int, int]]]
+#: Path, size and time of a file that is laid out already.
+_Known = tuple[bytes, int, int]
+#: Object and mode -> the files that are laid out already. Each is linked to once, so that no two files of one layer
+#: are the same.
+_Laid = dict[tuple[bytes, int], list[_Known]]
 
 
 def lay(
@@ -104,7 +110,7 @@ class _Lower:
             if mode == index.SUBMODULE:
                 self._writer.directory(entry.path)
                 found[entry.path] = index.Entry(entry.path, mode, name, 0, 0)
-            elif known and self._writer.hard_link(entry.path, from_root, *known[-1]):
+            elif known and self._writer.hard_link(entry.path, from_root, known[-1], mode):
                 found[entry.path] = index.Entry(entry.path, mode, name, *known.pop()[1:])
             else:
                 missing.append((entry, mode))
@@ -126,9 +132,15 @@ class _Lower:
                         raise TreeRefusedError(f"a link to {size} bytes: {entry.path[:200]!r}")
                     self._writer.link(entry.path, b"".join(iter(contents.read, b"")))
                 else:
-                    chunks = iter(contents.read, b"")
+                    chunks = _until(abort, contents)
                     self._writer.file(entry.path, chunks, executable=mode == index.EXECUTABLE)
                 yield entry, mode, size
+
+
+def _until(abort: Abort, contents: git.Contents) -> Iterator[bytes]:
+    while data := contents.read():
+        abort.check()
+        yield data
 
 
 @cache
@@ -195,8 +207,9 @@ class TreeWriter:
         except FileExistsError:
             raise _twice(path) from None
 
-    def hard_link(self, path: bytes, from_root: bytes, source: bytes, size: int, mtime: int) -> bool:
-        """The file `source` below another root once more; False where it is not any more what it was."""
+    def hard_link(self, path: bytes, from_root: bytes, known: _Known, mode: int) -> bool:
+        """A file below another root once more; False where it is not any more what it was."""
+        source, size, mtime = known
         directory, name = self._enter(path)
         try:
             os.link(from_root + source, name, dst_dir_fd=directory, follow_symlinks=False)
@@ -207,7 +220,8 @@ class TreeWriter:
             return False
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         whole = status.st_mtime_ns == mtime * 10**9 and status.st_size == size
-        if whole and stat.S_ISREG(status.st_mode):
+        wanted = stat.S_IFREG | 0o500 if mode == index.EXECUTABLE else stat.S_IFREG | 0o400
+        if whole and status.st_mode & _TOLD == wanted:
             return True
         os.unlink(name, dir_fd=directory)
         return False
@@ -248,7 +262,10 @@ def checked_parts(path: bytes) -> list[bytes]:
     Raises:
         TreeRefusedError: it is absolute, or leads out, or into what git keeps for itself.
     """
-    return [_checked_part(part, path) for part in path.split(b"/")]
+    parts = path.split(b"/")
+    if len(parts) > PARTS_MAX:
+        raise TreeRefusedError(f"a path of more than {PARTS_MAX} parts: {path[:200]!r}")
+    return [_checked_part(part, path) for part in parts]
 
 
 def _checked_part(part: bytes, path: bytes) -> bytes:

@@ -62,8 +62,20 @@ def fits(skeleton: str, store: Store, commit: str) -> bool:
 
 
 def make(place: Path, skeleton: Path, store: Store, commit: str, root_directory: str) -> None:
-    """Put it together, all at once. What was there before did not fit any more, so nobody uses it."""
+    """Put it together, all at once. What was there before did not fit any more; a run that began with it keeps it."""
     new = Path(tempfile.mkdtemp(prefix=".new-", dir=place))
+    try:
+        _fill(new, place, store, commit, root_directory)
+        if skeleton.exists():
+            # The tree goes when no run stands on it any more, and this with it.
+            skeleton.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=place)) / skeleton.name)
+        new.rename(skeleton)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def _fill(new: Path, place: Path, store: Store, commit: str, root_directory: str) -> None:
     new.chmod(0o755)
     os.link(store.ref(commit), new / "HEAD")
     os.link(place / layout.INDEX, new / "index")
@@ -76,9 +88,6 @@ def make(place: Path, skeleton: Path, store: Store, commit: str, root_directory:
         (new / "shallow").write_text("".join(f"{cut}\n" for cut in sorted(shallow)))
     (new / "objects").mkdir()
     (new / "refs").mkdir()
-    if skeleton.exists():
-        shutil.rmtree(skeleton)
-    new.rename(skeleton)
 
 
 def copy(skeleton: Path, objects: Path, target: Path) -> None:

@@ -14,7 +14,6 @@ before. Nothing is synced: after a reboot all stores are made anew, as the trees
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -30,7 +29,7 @@ from spell_proto.errors import UnavailableError
 from spell_proto.http import Caller
 from spell_proto.spec import CodeLocation
 from spell_proto.views import PackAsked, PackHead
-from spell_runner import git
+from spell_runner import git, workspace
 from spell_runner.errors import StoreDamagedError, TreeRefusedError
 
 log = logs.get()
@@ -79,8 +78,9 @@ class Store:
     def youngest(self) -> tuple[str, ...]:
         """Commits that are here, those that came last first."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.path / "refs/commits") as found:
-            by_age = sorted(((entry.stat().st_mtime_ns, entry.name) for entry in found), reverse=True)
-            return tuple(name for _, name in by_age[:HAVE_MAX])
+            # A leading dot has what somebody who was killed did not finish writing.
+            by_age = [(entry.stat().st_mtime_ns, entry.name) for entry in found if entry.name[0] != "."]
+            return tuple(name for _, name in sorted(by_age, reverse=True)[:HAVE_MAX])
         return ()
 
     def make(self, commit: str) -> None:
@@ -106,7 +106,7 @@ class Store:
 
     def forget_commits(self) -> None:
         """Have everything come again. Objects stay: a run may be reading them."""
-        for ref in (self.path / "refs/commits").iterdir():
+        for ref in (self.path / "refs/commits").glob("*"):
             ref.unlink()
 
     def pack(self) -> None:
@@ -126,11 +126,18 @@ class Store:
             start_new_session=True,
         )
 
+    def drop_half_packs(self) -> None:
+        """Remove what git leaves of a pack that did not come whole. Should it be one that is being made of many, those
+        many stay.
+        """
+        for path in (self.objects / "pack").glob("tmp_*"):
+            path.unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Remove what a process that was killed has left: it is old, and no pack that git knows."""
-        for path in self.path.glob("shallow-*"):
+        for path in (*self.path.glob("shallow-*"), *self.path.glob("refs/commits/.new-*")):
             path.unlink(missing_ok=True)
-        for path in (self.objects / "pack").iterdir():
+        for path in (self.objects / "pack").glob("*"):
             known = path.suffix == ".idx" or path.with_suffix(".idx").exists()
             if not known and time.time() - path.stat().st_mtime > LEFT_SECONDS:
                 path.unlink(missing_ok=True)
@@ -148,7 +155,7 @@ class Stores:
         """Remove what an earlier runner has left half done."""
         for path in self._directory.iterdir():
             if path.name.startswith("."):
-                shutil.rmtree(path, ignore_errors=True)
+                workspace.remove(path)
             else:
                 Store(path).sweep()
 
@@ -171,11 +178,12 @@ class Stores:
         async with store.lock:
             commits = [code.commit] if code.snapshot is None else [code.commit, code.snapshot]
             missing = [commit for commit in commits if not store.ref(commit).exists()]
-            if not missing:
-                return
-            store.make(code.commit)
+            if missing:
+                store.make(code.commit)
             # Old as it may be, it is not evicted now.
             os.utime(store.path)
+            if not missing:
+                return
             began = time.monotonic()
             asked = PackAsked(want=tuple(missing), have=store.youngest())
             async with self._storage.open(
@@ -229,6 +237,8 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+            if process.returncode != 0:
+                store.drop_half_packs()
     return told
 
 

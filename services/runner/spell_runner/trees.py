@@ -18,7 +18,7 @@ from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.spec import CodeLocation
 from spell_proto.state import Reason
-from spell_runner import layout, skeleton
+from spell_runner import layout, skeleton, workspace
 from spell_runner.errors import AttemptError, StoreDamagedError, TreeRefusedError
 from spell_runner.stores import Store, Stores
 from spell_runner.workspace import Abort
@@ -66,13 +66,13 @@ class Trees:
     def forget(self) -> None:
         """Remove all trees and stores: after a power cut, a file may have its name but not its bytes."""
         for directory in (self._trees_path, self._stores_path):
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(mode=0o700)
+            workspace.remove(directory)
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def sweep(self) -> None:
         """Remove what an earlier runner has left half done."""
-        for path in self._trees_path.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in (*self._trees_path.glob(".*"), *self._trees_path.glob("*/.new-*")):
+            workspace.remove(path)
         self._stores.sweep()
 
     async def get(self, owner_id: int, code: CodeLocation, waits: Callable[[], None]) -> Code:
@@ -92,6 +92,8 @@ class Trees:
                 continue
             self._making[place.name] = making = asyncio.get_running_loop().create_future()
             try:
+                if _is_full(self._trees_path):
+                    await self._evict()
                 await self._make(owner_id, code, place, store, repository, waits)
             finally:
                 del self._making[place.name]
@@ -149,7 +151,7 @@ class Trees:
         abort = Abort()
 
         def work() -> None:
-            shutil.rmtree(new, ignore_errors=True)
+            workspace.remove(new)
             new.mkdir(mode=0o755)
             earlier = _youngest(self._trees_path, store.path.name)
             layout.lay(store.path, code.tree, new, code.root_directory, earlier, abort)
@@ -157,7 +159,7 @@ class Trees:
         try:
             await _in_thread(work, abort)
         except BaseException:
-            await asyncio.to_thread(shutil.rmtree, new, ignore_errors=True)
+            await asyncio.to_thread(workspace.remove, new)
             raise
         new.rename(place)
 
@@ -179,8 +181,7 @@ class Trees:
             in_use = await asyncio.to_thread(self._in_use)
             surplus = len(by_age) - KEPT_MAX
             for used, path in by_age:
-                disk = shutil.disk_usage(paths)
-                if surplus <= 0 and disk.free >= DISK_FREE_SHARE_MIN * disk.total:
+                if surplus <= 0 and not _is_full(paths):
                     break
                 if _used(path, in_use) or time.time() - used < FRESH_SECONDS:
                     continue
@@ -189,7 +190,7 @@ class Trees:
                 if path.stat().st_mtime == used:
                     log.info("code makes room", path=path.name)
                     path.rename(gone)
-                    await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
+                    await asyncio.to_thread(workspace.remove, gone)
                     surplus -= 1
 
 
@@ -203,6 +204,11 @@ def _youngest(directory: Path, store: str) -> tuple[Path, str] | None:
                 if root.name != layout.REPOSITORY:
                     return place, root.name
     return None
+
+
+def _is_full(path: Path) -> bool:
+    disk = shutil.disk_usage(path)
+    return disk.free < DISK_FREE_SHARE_MIN * disk.total
 
 
 def _by_age(directory: Path) -> list[tuple[float, Path]]:

@@ -14,6 +14,7 @@ from spell_proto.spec import CodeLocation
 from spell_proto.state import Reason
 from spell_runner import stores, trees, workspace
 from spell_runner.errors import AttemptError
+from spell_runner.stores import Stores
 from spell_runner.trees import Trees
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,6 +94,7 @@ async def test_a_pack_that_breaks_off_is_asked_for_again(shop, cut):
 
     assert (code.lower / "repo/b").read_bytes() == b"x"
     assert len(shop.shelf.asked) == 2
+    assert not list((shop.data / "stores/1-1/objects/pack").glob("tmp_*"))
 
 
 async def test_a_wait_for_a_pack_can_be_ended_and_harms_nothing(shop):
@@ -239,9 +241,11 @@ async def test_what_a_death_left_half_done_is_swept_away(shop):
         store / "objects/pack/tmp_pack_old",
         store / "objects/pack/pack-without-index.pack",
         store / "shallow-left",
+        store / "refs/commits/.new-left",
+        code.repository.with_name(".new-left"),
     ]
     for path in left:
-        path.mkdir(parents=True) if path.parts[-2] != "pack" and path != left[-1] else path.write_bytes(b"x")
+        path.write_bytes(b"x") if path in left[2:6] else path.mkdir(parents=True)
     for path in left[2:4]:
         os.utime(path, (1, 1))
     young = store / "objects/pack/tmp_pack_young"
@@ -264,6 +268,34 @@ async def test_objects_without_a_note_that_they_are_whole_come_again(shop):
     assert len(shop.shelf.asked) == 2
     ran = await shop.run("git rev-parse HEAD", given)
     assert ran.lines == [given["commit"]]
+
+
+async def test_a_note_that_was_only_begun_is_no_commit(shop):
+    first = shop.shelf.code({"a": b"1"})
+    await get(shop, first)
+    (shop.data / "stores/1-1/refs/commits" / f".new-{'1' * 40}").write_text("")
+    second = shop.shelf.code({"a": b"2"}, first["commit"])
+
+    await get(shop, second)
+
+    assert shop.shelf.asked[-1]["have"] == [first["commit"]]
+
+
+async def test_a_run_keeps_the_repository_it_began_with_when_objects_come_again(shop):
+    given = shop.shelf.code({"a": b"x"})
+    code = await get(shop, given)
+    store = shop.data / "stores/1-1"
+    seen = os.open(code.repository, os.O_RDONLY)
+    try:
+        (store / "refs/commits" / given["commit"]).unlink()
+
+        assert await get(shop, given) == code
+
+        assert not code.repository.samefile(f"/proc/self/fd/{seen}")
+        there = {path.name for path in Path(f"/proc/self/fd/{seen}").iterdir()}
+        assert there >= {"HEAD", "config", "index"}
+    finally:
+        os.close(seen)
 
 
 async def test_after_a_reboot_everything_is_made_anew(shop):
@@ -296,6 +328,35 @@ async def test_what_was_not_used_for_long_makes_room_but_nothing_that_an_attempt
     assert {path.name for path in (shop.data / "stores").iterdir()} == {"1-1", "1-3"}
     workspace.remove(ran.directory.path)
     assert (await get(shop, unused)).lower.is_dir()
+
+
+async def test_a_store_that_is_about_to_be_read_is_not_old(shop):
+    given = shop.shelf.code({"a": b"x"})
+    await get(shop, given)
+    os.utime(shop.data / "stores/1-1", (1, 1))
+
+    again = Stores(shop.data / "stores", shop.caller)
+    await again.fill(again.get(1, 1), 1, CodeLocation(**given))
+
+    assert (shop.data / "stores/1-1").stat().st_mtime > 1
+
+
+async def test_a_disk_that_is_full_is_made_room_on_before_something_comes(shop, monkeypatch):
+    await get(shop, {**shop.shelf.code({"a": b"1"}), "repository_id": 2})
+    for path in [*(shop.data / "trees").iterdir(), *(shop.data / "stores").iterdir()]:
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(trees, "DISK_FREE_SHARE_MIN", 1.1)
+    answer, there = shop.shelf.pack, []
+
+    async def seen(body):
+        there.extend(path.name for path in (shop.data / "stores").iterdir())
+        return await answer(body)
+
+    shop.shelf.pack = seen
+    await get(shop, shop.shelf.code({"a": b"2"}))
+    shop.shelf.pack = answer
+
+    assert there == ["1-1"]
 
 
 @pytest.mark.parametrize("gone", ["trees", "stores"])

@@ -166,15 +166,19 @@ def test_no_two_files_of_a_tree_are_one(lay, shelf):
     assert len({file.stat().st_ino for file in files}) == 4
 
 
-@pytest.mark.parametrize("harm", ["content", "mode", "gone", "link", "index", "everything"])
+@pytest.mark.parametrize("harm", ["time", "size", "mode", "gone", "link", "index", "everything"])
 def test_files_that_somebody_has_touched_are_written_anew(lay, shelf, harm):
     earlier = lay({"file": b"content", "other": b"other"})
     file = earlier / "files/repo/file"
     match harm:
-        case "content":
+        case "time":
             file.write_bytes(b"CONTENT")
-        case "mode":
+        case "size":
+            before = file.stat().st_mtime_ns
             file.write_bytes(b"longer content")
+            os.utime(file, ns=(before, before))
+        case "mode":
+            file.chmod(0o755)
         case "gone":
             file.unlink()
         case "link":
@@ -190,6 +194,7 @@ def test_files_that_somebody_has_touched_are_written_anew(lay, shelf, harm):
 
     status(place, shelf, tree)
     assert (place / "files/repo/file").read_bytes() == b"content"
+    assert (place / "files/repo/file").stat().st_mode & 0o111 == 0
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------
@@ -198,7 +203,7 @@ def test_files_that_somebody_has_touched_are_written_anew(lay, shelf, harm):
 @pytest.mark.parametrize(
     "path",
     [b"", b"/etc/passwd", b"../x", b"a/../../x", b"a/./b", b"a//b", b"a/", b".git/config", b".GIT/hooks/x",
-     b"a/.Git/x", b"a\0b", b"x" * 256, b"d/" * 2100 + b"x"],
+     b"a/.Git/x", b"a\0b", b"x" * 256, b"d/" * 2100 + b"x", b"d/" * 256 + b"x"],
 )  # fmt: skip
 def test_a_path_that_leads_out_or_that_cannot_be_is_refused(path):
     with pytest.raises(TreeRefusedError):
