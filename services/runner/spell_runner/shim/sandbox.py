@@ -54,7 +54,7 @@ def enter(launch: Launch) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in launch.read_only}
     repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
-    workspace = _workspace_layers(launch) if launch.overlay else None
+    layers = _open_layers(launch) if launch.overlay else ()
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
     temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
     root = launch.root
@@ -66,15 +66,18 @@ def enter(launch: Launch) -> None:
     os.mkdir("tmp")
     linux.mount(_fd(temporary), "tmp", None, linux.MS_BIND)
     os.mkdir("spell")
-    if workspace is None:
-        linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
+    if layers:
+        _mount_overlay("spell", layers)
     else:
-        linux.mount("overlay", "spell", "overlay", linux.MS_NOSUID | linux.MS_NODEV, workspace)
+        linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
     for at, fd in repository.items():
         linux.mount(_fd(fd), at[1:], None, linux.MS_BIND)
     for at in repository:
         _make_read_only(at[1:])
     _hide(launch, held)
+    # They lead to what the command may not write to, and it may look at what process 1 holds open.
+    for fd in (*held.values(), *repository.values(), *layers, plain, temporary):
+        os.close(fd)
     os.mkdir("proc")
     linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.mount(
@@ -90,11 +93,16 @@ def _fd(fd: int) -> str:
     return f"/proc/self/fd/{fd}"
 
 
-def _workspace_layers(launch: Launch) -> str:
+def _open_layers(launch: Launch) -> tuple[int, ...]:
+    return tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (launch.lower, UPPER, WORK))
+
+
+def _mount_overlay(target: str, layers: tuple[int, ...]) -> None:
     # By descriptor: no path needs escaping, and none is too long for the options of a mount.
-    lower, upper, work = (os.open(path, os.O_PATH) for path in (launch.lower, UPPER, WORK))
+    lower, upper, work = map(_fd, layers)
     # Volatile: the end of a run would otherwise wait until the host's whole disk has been written out.
-    return f"lowerdir={_fd(lower)},upperdir={_fd(upper)},workdir={_fd(work)},userxattr,volatile"
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
+    linux.mount("overlay", target, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
 
 
 def _bind_host() -> None:
@@ -155,8 +163,10 @@ def mount_workspace(launch: Launch) -> None:
     """In a user and mount namespace of this process, mount the overlay on the attempt's directory `spell`."""
     linux.unshare_user(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-    layers = _workspace_layers(launch)
-    linux.mount("overlay", WORKSPACE, "overlay", linux.MS_NOSUID | linux.MS_NODEV, layers)
+    layers = _open_layers(launch)
+    _mount_overlay(WORKSPACE, layers)
+    for fd in layers:
+        os.close(fd)
 
 
 def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
