@@ -175,3 +175,16 @@ def _key_once_known(stack, run_id: str) -> str:
 
     until(known, 30, lambda: f"run {run_id} has no environment")
     return found[0]
+
+
+def test_an_environment_that_was_damaged_on_the_disk_is_built_again(stack, project):
+    first = stack.spell("run", "--pip", "beta", "python", "-c", SHOW, cwd=project)
+    environment = stack.data / "builder" / "environments" / key_of(stack, number(first))
+    module = next(environment.glob("lib/python*/site-packages/alpha.py"))
+    module.chmod(0o644)
+    module.write_text("VERSION = 'evil'\n")
+
+    again = stack.spell("run", "-v", "--pip", "beta", "python", "-c", SHOW, cwd=project)
+
+    assert "alpha 1.0" in again.stdout.splitlines(), again
+    assert key_of(stack, number(again)) == environment.name

@@ -47,7 +47,7 @@ async def main(stop: asyncio.Event) -> None:
                 directories,
                 requests,
                 tasks,
-                soundness=Soundness(directories, requests.recorded, given.environment_check_seconds),
+                soundness=Soundness(directories, requests.recorded, given.environment_check_share),
                 built=built.set,
                 builds_max=given.builds_max,
                 grace_seconds=given.unawaited_seconds,

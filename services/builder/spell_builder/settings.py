@@ -13,7 +13,7 @@ class Settings:
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
-    first. An environment is looked at for damage before it is used, once in `environment_check_seconds`.
+    first. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
     """
 
     data_dir: str
@@ -25,5 +25,5 @@ class Settings:
     unawaited_seconds: float = 10.0
     scheduler_url: str = ""
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
-    environment_check_seconds: float = 10.0
+    environment_check_share: float = within(0.05, 0.001, 1000.0)
     index_hosts: str = ""

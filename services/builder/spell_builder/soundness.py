@@ -24,25 +24,33 @@ _BYTE_CODE = "__pycache__"
 
 
 class Soundness:
-    """One for all environments of a builder. An environment is looked at once in `seconds`."""
+    """One for all environments of a builder. Looking at one takes at most `share` of the time: small environments
+    are looked at before nearly every use, large ones every few seconds.
+    """
 
     def __init__(
-        self, directories: Directories, recorded: Callable[[str], Awaitable[list[str]]], seconds: float
+        self, directories: Directories, recorded: Callable[[str], Awaitable[list[str]]], share: float
     ) -> None:
         self._directories = directories
         self._recorded = recorded
-        self._seconds = seconds
-        self._looked_at: dict[str, float] = {}
+        self._share = share
+        #: key -> until when it is believed to be sound, by the monotonic clock
+        self._believed: dict[str, float] = {}
 
     def just_built(self, key: str) -> None:
         """Take the stamp of an environment that nobody has used yet. Call it on a thread."""
+        begun = time.monotonic()
         self._directories.stamp(key).write_text(_stamp(self._directories.path(key)))
-        self._looked_at[key] = time.monotonic()
+        self._believe(key, begun)
+
+    def _believe(self, key: str, begun: float) -> None:
+        now = time.monotonic()
+        self._believed[key] = now + (now - begun) / self._share
 
     async def damage(self, key: str) -> str | None:
         """What is wrong with an environment that is complete; None where it is what was built."""
-        now = time.monotonic()
-        if now - self._looked_at.get(key, -self._seconds) < self._seconds:
+        begun = time.monotonic()
+        if begun < self._believed.get(key, 0.0):
             return None
         stamp = await asyncio.to_thread(_stamp, self._directories.path(key))
         kept = None
@@ -54,7 +62,8 @@ class Soundness:
             if problem is not None:
                 return problem
             self._directories.stamp(key).write_text(stamp)
-        self._looked_at[key] = now
+            begun = time.monotonic()  # reading it all is not how long a look takes
+        self._believe(key, begun)
         return None
 
     def _read(self, key: str, recorded: list[str], kept: str | None, stamp: str) -> str | None:

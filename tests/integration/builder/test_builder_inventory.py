@@ -162,7 +162,7 @@ async def test_what_was_removed_for_room_is_built_again_the_same(builder, active
 
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_damaged_environment_is_built_again_before_it_is_used(builder, restart):
-    builder.environment["SPELL_ENVIRONMENT_CHECK_SECONDS"] = "0"
+    builder.environment["SPELL_ENVIRONMENT_CHECK_SHARE"] = "1000"
     await builder.end()
     await builder.start()
     ready = (await builder.ensure("alpha")).ready
@@ -182,7 +182,7 @@ async def test_a_damaged_environment_is_built_again_before_it_is_used(builder, r
 
 
 async def test_an_environment_that_was_only_touched_is_used_as_it_is(builder):
-    builder.environment["SPELL_ENVIRONMENT_CHECK_SECONDS"] = "0"
+    builder.environment["SPELL_ENVIRONMENT_CHECK_SHARE"] = "1000"
     await builder.end()
     await builder.start()
     ready = (await builder.ensure("alpha")).ready
