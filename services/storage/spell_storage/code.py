@@ -80,6 +80,11 @@ class Code:
         rows = await self._pool.fetch(_SQL["repositories_of"], owner_id)
         return tuple(self._repository(row) for row in rows)
 
+    async def takes_pushes(self, owner_id: int, repository_id: int) -> bool:
+        """Whether an owner has a repository that can be pushed to."""
+        row = await self._pool.fetchrow(_SQL["repository_of"], owner_id, repository_id)
+        return row is not None and row["root_commit"] is not None
+
     async def for_push(self, owner_id: int, repository_id: int) -> Path | None:
         """The path of an owner's repository, or None when there is no such that can be pushed to."""
         row = await self._pool.fetchrow(_SQL["repository_of"], owner_id, repository_id)

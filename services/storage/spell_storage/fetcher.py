@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from spell_proto import checks, logs
-from spell_proto.errors import NotFoundError, shown
+from spell_proto.errors import NotFoundError, UnavailableError, shown
 from spell_proto.spec import GithubSource
 from spell_proto.views import Commit
 from spell_storage import git
@@ -205,10 +205,12 @@ class Fetcher:
                 await self._remote.fetch(url, login, path, (refspec,), report, held)
             # Thousands of refs as files would slow down every look at them.
             await self._git.run(path, "pack-refs", "--all", held=held)
-        except FetchError as error:
+        except (FetchError, UnavailableError, asyncio.CancelledError) as error:
             # What was received until then: nobody else writes here.
             await asyncio.to_thread(git.clear_temporary, path)
-            if lone is not None and error.code == "fetch_failed" and not error.passing:
+            if not isinstance(error, FetchError) or lone is None:
+                raise
+            if error.code == "fetch_failed" and not error.passing:
                 raise FetchError("ref_not_found", f"{url}: there is no commit {lone}") from error
             raise
 

@@ -361,11 +361,30 @@ def in_index(path: Path, wanted: bytes) -> bool:
     return False
 
 
+def incoming(repository: Path) -> list[Path]:
+    """Where pushes lie before they are accepted. git leaves what a push has brought when the client goes away."""
+    return list((repository / "objects").glob("tmp_objdir-incoming-*"))
+
+
+def has_abandoned(repository: Path, before: float) -> bool:
+    """Whether something was left half written before then."""
+    for left in _temporary(repository):
+        with contextlib.suppress(FileNotFoundError):
+            if left.lstat().st_mtime < before:
+                return True
+    return False
+
+
 def clear_temporary(repository: Path) -> None:
     """Remove what killed processes have left half written. Only while nobody writes."""
-    objects = repository / "objects"
-    for left in (*objects.glob("tmp_*"), *objects.glob("pack/tmp_*"), *objects.glob("??/tmp_obj_*")):
+    for left in _temporary(repository):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+
+
+def _temporary(repository: Path) -> Iterator[Path]:
+    objects = repository / "objects"
+    for pattern in ("tmp_*", "pack/tmp_*", "??/tmp_obj_*"):
+        yield from objects.glob(pattern)

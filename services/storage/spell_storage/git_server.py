@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from spell_proto.http import Caller
 from spell_proto.spec import Shape
 from spell_storage import git
 from spell_storage.code import Code
+from spell_storage.locks import BusyError
 from spell_storage.ssh_relay import Relay
 
 log = logs.get()
@@ -34,6 +36,8 @@ PUSHES_PER_OWNER = 4
 DRAIN_SECONDS_MAX = 10.0
 #: A repository's refs are tidied every so many pushes.
 _TIDY_EVERY = 64
+#: A git process that was killed holds its locks for a moment.
+_LAST_BREATH_SECONDS = 0.5
 
 # Exactly what git sends for a remote URL of ours; nothing of it reaches the file system but two numbers.
 _COMMAND = re.compile(
@@ -129,18 +133,35 @@ class GitServer:
             process.stderr.write(b"spell: only git push is possible here\n")
             return 128
         repository_id = int(wanted["repository"])
-        if int(wanted["owner"]) != owner_id:
+        # Asked before anything is made in its name, be it a lock.
+        if int(wanted["owner"]) != owner_id or not await self._code.takes_pushes(owner_id, repository_id):
             process.stderr.write(b"spell: no such repository\n")
             return 128
+        status = 1
         try:
             # Nothing is removed from a repository while it is pushed to, not even the repository.
             using = self._git.locks.using(repository_id, seconds=self.limits.push_seconds)
             own = self._turns.setdefault(owner_id, asyncio.Semaphore(PUSHES_PER_OWNER))
             async with asyncio.timeout(self.limits.push_seconds), own, self._pushes, using as held:
-                return await self._receive(process, owner_id, repository_id, held)
+                status = await self._receive(process, owner_id, repository_id, held)
+                return status
         except TimeoutError:
             process.stderr.write(b"spell: the push took too long\n")
             return 1
+        finally:
+            await self._clear_incoming(owner_id, repository_id, 0.0 if status == 0 else _LAST_BREATH_SECONDS)
+
+    async def _clear_incoming(self, owner_id: int, repository_id: int, seconds: float) -> None:
+        """Remove what pushes have left that broke off; while there are others, that is left to the last of them."""
+        path = self._git.path(owner_id, repository_id)
+        if not git.incoming(path):
+            return
+        try:
+            async with self._git.locks.using(repository_id, alone=True, seconds=seconds):
+                for left in git.incoming(path):
+                    await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+        except BusyError:
+            return
 
     async def _receive(
         self, process: asyncssh.SSHServerProcess[bytes], owner_id: int, repository_id: int, held: int

@@ -136,11 +136,14 @@ class Housekeeping:
         old = [row["commit"] for row in rows]
         going = sorted(set(old) - await self._in_use(repository.owner_id, old)) if old else []
         there = repository.path.is_dir()
-        if not (going or unused or (there and collect.wants_packing(repository.path))):
+        abandoned = there and git.has_abandoned(repository.path, time.time() - ABANDONED_SECONDS)
+        if not (going or unused or abandoned or (there and collect.wants_packing(repository.path))):
             return Collected()
         async with self._git.locks.working(repository.id) as working:
             using = self._git.locks.using(repository.id, alone=True, seconds=PATIENCE_SECONDS)
             async with using as held:
+                if abandoned:
+                    await asyncio.to_thread(git.clear_temporary, repository.path)
                 collected = await self._let_go(repository, before, going, (working, held))
             if collected.repositories or not there:
                 return collected

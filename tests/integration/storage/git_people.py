@@ -1,5 +1,6 @@
 """People with keys and repositories on their disks, who push with the real git and ssh clients."""
 
+import asyncio
 import itertools
 import json
 import os
@@ -180,3 +181,40 @@ async def files_of(api, person, repository, commit):
             if kind == "blob":
                 files[path] = (mode, git_in(directory, "cat-file", "blob", blob))
     return files
+
+
+class HalfPush:
+    """A push by hand that stops in the middle of its pack, and goes on when told so."""
+
+    def __init__(self, person, repository, commit):
+        objects = person.git("rev-list", "--objects", commit).stdout
+        packing = ["git", "-C", person.directory / "work", "pack-objects", "--stdout", "-q"]
+        names = b"".join(line.split()[0] + b"\n" for line in objects.splitlines())
+        pack = subprocess.run(packing, input=names, env=ENVIRONMENT, capture_output=True, check=True).stdout
+        words = f"git-receive-pack '/{person.owner_id}/{repository.id}.git'"
+        self.process = subprocess.Popen(
+            ["ssh", *person.ssh_options, "-p", str(person.port), "git@127.0.0.1", words],
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        while (size := int(self.process.stdout.read(4), 16)) != 0:
+            self.process.stdout.read(size - 4)
+        line = f"{'0' * 40} {commit} refs/heads/br_{commit}\0 report-status".encode()
+        self.process.stdin.write(b"%04x%b0000" % (len(line) + 4, line) + pack[:-100])
+        self.process.stdin.flush()
+        self.rest = pack[-100:]
+
+    def finish(self):
+        """Send the rest; what the server reports, and the exit status."""
+        report = self.process.communicate(self.rest, timeout=20)[0]
+        return report, self.process.returncode
+
+
+async def until_incoming(storage, person, repository):
+    """Wait until git has begun to take a pack in."""
+    kept = storage.data / "git" / str(person.owner_id) / f"{repository.id}.git"
+    async with asyncio.timeout(20):
+        while not list(kept.glob("objects/*incoming*")):
+            await asyncio.sleep(0.01)

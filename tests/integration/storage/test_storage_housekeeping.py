@@ -224,6 +224,25 @@ async def test_what_a_crash_has_left_goes(room):
     assert fresh.exists()
 
 
+async def test_what_a_crash_has_left_goes_where_all_else_is_in_use(room):
+    names = room.history(3, 7)
+    await room.push(names)
+    old = time.time() - 2 * DAY
+    left = room.path / "objects" / "tmp_objdir-incoming-x"
+    fresh = room.path / "objects" / "pack" / "tmp_pack_y"
+    left.mkdir()
+    fresh.write_bytes(b"x")
+    await room.keep_house(names)
+    kept = left.exists()
+    os.utime(left, (old, old))
+
+    await room.keep_house(names)
+
+    assert kept
+    assert not left.exists()
+    assert all(room.is_whole(name) for name in names)
+
+
 async def test_pushes_go_on_while_house_is_kept(postgres, own_storage, tmp_path):
     """Each push needs objects that the one before it had and that are being removed."""
     person = own_storage.person(tmp_path / "one")
