@@ -77,7 +77,7 @@ ACTIVE: frozenset[RunState] = frozenset(state for state in RunState if state not
 #: States in which the user's command has not started yet.
 BEFORE_RUNNING: frozenset[RunState] = frozenset({S.REQUESTED, S.BUILDING, S.MOUNTING})
 
-#: Final states whose files are kept as runs/N.
+#: Final states whose files are kept as runs/N; those of others only with a reason that keeps them.
 SAVED: frozenset[RunState] = frozenset({S.COMPLETE, S.STOPPED})
 
 
@@ -125,6 +125,9 @@ class Reason(StrEnum):
     UNKILLABLE = "unkillable"
     SPOT_RECLAIMED = "spot_reclaimed"
 
+
+#: A run that fails with one of these keeps its files: it had come to its end, and they may say why.
+KEEPING_FILES: frozenset[Reason] = frozenset({Reason.OOM, Reason.DISK_QUOTA})
 
 #: reason -> the phase it belongs to; `None` where it can strike in any phase.
 REASON_PHASE: dict[Reason, RunState | None] = {

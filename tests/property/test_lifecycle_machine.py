@@ -176,6 +176,9 @@ class LifeOfARun(RuleBasedStateMachine):
         elif self.phase == "saving":
             self.step(OutputsSaved(at=self.now, manifest="d" * 64, files=1, bytes=1))
             self.phase = "pushing"
+        elif fails:
+            self.step(AttemptFailed(at=self.now, reason=Reason.OOM, message="too much", log=LOG))
+            self.phase = "over"
         else:
             self.step(AttemptFinished(at=self.now, log=LOG))
             self.phase = "over"
@@ -304,8 +307,11 @@ class LifeOfARun(RuleBasedStateMachine):
             assert run.exit_cause == "stop"
             assert Intent.STOP in self.asked
             assert run.manifest is not None
-        if run.state in {RunState.KILLED, RunState.FAILED}:
+        if run.state in {RunState.KILLED, RunState.FAILED} and run.reason is not Reason.OOM:
             assert run.manifest is None, "nothing of a killed or failed run is shown"
+        if run.reason is Reason.OOM:
+            assert run.state is RunState.FAILED
+            assert run.manifest is not None, "what a run had made when its memory was used up is shown"
         if run.state is RunState.KILLED:
             assert run.intent is not Intent.RUN
             by_kill = run.intent is Intent.KILL

@@ -7,12 +7,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,9 +113,65 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+class Own(Docker):
+    """A daemon that is started and ended here, with a containerd of its own, which goes on while the daemon is away."""
+
+    def __init__(self, directory: Path, data: Path) -> None:
+        super().__init__(directory / "d.sock")
+        self._directory = directory
+        self._data = data
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._containerd: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start it, and wait until it answers."""
+        place = self._directory
+        if self._containerd is None:
+            config = place / "containerd.toml"
+            config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+            argv = ["containerd", "--config", str(config), "--address", f"{place}/c.sock"]
+            argv += ["--root", str(self._data / "own-containerd"), "--state", f"{place}/containerd"]
+            self._containerd = self._started(argv)
+            _until((place / "c.sock").exists, self._containerd, place)
+        argv = ["dockerd", "--host", f"unix://{self.socket}", "--data-root", str(self._data)]
+        argv += [
+            "--exec-root",
+            f"{place}/exec",
+            "--pidfile",
+            f"{place}/pid",
+            "--containerd",
+            f"{place}/c.sock",
+        ]
+        self._daemon = self._started(argv)
+        _until(self.answers, self._daemon, place)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(number)
+        self._daemon.wait(60)
+
+    def close(self) -> None:
+        for process in (self._daemon, self._containerd):
+            if process is not None and process.poll() is None:
+                process.terminate()
+                process.wait(60)
+
+    def _started(self, argv: list[str]) -> subprocess.Popen[bytes]:
+        with (self._directory / "log").open("ab") as log:
+            return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+
+
+def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], place: Path) -> None:
+    deadline = time.monotonic() + UP_SECONDS_MAX
+    while not true():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise NoDockerError(f"it does not come up: {(place / 'log').read_text()[-500:]}")
+        time.sleep(0.02)
+
+
 @contextmanager
 def running() -> Iterator[Docker]:
-    """A daemon with the images of `images`, for as long as the context lasts.
+    """A daemon with images to run in, for as long as the context lasts.
 
     Raises:
         NoDockerError: there is none, and none can be started.
@@ -128,41 +185,23 @@ def running() -> Iterator[Docker]:
         raise NoDockerError("no daemon answers, and dockerd is not installed")
     if os.geteuid():
         raise NoDockerError("no daemon answers, and only root can start one")
-    with own_daemon(cache() / "docker") as daemon:
-        bring_images(daemon)
-        yield daemon
-
-
-@contextmanager
-def own_daemon(data: Path, *options: str) -> Iterator[Docker]:
-    """A daemon that is started here and ended here."""
+    data = cache() / "docker"
     data.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="sp"))
+    own = Own(directory, data)
     try:
-        process = start(directory, data, *options)
-        try:
-            yield Docker(directory / "d.sock")
-        finally:
-            process.terminate()
-            process.wait(60)
+        own.begin()
+        bring_images(own)
+        yield own
     finally:
+        own.close()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def start(directory: Path, data: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start a daemon on `d.sock` in `directory`, and wait until it answers."""
-    argv = ["dockerd", "--host", f"unix://{directory}/d.sock", "--data-root", str(data)]
-    argv += ["--exec-root", f"{directory}/exec", "--pidfile", f"{directory}/pid", *options]
-    with (directory / "log").open("ab") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-    daemon, deadline = Docker(directory / "d.sock"), time.monotonic() + UP_SECONDS_MAX
-    while not daemon.answers():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            said = (directory / "log").read_text()[-500:]
-            raise NoDockerError(f"dockerd does not come up: {said}")
-        time.sleep(0.05)
-    return process
+def need_own(daemon: Docker) -> None:
+    """End the test where somebody else's daemon is used, which is not ours to restart."""
+    if not isinstance(daemon, Own):
+        absent("the daemon is not one that was started here")
 
 
 def bring_images(daemon: Docker) -> None:

@@ -115,6 +115,7 @@ def _docker(chosen: Settings, here: Machine, place: Place, storage: Caller) -> D
         memory_bytes=memory,
         cpus=chosen.run_cpus or (os.cpu_count() or 1) / here.slots,
         shm_bytes=chosen.run_shm_bytes or memory // 2,
+        pids=chosen.run_pids,
         files=files_max(),
     )
     return DockerEngine(

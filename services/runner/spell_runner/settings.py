@@ -40,7 +40,7 @@ class Settings:
     """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health.
 
     `docker_image` is what runs of the docker engine get that name no image. What such a run may use is `run_memory_bytes`,
-    `run_cpus` and `run_shm_bytes`; 0 is a slot's share of the machine, and half of the memory.
+    `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory.
     """
 
     data_dir: str
@@ -64,6 +64,7 @@ class Settings:
     run_memory_bytes: int = within(0, 0, 1 << 50)
     run_cpus: float = within(0.0, 0.0, 10_000.0)
     run_shm_bytes: int = within(0, 0, 1 << 50)
+    run_pids: int = within(4096, 16, 1 << 22)
     listen: str = ""
 
 

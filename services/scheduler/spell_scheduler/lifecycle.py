@@ -31,7 +31,9 @@ from spell_proto.state import (
     ACTIVE,
     BEFORE_RUNNING,
     FINAL,
+    KEEPING_FILES,
     REASON_TEXT,
+    SAVED,
     Intent,
     Reason,
     RunState,
@@ -327,7 +329,7 @@ def _move(
         after = replace(after, reason=reason, ended_at=max(end, run.started_at) if run.started_at else end)
         if reason is not None and after.message is None:
             after = replace(after, message=REASON_TEXT[reason])
-        if state not in {RunState.COMPLETE, RunState.STOPPED}:
+        if state not in SAVED and not (state is RunState.FAILED and reason in KEEPING_FILES):
             after = replace(after, manifest=None, saved_files=None, saved_bytes=None)
     return after, _row(after, "moved", before, state, actor, reason, now)
 

@@ -28,7 +28,7 @@ TITLES = {
     "I9": "nothing of a run is left on a machine a minute after its end",
     "I10": "no machine holds more runs than slots",
     "I11": "a finished run's saved files have a manifest",
-    "I12": "a killed or failed run shows no manifest",
+    "I12": "a run that was killed or has failed shows no manifest, unless it used up what it may use",
     "I15": "no owner was ever above the limit of concurrent runs",
     "I16": "run ids ascend in the order of creation",
     "I20": "intents only harden",

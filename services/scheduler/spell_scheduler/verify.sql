@@ -89,7 +89,8 @@ FROM runs r WHERE r.state IN ('complete', 'stopped') AND r.owner_id = $1 AND ($2
 
 -- name: i12
 SELECT 'run ' || r.id AS what, CASE WHEN r.manifest IS NOT NULL THEN 'manifest ' || r.manifest END AS problem
-FROM runs r WHERE r.state IN ('killed', 'failed') AND r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2);
+FROM runs r WHERE (r.state = 'killed' OR (r.state = 'failed' AND coalesce(r.reason, '') NOT IN ('oom', 'disk_quota')))
+  AND r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2);
 
 -- name: i15
 -- Replays the log: +1 where a run becomes active, -1 where it ends; at no admission above the limit in force then.

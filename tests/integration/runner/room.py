@@ -380,6 +380,7 @@ def in_docker(daemon: docker.Docker) -> dict[str, str]:
         "SPELL_DOCKER_IMAGE": docker.BASE,
         "SPELL_RUN_MEMORY_BYTES": str(256 << 20),
         "SPELL_RUN_CPUS": "1.5",
+        "SPELL_RUN_PIDS": "256",
         "SPELL_RUN_SHM_BYTES": str(32 << 20),
     }
 

@@ -34,7 +34,7 @@ MACHINE = Machine("m", "boot", "CPU", 2, False, "nobody", "/", {})
 DEADLINE_SECONDS = 15.0
 
 
-LIMITS = Limits(memory_bytes=256 << 20, cpus=1.0, shm_bytes=64 << 20, files=files_max())
+LIMITS = Limits(memory_bytes=256 << 20, cpus=1.0, shm_bytes=64 << 20, pids=256, files=files_max())
 
 
 @pytest.fixture(params=["null", "local, a copy", "local, an overlay", "docker"])

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PIDS_MAX = 4096
 FILES_MAX = 65_536
 #: What a run may not learn from its image, or have its image do to the machine: a name without a value removes it.
 STRIPPED = (
@@ -30,8 +29,8 @@ class Limits:
     memory_bytes: int
     cpus: float
     shm_bytes: int
-    pids: int = PIDS_MAX
-    files: int = FILES_MAX
+    pids: int
+    files: int
 
 
 @dataclass(frozen=True, slots=True)
