@@ -144,6 +144,25 @@ async def test_hostile_names_and_contents_arrive_byte_for_byte_and_do_nothing(sh
     assert ran.changes.found == []
 
 
+async def test_attributes_that_convert_leave_the_code_clean_and_as_git_stores_it(shop):
+    files = {
+        ".gitattributes": b"auto text=auto\nforced text\ncrlf text eol=crlf\nid ident\nlfs filter=lfs -text\n"
+        b"wide text working-tree-encoding=UTF-16\n",
+        "auto": b"a\r\nb\r\n",
+        "forced": b"a\r\nb\r\n",
+        "crlf": b"a\nb\n",
+        "id": b"$Id$ $Id: of old $\n",
+        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 12345\n",
+        "wide": b"narrow\n",
+    }
+
+    ran = await shop.run(
+        "git status --porcelain; git diff HEAD; cat auto forced crlf id lfs wide", shop.shelf.code(files)
+    )
+
+    assert ran.output == b"".join(list(files.values())[1:])
+
+
 async def test_writing_to_the_repository_fails_and_harms_nobody(shop, first):
     await shop.run("true", first)
     before = [contents(shop.data / part) for part in ("trees", "stores")]
