@@ -139,10 +139,10 @@ async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
         RefusedError: 415 for another content type, 413 above 1 MiB, 400 for what is no JSON.
         InvalidError: 422 with all wrong members in one sentence.
     """
-    if request.content_type != "application/json":
-        refused = RefusedError(
-            "content_type", f"body: {shown(request.content_type)}, application/json is allowed"
-        )
+    # Read here: aiohttp's own reading of this header stumbles over what is no media type.
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        refused = RefusedError("content_type", f"body: {shown(media_type)}, application/json is allowed")
         refused.status = 415
         raise refused
     return parse_json(await request.read(), adapter)

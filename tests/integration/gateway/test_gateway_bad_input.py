@@ -202,6 +202,8 @@ async def test_a_type_of_machine_that_nearly_exists_is_suggested(client, typed):
     [
         ({"Content-Type": "text/plain"}, b"{}", 415, "content_type"),
         ({}, b"{}", 415, "content_type"),
+        ({"Content-Type": ";0*"}, b"{}", 415, "content_type"),
+        ({"Content-Type": ""}, b"{}", 415, "content_type"),
         (JSON | {"Content-Encoding": "gzip"}, gzip.compress(b" " * (64 << 20)), 415, "content_encoding"),
         (JSON | {"Content-Encoding": "deflate"}, b"x", 415, "content_encoding"),
         (JSON | {"Idempotency-Key": "x" * 129}, b"{}", 422, "idempotency_key_invalid"),
