@@ -20,6 +20,7 @@ from spell_proto.spec import CodeLocation
 from spell_proto.state import Reason
 from spell_runner import layout, skeleton, workspace
 from spell_runner.errors import AttemptError, StoreDamagedError, TreeRefusedError
+from spell_runner.shim.linux import FULL
 from spell_runner.stores import Store, Stores
 from spell_runner.workspace import Abort
 
@@ -141,7 +142,7 @@ class Trees:
                     store.forget_commits()
                     healed = True
                     continue
-                message = f"the code of commit {code.commit[:12]} could not be fetched: {error}"
+                message = f"the code of commit {code.commit[:12]} could not be fetched: {_problem(error)}"
                 raise AttemptError(Reason.CODE_FETCH, message) from error
             else:
                 return
@@ -204,6 +205,14 @@ def _youngest(directory: Path, store: str) -> tuple[Path, str] | None:
                 if root.name != layout.REPOSITORY:
                     return place, root.name
     return None
+
+
+def _problem(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    # Which of thousands of files it was does not matter when the disk is full.
+    named = error.filename is not None and error.errno not in FULL
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" if named else error.strerror
 
 
 def _is_full(path: Path) -> bool:

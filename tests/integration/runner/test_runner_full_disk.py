@@ -1,8 +1,12 @@
-"""The end of an attempt is written down on a disk that is full to the last byte, and stays full."""
+"""The end of an attempt is written down on a disk that is full to the last byte, and stays full. Code for which there
+is no room leaves nothing half made.
+"""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -106,4 +110,59 @@ def test_an_attempt_that_was_taken_on_can_be_ended_and_no_other_is_taken_on(tmp_
         "gap": True,
         "whole": True,
         "there": ["1-1", "2-1"],
+    }
+
+
+#: Run where the current directory is a small disk of its own; the words are what to import from, and room elsewhere.
+COMING = """
+import asyncio, json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from integration.runner.workshop import Storage
+from spell_proto.spec import CodeLocation
+from spell_runner.errors import AttemptError
+from spell_runner.trees import Trees
+from support.shelf import Shelf
+
+KINDS = {"a pack": {f"f{n}": os.urandom(1 << 20) for n in range(6)}, "files": {f"f{n}": bytes(3 << 20) for n in "abc"},
+         "little": {"a": b"x"}}
+
+async def main():
+    data, room, said = Path.cwd(), Path(sys.argv[2]), {}
+    assert os.statvfs(".").f_blocks * os.statvfs(".").f_frsize < 64 << 20, "no small disk"
+    storage = Storage(Shelf(room / "shelf.git"))
+    async with storage.open(room / "s.sock") as caller:
+        trees = Trees(data, caller, set)
+        for kind, files in KINDS.items():
+            before = os.statvfs(".").f_bavail
+            try:
+                code = await trees.get(1, CodeLocation(**storage.shelf.code(files)), lambda: None)
+                message, reason = (code.lower / "repo/a").read_text(), None
+            except AttemptError as error:
+                message, reason = error.message.partition("fetched: ")[2], error.reason
+            pages = (before - os.statvfs(".").f_bavail) * os.statvfs(".").f_frsize // 4096
+            left = [path.name for path in data.rglob("tmp_*")] + os.listdir("trees")
+            said[kind] = [reason, message, pages < 16, len(left)]
+    print(json.dumps(said))
+
+asyncio.run(main())
+"""
+
+
+def test_code_that_finds_no_room_leaves_nothing_half_made(tmp_path: Path):
+    room = Path(tempfile.mkdtemp(dir="/tmp", prefix="sp"))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        with small_disk(disk, 4) as inside:
+            words = [sys.executable, "-c", COMING, str(Path(__file__).parents[2]), str(room)]
+            done = subprocess.run([*inside, *words], capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        shutil.rmtree(room)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "a pack": ["code_fetch", "fatal: write error: No space left on device", True, 0],
+        "files": ["code_fetch", "No space left on device", True, 0],
+        "little": [None, "x", True, 1],
     }

@@ -145,6 +145,22 @@ async def test_hostile_packs_are_refused_and_leave_no_commit(shop, monkeypatch):
     assert not list(shop.data.rglob("config.lock"))
 
 
+async def test_a_machine_without_git_says_so(shop, monkeypatch):
+    given = shop.shelf.code({"a": b"x"})
+    answer = await shop.shelf.pack(b'{"want": ["%b"], "have": []}' % given["commit"].encode())
+
+    async def made_before(body):
+        return answer
+
+    monkeypatch.setattr(shop.shelf, "pack", made_before)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(AttemptError, match="could not be fetched: git: No such file or directory"):
+        await get(shop, given)
+    monkeypatch.undo()
+
+    assert (await get(shop, given)).lower.is_dir()
+
+
 async def test_a_history_of_many_small_faults_is_taken(shop):
     """Git warns about each of them, and nobody reads that meanwhile."""
     blob = shop.shelf.put("blob", b"x")
