@@ -40,6 +40,7 @@ class Spec(TypedDict):
     github: Github | None
     description: str
     timeout_seconds: int | None
+    docker_image: str | None
 
 
 class Run(TypedDict):

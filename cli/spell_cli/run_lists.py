@@ -80,6 +80,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Description", run["spec"]["description"]),
         ("Creator", run["creator"]),
         ("Machine Type", spec["machine_type"]),
+        ("Docker Image", (spec["docker_image"] or "").partition("@")[0]),
         ("Machine", _machine(run)),
         ("Request Time", local_time(run["created_at"])),
         ("Start Time", local_time(run["started_at"]) if run["started_at"] else ""),
@@ -124,6 +125,8 @@ def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tup
         there = "is there already" if plan["code_known"] else "would be pushed"
         rows.append(("Git Commit", f"{code['commit']}, {there}"))
         rows += [("Uncommitted Changes", "go with it")] * changes
+    if "docker_image" in body:
+        return [*rows, ("Docker Image", body["docker_image"])]
     rows += [("Python", environment["python"]), ("Environment", became)]
     rows.append(("Packages", "\n".join(environment["packages"])))
     return [(name, value) for name, value in rows if value]

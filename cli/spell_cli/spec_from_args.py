@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import checks
+from spell_proto import checks, images
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -32,6 +32,7 @@ class RunArguments(NamedTuple):
     pip_req: "Requirements | None" = None
     python: str | None = None
     latest: bool = False
+    docker_image: str | None = None
 
 
 class Requirements(NamedTuple):
@@ -60,6 +61,9 @@ def check(arguments: RunArguments) -> Checked:
     if arguments.machine_type is not None:
         body["machine_type"] = arguments.machine_type
     asked, more_warnings = asked_environment(arguments)
+    if arguments.docker_image is not None:
+        _refuse_packages(arguments)
+        body["docker_image"] = images.whole(arguments.docker_image)
     if asked:
         body["environment"] = asked
     if variables:
@@ -92,6 +96,24 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
     if arguments.latest:
         asked["latest"] = True
     return asked, warnings
+
+
+def _refuse_packages(arguments: RunArguments) -> None:
+    """An image is the whole environment of its run."""
+    if arguments.pip or arguments.pip_req is not None:
+        raise InvalidError(
+            "flags_conflict",
+            "--apt, --pip, or --pip-req cannot be specified when --from is provided. Please install packages from "
+            "the specified Dockerfile.",
+            field="docker_image",
+        )
+    for name, given in (("--python", arguments.python), ("--latest", arguments.latest)):
+        if given:
+            raise InvalidError(
+                "flags_conflict",
+                f"{name} cannot be specified when --from is provided: the image has its own Python and packages.",
+                field="docker_image",
+            )
 
 
 def github(url: str | None, ref: str | None, commit_ref: str | None) -> dict[str, str] | None:

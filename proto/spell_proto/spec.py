@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from spell_proto import checks
+from spell_proto import checks, images
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import Parsed, parse_text
 from spell_proto.state import Intent
@@ -169,6 +169,10 @@ def _env(value: dict[str, str]) -> dict[str, str]:
     return checks.env(value)
 
 
+def _image(value: str | None) -> str | None:
+    return None if value is None else images.whole(value)
+
+
 def _timeout(value: int | None) -> int | None:
     return None if value is None else checks.timeout_range(value, value)
 
@@ -185,6 +189,17 @@ class RunRequest(Shape):
     description: Annotated[str, AfterValidator(checks.description)] = ""
     labels: Annotated[tuple[str, ...], AfterValidator(checks.labels)] = ()
     timeout_seconds: Annotated[int | None, AfterValidator(_timeout)] = None
+    docker_image: Annotated[str | None, AfterValidator(_image)] = None
+
+    @model_validator(mode="after")
+    def _one_environment(self) -> Self:
+        if self.docker_image is not None and self.environment != _BARE:
+            raise InvalidError(
+                "flags_conflict",
+                "docker_image: an image is the whole environment, so 'environment' must be left out",
+                field="docker_image",
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -212,7 +227,7 @@ class CodeLocation(Shape):
 class RunSpec(Shape):
     """A run as it was accepted: the request with everything resolved that can be resolved at creation.
 
-    With `github`, `code` is null until a machine has had it fetched.
+    With `github`, `code` is null until a machine has had it fetched. `docker_image` has its registry and tag.
     """
 
     command: str
@@ -223,6 +238,7 @@ class RunSpec(Shape):
     github: GithubSource | None = None
     description: str
     timeout_seconds: int | None
+    docker_image: str | None = None
 
 
 class AttemptSpec(Shape):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -83,7 +84,7 @@ class Docker:
         return found
 
     def containers(self, label: str) -> list[dict[str, Any]]:
-        filters = json.dumps({"label": [label]}).replace('"', "%22").replace(" ", "")
+        filters = quote(json.dumps({"label": [label]}))
         found: list[dict[str, Any]] = self.ask("GET", f"/containers/json?all=1&filters={filters}")
         return found
 
@@ -97,7 +98,7 @@ class Docker:
     def bring(self, image: str, archive: bytes, *changes: str) -> None:
         """Make an image of a tar archive; `changes` are lines of a Dockerfile."""
         name, _, tag = image.rpartition(":")
-        more = "".join(f"&changes={change.replace(' ', '%20')}" for change in changes)
+        more = "".join(f"&changes={quote(change)}" for change in changes)
         said = self.ask("POST", f"/images/create?fromSrc=-&repo={name}&tag={tag}{more}", archive)
         assert b"error" not in (said if isinstance(said, bytes) else b""), said
 

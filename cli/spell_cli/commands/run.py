@@ -60,6 +60,7 @@ class RunCommand(SpellCommand):
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
         "spell run --commit-ref v1.2 python train.py",
+        "spell run --docker-image python:3.12-slim python train.py",
         "spell run --github-url https://github.com/owner/repository make test",
     ),
 )
@@ -84,6 +85,14 @@ class RunCommand(SpellCommand):
     help="Version of Python.  [default: that of the machine]",
 )
 @click.option("--latest", is_flag=True, help="Newest versions of packages, whatever an equal run got lately.")
+@click.option(
+    "--docker-image",
+    "--docker_image",
+    "--from",
+    "docker_image",
+    metavar="IMAGE",
+    help="Run in this Docker image, with what it has installed.",
+)
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Environment variable. Repeatable.")
 @click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
 @click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")
@@ -121,6 +130,7 @@ def run(
     pip_req: str | None,
     python: str | None,
     latest: bool,
+    docker_image: str | None,
     env: tuple[str, ...],
     description: str | None,
     labels: tuple[str, ...],
@@ -157,6 +167,7 @@ def run(
                 _requirements(pip_req),
                 python,
                 latest,
+                docker_image,
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.

@@ -51,7 +51,7 @@ async def main(stop: asyncio.Event) -> None:
             )
         scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
         builder = Builder(builder_caller)
-        runs = Runs(scheduler, Code(storage), builder)
+        runs = Runs(scheduler, Code(storage), builder, configured.docker_registries)
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
         doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)

@@ -12,7 +12,7 @@ from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
-from spell_proto import checks
+from spell_proto import checks, images
 from spell_proto.environments import UseAsked, UseView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
 from spell_proto.spec import RunRequest, RunSpec, canonical_json
@@ -45,10 +45,13 @@ def idempotency_key(value: str | None) -> str | None:
 class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
-    def __init__(self, scheduler: Scheduler, code: Code, builder: Builder) -> None:
+    def __init__(
+        self, scheduler: Scheduler, code: Code, builder: Builder, registries: str = images.REGISTRIES
+    ) -> None:
         self._scheduler = scheduler
         self._code = code
         self._builder = builder
+        self._registries = registries
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -64,6 +67,7 @@ class Runs:
         machine_type = await self._machine_type(request.machine_type)
         if request.github is not None:
             await self._code.check(request.github)
+        self._check_image(request)
         await self._builder.check(request.environment)
         spec = RunSpec(
             command=request.command,
@@ -74,8 +78,13 @@ class Runs:
             github=request.github,
             description=request.description,
             timeout_seconds=request.timeout_seconds,
+            docker_image=request.docker_image,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
+
+    def _check_image(self, request: RunRequest) -> None:
+        if request.docker_image is not None:
+            images.check_registry(request.docker_image, self._registries)
 
     async def _made(
         self, user: User, spec: RunSpec, labels: tuple[str, ...], asked: bytes, key: str | None
@@ -118,6 +127,7 @@ class Runs:
         machine_type = await self._machine_type(request.machine_type)
         if request.github is not None:
             await self._code.check(request.github)
+        self._check_image(request)
         code_known: bool | None = None
         if request.code is not None:
             try:

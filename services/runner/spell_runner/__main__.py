@@ -15,6 +15,7 @@ from spell_proto.views import Health
 from spell_runner import doorbell, isolation
 from spell_runner.attempt import Means
 from spell_runner.control import Control
+from spell_runner.engines.auto import AutoEngine
 from spell_runner.engines.docker import DockerEngine
 from spell_runner.engines.engine import Engine
 from spell_runner.engines.hardening import Limits, files_max
@@ -84,7 +85,7 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     for path in (place.empty, place.root):
         path.mkdir(mode=0o755, exist_ok=True)
     if chosen.engine == "docker":
-        return _docker(chosen, here, place, storage)
+        return _docker(chosen, here, place, ShimServer(data, chosen.shimd_linger_seconds), storage)
     trees = Trees(data, storage, lambda: used_code(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
@@ -92,19 +93,26 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     except IsolationError as error:
         raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
     log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
-    return LocalEngine(
+    server = ShimServer(data, chosen.shimd_linger_seconds)
+    local = LocalEngine(
         here,
         place,
         kept_apart,
-        ShimServer(data, chosen.shimd_linger_seconds),
+        server,
         Environments(builder),
         trees,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )
+    if chosen.engine == "local":
+        return local
+    docker = _docker(chosen, here, place, server, storage)
+    return AutoEngine(local, docker, data, server, grace_seconds=chosen.grace_seconds)
 
 
-def _docker(chosen: Settings, here: Machine, place: Place, storage: Caller) -> DockerEngine:
+def _docker(
+    chosen: Settings, here: Machine, place: Place, server: ShimServer, storage: Caller
+) -> DockerEngine:
     # Its trees belong to whom its runs are run as; where that is not us, no other engine can use them.
     data = place.data / "docker"
     data.mkdir(mode=0o755, exist_ok=True)
@@ -121,7 +129,7 @@ def _docker(chosen: Settings, here: Machine, place: Place, storage: Caller) -> D
     return DockerEngine(
         here,
         place.data,
-        ShimServer(place.data, chosen.shimd_linger_seconds),
+        server,
         trees,
         limits,
         socket=chosen.docker_socket,

@@ -136,6 +136,7 @@ def a_run(run_id: int) -> dict[str, Any]:
         "github": None,
         "description": "",
         "timeout_seconds": None,
+        "docker_image": None,
     }
     return {
         "id": run_id,

@@ -81,6 +81,22 @@ BODIES = [
         ("B50", run(timeout_seconds=value), 422, "field_invalid", "timeout_seconds", "timeout_seconds: Input should be")
         for value in ("1", True, 1.5, [], {}, "NaN")
     ),
+    *(
+        ("B45", run(docker_image=value), 422, "image_ref_invalid", "docker_image", "is not the name of an image")
+        for value in ("A/B:Tag", "x:", "x@sha256:zz", "x" * 300, "", "x\0")
+    ),
+    *(
+        ("B46", run(docker_image=value), 422, "registry_not_allowed", "docker_image", "images do not come from")
+        for value in ("localhost:5000/x", "10.0.0.1/x", "metadata.internal/x")
+    ),
+    (
+        "B47",
+        run(docker_image="python", environment={"pip": ["six"]}),
+        422,
+        "flags_conflict",
+        "docker_image",
+        "an image is the whole environment",
+    ),
     ("B50", raw(b'{"command": "a", "timeout_seconds": NaN}'), 422, "field_invalid", "timeout_seconds", "found 'nan'"),
     ("B51", run(description="x" * 10_000), 422, "description_too_long", "description", "at most 4,096 are allowed"),
     ("B51", run(labels=["x" * 65]), 422, "label_too_long", "labels", "--label: 'xxx"),

@@ -6,8 +6,10 @@ import signal
 
 import pytest
 
+from integration.runner.room import in_docker, room
 from spell_runner.engines import hardening
 from support import docker as daemons
+from support import registries
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: Tries what no run may do; says what worked. None of it may need a program that an image can lack.
@@ -286,3 +288,102 @@ async def test_a_daemon_that_restarts_is_not_taken_for_the_commands_fault(rooms,
     assert await here.output(run_id) == b"up\n"
     await here.assert_whole(view)
     assert (await here.until_final(await here.create("true"))).state == "complete"
+
+
+# ---- images --------------------------------------------------------------------------------------------------
+
+
+async def test_an_image_cannot_override_what_a_run_is(rooms, docker):
+    here = await rooms("docker")
+    changes = (
+        'ENTRYPOINT ["/bin/false"]',
+        "USER root",
+        "ENV NVIDIA_VISIBLE_DEVICES=all LD_PRELOAD=/evil.so SPELL_RUN=0 HOME=/evil OWN=kept PATH=/bin:/own",
+        "WORKDIR /proc/self/fd/7",
+        "VOLUME /spell /var/own",
+        'HEALTHCHECK CMD ["/bin/false"]',
+        f"LABEL {hardening.RUN}=0",
+    )
+    docker.bring("spell-tests/bossy:latest", daemons.tiny_archive(), *changes)
+    given = here.front.shelf.code({"in": b"in\n"})
+    command = (
+        'cat in; id -u; pwd; echo "$NVIDIA_VISIBLE_DEVICES,$LD_PRELOAD,$SPELL_RUN,$HOME,$OWN,$PATH"; '
+        "trap 'echo term; exit 2' TERM; echo up; while :; do sleep 1 & wait; done"
+    )
+
+    run_id = await here.create(command, code=given, docker_image="docker.io/spell-tests/bossy:latest")
+    await until_running(here, run_id)
+    found = docker.container(names_of(here, run_id))
+    await here.client.end(run_id, "stop")
+    view = await here.until_final(run_id)
+
+    uid = os.geteuid() or 10_000
+    assert (await here.output(run_id)).decode().splitlines() == [
+        "in", str(uid), "/spell/repo", f",,{run_id},/tmp,kept,/bin:/own", "up", "term",
+    ]  # fmt: skip
+    assert (view.state, view.exit_code) == ("stopped", 2)
+    assert found["Config"]["Labels"][hardening.RUN] == str(run_id)
+    assert "Health" not in found["State"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("docker.io/spell-tests/empty:latest", "has no shell (/bin/sh), so no command can be run in it"),
+        ("127.0.0.1:1/nothing:latest", "its registry cannot be reached"),
+        ("nowhere.invalid/nothing:latest", "its registry cannot be found"),
+    ],
+)
+async def test_an_image_that_cannot_be_used_fails_the_run_with_the_cause(rooms, image, words):
+    here = await rooms("docker")
+    view = await here.until_final(await here.create("true", docker_image=image))
+
+    assert (view.state, view.reason) == ("failed", "build_failed")
+    assert f"the image {image} " in view.message
+    assert words in view.message
+    await here.assert_whole(view)
+
+
+async def test_images_are_pulled_and_a_registry_that_refuses_is_quoted(rooms, docker, tmp_path):
+    here = await rooms("docker")
+    with registries.registry(tmp_path, user="ada", password="secret") as host:
+        registries.push(docker, daemons.TINY, f"{host}/open/tiny:1", "ada", "secret")
+        refused = await here.until_final(await here.create("true", docker_image=f"{host}/open/tiny:1"))
+    with registries.registry(tmp_path) as host:
+        registries.push(docker, daemons.TINY, f"{host}/open/tiny:1")
+        pulled = await here.until_final(await here.create("echo in", docker_image=f"{host}/open/tiny:1"))
+        missing = await here.until_final(await here.create("true", docker_image=f"{host}/open/tiny:2"))
+
+    assert "the registry wants a login" in refused.message
+    assert (pulled.state, await here.output(pulled.id)) == ("complete", b"in\n")
+    assert f"Pulling the image {host}/open/tiny:1" in await here.lines(pulled.id)
+    assert "the registry has no such image or tag" in missing.message
+
+
+async def test_packages_need_another_engine(rooms):
+    here = await rooms("docker")
+    view = await here.until_final(await here.create("true", environment={"pip": ["numpy"]}))
+
+    assert (view.state, view.reason) == ("failed", "build_failed")
+    assert "--docker-image" in view.message
+
+
+async def test_a_machine_with_both_runs_images_in_docker_and_the_rest_itself(services, docker):
+    async with room(services, **in_docker(docker) | {"SPELL_ENGINE": "auto"}) as here:
+        inside = await here.create(
+            "cat /etc/hostname; echo x > made", docker_image=f"docker.io/{daemons.TINY}"
+        )
+        local = await here.create("echo y > made")
+        views = [await here.until_final(run_id) for run_id in (inside, local)]
+
+        assert [view.state for view in views] == ["complete", "complete"]
+        assert [await here.files(view) for view in views] == [{"made": b"x\n"}, {"made": b"y\n"}]
+
+
+async def test_a_machine_without_docker_says_so(services):
+    async with room(services, SPELL_ENGINE="auto", SPELL_DOCKER_SOCKET="/nowhere/docker.sock") as here:
+        view = await here.until_final(await here.create("true", docker_image="docker.io/library/x:1"))
+
+        assert (view.state, view.reason) == ("failed", "build_failed")
+        assert "the Docker daemon at /nowhere/docker.sock does not answer" in view.message
+        assert (await here.until_final(await here.create("true"))).state == "complete"

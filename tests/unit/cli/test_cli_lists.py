@@ -105,6 +105,7 @@ def a_run(run_id=9, state="running", **given):
         "github": None,
         "description": "First\nsecond",
         "timeout_seconds": 5400,
+        "docker_image": None,
     }
     return {
         "id": run_id,

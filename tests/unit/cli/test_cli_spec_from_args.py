@@ -100,6 +100,20 @@ CATALOGUE = [
     ("B31", {"env": ("A=\0",)}, "env_not_text", "env", "NUL"),
     ("B31", {"env": ("A=\udcff",)}, "env_not_text", "env", "UTF-8"),
     *(
+        ("B45", {"docker_image": value}, "image_ref_invalid", "docker_image", "--docker-image")
+        for value in ("A/B:Tag", "x:", "x@sha256:zz", "x" * 300, "")
+    ),
+    *(
+        (
+            "B45",
+            {"docker_image": "python", **packages},
+            "flags_conflict",
+            "docker_image",
+            "when --from is provided",
+        )
+        for packages in ({"pip": ("six",)}, {"python": "3.12"}, {"latest": True})
+    ),
+    *(
         ("B50", {"timeout": value}, "number_out_of_range", "timeout", "--timeout")
         for value in ("-1", "0", "1e9", "NaN", "１２", "0x10", "", "2 h", "1.5", "400d", "9" * 11)
     ),

@@ -137,7 +137,13 @@ class DockerEngine(Shimmed):
     # ---- before ----------------------------------------------------------------------------------------------
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        image = await self._image(self._base_image, notes)
+        if not spec.spec.environment.bare:
+            raise AttemptError(
+                Reason.BUILD_FAILED,
+                "this machine runs commands in Docker images only, and packages cannot be added to them yet; "
+                "name an image that has them with --docker-image",
+            )
+        image = await self._image(spec.spec.docker_image or self._base_image, notes)
         code = None
         if spec.spec.code is not None:
             code = await self._trees.get(

@@ -1,6 +1,7 @@
 """The images on this machine: looked up, pulled when they are missing, pinned by digest, and what runs need to know of them (shell)."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,24 +130,14 @@ class Images:
         made = await self._control.containers.create(config)
         try:
             for shell in SHELLS:
-                if await self._holds(made.id, shell):
+                with contextlib.suppress(DockerError):
+                    await made.get_archive(shell)
                     return shell
         finally:
             await made.delete(force=True, v=True)
         raise AttemptError(
             Reason.BUILD_FAILED, f"the image {name} has no shell (/bin/sh), so no command can be run in it"
         )
-
-    async def _holds(self, container_id: str, path: str) -> bool:
-        try:
-            async with self._control._query(  # noqa: SLF001 -- the library has no name for this call
-                f"containers/{container_id}/archive", "HEAD", params={"path": path}
-            ):
-                return True
-        except DockerError as error:
-            if error.status == 404:
-                return False
-            raise
 
 
 def cause(problem: str) -> str:

@@ -72,6 +72,11 @@ class LocalEngine(Shimmed):
         self._shell = next(path for path in SHELLS if Path(path).exists())
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+        if spec.spec.docker_image is not None:
+            raise AttemptError(
+                Reason.BUILD_FAILED,
+                "this machine runs commands without Docker, so not in an image (SPELL_ENGINE)",
+            )
         environment = await self._environments.get(spec.run_id, spec.spec.environment, notes)
         code = None
         if spec.spec.code is not None:
