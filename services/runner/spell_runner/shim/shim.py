@@ -320,6 +320,8 @@ def _be_first(launch: Launch, out: int, err: int, problems: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sandbox.enter(launch)
+        # The command can open what process 1 holds: the journal is none of its business.
+        _close_all_but(out, err, problems)
         command = sandbox.spawn(launch.argv, launch.env, out, err)
         os.closerange(0, 1024)
         while True:
@@ -332,6 +334,14 @@ def _be_first(launch: Launch, out: int, err: int, problems: int) -> NoReturn:
             os.write(problems, f"{error.errno or errno.EIO} {_sentence(error)}".encode())
     finally:
         os._exit(code)
+
+
+def _close_all_but(*kept: int) -> None:
+    first = 0
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, 1024)
 
 
 def main(name: str, kinds: Mapping[str, type[Shim]] = NO_KINDS) -> None:
