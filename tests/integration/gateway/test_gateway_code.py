@@ -145,8 +145,12 @@ async def test_a_snapshot_that_is_not_known_is_asked_for(client):
     assert (status, answer["code"], answer["field"]) == (409, "commit_unknown", "code.snapshot")
 
 
-async def test_a_run_without_uncommitted_changes_has_an_empty_patch(client):
+async def test_a_run_without_uncommitted_changes_has_an_empty_patch_and_none_for_others(stage, client):
     run = await client.create()
+    async with stage.client("bob") as bob:
+        for asking, number in ((bob, run["id"]), (client, 10**15)):
+            status, answer = await asking.ask("GET", f"/api/runs/{number}/patch")
+            assert (status, answer["code"]) == (404, "run_not_found")
     async with client.session.get(f"/api/runs/{run['id']}/patch") as response:
         assert (response.status, response.content_type) == (200, "text/x-diff")
         assert await response.read() == b""
