@@ -1,5 +1,6 @@
 """Brings a commit to the server: `git push` over SSH, with our own identity and known hosts."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -16,9 +18,12 @@ from spell_cli.errors import CliError, UnreachableError
 from spell_cli.progress import Progress
 from spell_cli.repository import Repository, Snapshot, plain_environment
 from spell_cli.servers import PushIdentity
+from spell_cli.snapshot import borrowed
 
 AWAY_SECONDS_MAX = 10.0
 CONNECT_SECONDS = 20
+#: A connection on which nothing comes is given up after three times as long.
+ALIVE_SECONDS = 15
 _EMPTY_SSH_CONFIG = "# empty spell ssh config\n"
 _GIT_NEEDED = (2, 3)
 _SETTINGS = (
@@ -34,7 +39,7 @@ _CHANGED_KEY = re.compile(
 )
 _AWAY = re.compile(
     r"(?P<why>Connection (refused|timed out|reset|closed|lost)|Connection to \S+ closed by remote host"
-    r"|No route to host|Network is unreachable"
+    r"|No route to host|Network is unreachable|(Timeout, )?server \S+ not responding|not responding to keepalive"
     r"|Could not resolve hostname|Name or service not known|Connect call failed)",
     re.IGNORECASE,
 )
@@ -63,6 +68,11 @@ def push(
     command = [
         "git",
         *_SETTINGS,
+        # The longest match wins: no setting of the user's sends the code to another place.
+        "-c",
+        f"url.{remote_url}.insteadOf={remote_url}",
+        "-c",
+        f"url.{remote_url}.pushInsteadOf={remote_url}",
         "push",
         "--no-verify",
         "--recurse-submodules=no",
@@ -72,10 +82,10 @@ def push(
         f"{commit}:refs/heads/br_{commit}",
     ]
     environ = plain_environment(os.environ) | ssh_environment(identity, spell_dir)
-    if snapshot is not None:
-        environ["GIT_OBJECT_DIRECTORY"] = str(snapshot.objects)
     deadline = time.monotonic() + AWAY_SECONDS_MAX
-    with Progress("Pushing your code") as progress:
+    with _objects(repository, snapshot, spell_dir) as objects, Progress("Pushing your code") as progress:
+        if objects is not None:
+            environ["GIT_OBJECT_DIRECTORY"] = str(objects)
         for pause in pauses():
             outcome = _push(command, repository.directory, environ, progress)
             if outcome.returncode == 0:
@@ -86,6 +96,17 @@ def push(
                 break
             time.sleep(pause)
     raise _failure(outcome.words, remote_url, identity)
+
+
+def _objects(
+    repository: Repository, snapshot: Snapshot | None, spell_dir: Path
+) -> AbstractContextManager[Path | None]:
+    """Where git writes what it has to: a push from a partial clone fetches what that lacks."""
+    if snapshot is not None:
+        return contextlib.nullcontext(snapshot.objects)
+    if any((repository.objects / "pack").glob("*.promisor")):
+        return borrowed(repository, spell_dir)
+    return contextlib.nullcontext()
 
 
 def _push(command: list[str], directory: str, environ: dict[str, str], progress: Progress) -> _Outcome:
@@ -172,6 +193,8 @@ def ssh_environment(identity: PushIdentity, spell_dir: Path) -> dict[str, str]:
         "BatchMode=yes",
         "-o",
         f"ConnectTimeout={CONNECT_SECONDS}",
+        "-o",
+        f"ServerAliveInterval={ALIVE_SECONDS}",
     ]
     variant = os.environ.get("GIT_SSH_VARIANT") if own else None
     return {"GIT_SSH_COMMAND": shlex.join([*ssh, *options]), "GIT_SSH_VARIANT": variant or "ssh"}

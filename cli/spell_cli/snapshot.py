@@ -52,13 +52,25 @@ def taken(repository: Repository, spell_dir: Path) -> Iterator[Snapshot | None]:
             # With its time: git decides by it which files it must read again.
             shutil.copy2(repository.index_file, index)
         index.touch() if not index.exists() else index.chmod(0o600)
-        objects = directory / "objects"
-        (objects / "pack").mkdir(parents=True)
-        (objects / "info").mkdir()
-        (objects / "info" / "alternates").write_bytes(_quoted(os.path.realpath(repository.objects)) + b"\n")
+        objects = _borrowing(directory, repository)
         with object_times.kept(repository.objects):
             tree = _tree(repository, index, objects)
         yield None if tree == repository.tree else Snapshot(_commit(repository, tree, objects), objects)
+
+
+@contextlib.contextmanager
+def borrowed(repository: Repository, spell_dir: Path) -> Iterator[Path]:
+    """An object directory of ours on top of the user's, for a git that may have to fetch what a partial clone lacks."""
+    with _directory(spell_dir / "snapshots") as directory:
+        yield _borrowing(directory, repository)
+
+
+def _borrowing(directory: Path, repository: Repository) -> Path:
+    objects = directory / "objects"
+    (objects / "pack").mkdir(parents=True)
+    (objects / "info").mkdir()
+    (objects / "info" / "alternates").write_bytes(_quoted(os.path.realpath(repository.objects)) + b"\n")
+    return objects
 
 
 def _check_size(repository: Repository) -> None:

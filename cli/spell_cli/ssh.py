@@ -25,6 +25,7 @@ class Invocation(NamedTuple):
     identity_file: str | None
     known_hosts: str | None
     config: str | None
+    alive_seconds: float
     command: str
 
 
@@ -55,6 +56,7 @@ def parse(arguments: list[str]) -> Invocation:
         identity_file=_path(values.get("identityfile") or values.get("i")),
         known_hosts=_path(values.get("userknownhostsfile")),
         config=values.get("F"),
+        alive_seconds=float(values.get("serveraliveinterval", "0")),
         command=" ".join(rest[1:]),
     )
 
@@ -79,6 +81,7 @@ async def run(call: Invocation) -> int:
             known_hosts=call.known_hosts or (),
             config=[call.config] if call.config and Path(call.config).exists() else [],
             agent_path=None,
+            keepalive_interval=call.alive_seconds,
         )
     async with connection:
         process = await connection.create_process(

@@ -19,6 +19,8 @@ class Endpoint:
         self.key = home / "identity"
         self.known_hosts = home / "hosts of ours"
         self.commands: list[str] = []
+        #: Is there once somebody has begun a push.
+        self.pushes = home / "pushes"
         self.port = 0
         self._ready = threading.Event()
         self._home = home
@@ -52,6 +54,7 @@ class Endpoint:
 
     async def _receive(self, process) -> None:
         self.commands.append(process.command)
+        self.pushes.touch()
         child = await asyncio.create_subprocess_exec(
             "git", "receive-pack", str(self.bare), stdin=-1, stdout=-1, stderr=-1
         )

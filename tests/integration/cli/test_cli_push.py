@@ -168,10 +168,45 @@ def test_the_users_ssh_program_gets_our_options(pushing, endpoint, tmp_path):
     done = pushing("run", "-b", "true", GIT_SSH=str(own))
 
     assert said(done) == ""
-    assert (
-        f"-F {pushing.spell_dir}/ssh_config -o IdentitiesOnly=yes -o IdentityFile="
-        in (tmp_path / "words").read_text()
+    words = (tmp_path / "words").read_text()
+    assert f"-F {pushing.spell_dir}/ssh_config -o IdentitiesOnly=yes -o IdentityFile=" in words
+    assert "-o ServerAliveInterval=15 " in words
+
+
+def test_a_server_that_falls_silent_is_given_up(pushing, endpoint, tmp_path):
+    pushing.repository()
+    proxy = tmp_path / "proxy.py"
+    # It passes everything on until the server was asked to take a push, and nothing from there after that.
+    proxy.write_text(
+        "import select, socket, sys, os, pathlib\n"
+        f"far, pushes = socket.create_connection(('127.0.0.1', {endpoint.port})), pathlib.Path({str(endpoint.pushes)!r})\n"
+        "while True:\n"
+        "    for ready in select.select([0, far], [], [])[0]:\n"
+        "        data = os.read(0, 65536) if ready == 0 else far.recv(65536)\n"
+        "        if not data: sys.exit()\n"
+        "        if ready == 0: far.sendall(data)\n"
+        "        elif not pushes.exists(): os.write(1, data)\n"
     )
+    (pushing.spell_dir / "ssh_config").write_text(f"ProxyCommand {sys.executable} {proxy}\n")
+    hasty = tmp_path / "ssh"
+    # ssh takes the first value of an option: a second is enough for a test.
+    hasty.write_text('#!/bin/sh\nexec ssh -o ServerAliveInterval=1 -o ConnectTimeout=2 "$@"\n')
+    hasty.chmod(0o755)
+    done = pushing("run", "-b", "true", GIT_SSH=str(hasty))
+
+    assert done.returncode == 69, done.stderr
+    assert re.search(r"does not answer \(.*(not responding|timed out).*\)", said(done))
+    assert pushing.server.runs == {}
+
+
+@pytest.mark.parametrize("setting", ["insteadOf", "pushInsteadOf"])
+def test_no_setting_sends_the_code_to_another_place(pushing, endpoint, setting):
+    pushing.repository()
+    pushing.git("config", f"url.https://elsewhere.invalid/.{setting}", "ssh://")
+    done = pushing("run", "-b", "true")
+
+    assert said(done) == ""
+    assert len(endpoint.refs()) == 1
 
 
 def test_a_key_that_the_server_does_not_know_is_named(pushing, endpoint, path):
@@ -251,3 +286,25 @@ def test_the_users_own_ssh_command_wins(pushing, endpoint):
 
     assert done.returncode == 1
     assert "my own ssh" in done.stderr.decode()
+
+
+def test_a_push_from_a_partial_clone_stores_nothing_there(pushing, endpoint):
+    pushing.repository()
+    (pushing.cwd / "train.py").write_text("print(2)\n")
+    pushing.git("commit", "-q", "-a", "-m", "Second")
+    pushing.git("config", "uploadpack.allowFilter", "true")
+    pushing.git("config", "uploadpack.allowAnySHA1InWant", "true")
+    origin = pushing.cwd
+    pushing.cwd = pushing.home
+    pushing.git("clone", "-q", "--filter=blob:none", f"file://{origin}", "partial")
+    pushing.cwd = pushing.home / "partial"
+    before = sorted(path for path in (pushing.cwd / ".git").rglob("*"))
+    clean = pushing("run", "-b", "true")
+    (pushing.cwd / "train.py").write_text("print(3)\n")
+    changed = pushing("run", "-b", "true")
+
+    assert said(clean) == said(changed) == ""
+    assert sorted(path for path in (pushing.cwd / ".git").rglob("*")) == before
+    assert len(endpoint.refs()) == 2
+    endpoint.git("fsck", "--full", "--connectivity-only")
+    assert list((pushing.spell_dir / "snapshots").iterdir()) == []

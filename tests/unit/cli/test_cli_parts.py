@@ -34,6 +34,8 @@ def test_the_stand_in_for_ssh_reads_what_git_passes():
         "-o",
         "UserKnownHostsFile=/x/hosts",
         "-o",
+        "ServerAliveInterval=15",
+        "-o",
         "SendEnv=GIT_PROTOCOL",
         "-p",
         "2222",
@@ -42,7 +44,7 @@ def test_the_stand_in_for_ssh_reads_what_git_passes():
     call = ssh.parse([*words, "git-receive-pack '/1/2.git'"])
 
     assert call == ssh.Invocation(
-        "127.0.0.1", "git", 2222, "/x/key", "/x/hosts", "/x/ssh_config", "git-receive-pack '/1/2.git'"
+        "127.0.0.1", "git", 2222, "/x/key", "/x/hosts", "/x/ssh_config", 15.0, "git-receive-pack '/1/2.git'"
     )
 
 
