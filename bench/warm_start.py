@@ -1,8 +1,9 @@
 """Warm starts: accepted to first output byte in the follower's socket, and `spell run true` as a whole.
 
-    python bench/warm_start.py [--runs 40]
+    python bench/warm_start.py [--runs 40] [--engine docker [--socket PATH] [--image IMAGE]]
 
-Both stand beside a bare subprocess that does the same, measured in the same minute.
+Both stand beside a bare subprocess that does the same, measured in the same minute; on the docker engine, beside a
+container that is created and started through the API of Docker and nothing else.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from stack import Stack, median, quantile, running, table, verdict
 
 from spell_proto.journal import Decoder, RecordKind
+from spell_runner.shim.daemon import Daemon, container
 
 
 def first_output(stack: Stack, code: dict[str, str] | None = None) -> float:
@@ -83,10 +85,63 @@ def repository(directory: Path) -> Path:
     return path
 
 
+def bare_container(daemon: Daemon, image: str) -> float:
+    """The same command in a container, with everything as Docker has it by default."""
+    started = time.perf_counter()
+    body = {"Image": image, "Cmd": ["sh", "-c", "echo first"], "AttachStdout": True}
+    name = daemon.ask("POST", "/containers/create", body)["Id"]
+    output, _ = daemon.stream("POST", container(name, "/attach?stream=1&stdout=1"))
+    with output:
+        daemon.ask("POST", container(name, "/start"))
+        output.setblocking(True)
+        output.recv(1)
+        seconds = time.perf_counter() - started
+    daemon.ask("POST", container(name, "/wait"))
+    daemon.ask("DELETE", container(name, "?v=1"))
+    return seconds
+
+
+def docker_engine(runs: int, socket: str, image: str) -> None:
+    """Runs and bare containers in turn, so that both see the same machine."""
+    daemon = Daemon(socket)
+    settings = {"SPELL_ENGINE": "docker", "SPELL_DOCKER_SOCKET": socket, "SPELL_DOCKER_IMAGE": image}
+    firsts, bares = [], []
+    with running(**settings) as stack:
+        for _ in range(3 + runs):
+            firsts.append(first_output(stack))
+            bares.append(bare_container(daemon, image))
+    firsts, bares = firsts[3:], bares[3:]
+    rows = []
+    for name, share in (("p50", 0.5), ("p95", 0.95)):
+        ours, bare = quantile(firsts, share), quantile(bares, share)
+        budget = verdict(ours <= 1.3 * bare, "<= 1.3x") if name == "p50" else ""
+        peer = f"create and start alone {bare * 1000:.0f} ms"
+        row = (
+            f"accepted -> first output, {name}",
+            f"{ours * 1000:.0f} ms",
+            peer,
+            f"{ours / bare:.2f}x",
+            budget,
+        )
+        rows.append(row)
+    table(f"Warm start, docker engine, {runs} runs", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=40)
-    runs = parser.parse_args().runs
+    parser.add_argument("--engine", choices=("local", "docker"), default="local")
+    parser.add_argument("--socket", default="/var/run/docker.sock")
+    parser.add_argument("--image", default="debian:bookworm-slim")
+    chosen = parser.parse_args()
+    if chosen.engine == "docker":
+        docker_engine(chosen.runs, chosen.socket, chosen.image)
+    else:
+        local_engine(chosen.runs)
+
+
+def local_engine(runs: int) -> None:
+    """The whole of a run on this machine."""
     with running() as stack:
         project = repository(stack.directory)
         for _ in range(2):

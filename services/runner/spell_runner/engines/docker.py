@@ -78,7 +78,9 @@ class DockerEngine(Shimmed):
         self._base_image = base_image
         self._log_bytes_max = log_bytes_max
         self._stack = contextlib.AsyncExitStack()
+        self._control: aiodocker.Docker | None = None
         self._images: Images | None = None
+        self._has_network = False
 
     # ---- the daemon ------------------------------------------------------------------------------------------
 
@@ -93,12 +95,11 @@ class DockerEngine(Shimmed):
         ]
         try:
             about = await control.version()
-            await self._make_network(control)
             await self._remove_orphans(control)
         except _GONE as error:
             await self.close()
             raise EngineError(f"the Docker daemon at {self._socket} does not answer: {error}") from error
-        self._images = Images(control, streams)
+        self._control, self._images = control, Images(control, streams)
         log.info("docker found", version=about["Version"], api=about["ApiVersion"])
 
     async def close(self) -> None:
@@ -115,13 +116,22 @@ class DockerEngine(Shimmed):
 
     async def _make_network(self, control: aiodocker.Docker) -> None:
         """One bridge for all runs, on which none can speak to another: one for each would double the start."""
+        if self._has_network:
+            return
         with contextlib.suppress(DockerError):
             await control.networks.get(NETWORK)
+            self._has_network = True
             return
         options = {"com.docker.network.bridge.enable_icc": "false"}
-        await control.networks.create(
-            {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": options}
-        )
+        try:
+            await control.networks.create(
+                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": options}
+            )
+        except DockerError as error:
+            # 409: somebody else was faster.
+            if error.status != 409:
+                raise
+        self._has_network = True
 
     async def _remove_orphans(self, control: aiodocker.Docker) -> None:
         """Containers of ours that nobody watches: their shims died, or the attempts are long over."""
@@ -171,10 +181,12 @@ class DockerEngine(Shimmed):
 
     async def _image(self, name: str, notes: Notes) -> Image:
         """Waits for as long as the daemon is away."""
+        assert self._control is not None
         assert self._images is not None
         pause, said = 0.1, False
         while True:
             try:
+                await self._make_network(self._control)
                 return await self._images.get(name, notes.line)
             except _GONE as error:
                 if isinstance(error, DockerError) and 400 <= error.status < 500:
