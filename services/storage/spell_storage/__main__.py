@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def _push_limits(given: Settings) -> git_server.Limits:
 
 
 if __name__ == "__main__":
+    # What other hosts are told is in its memory, and in that of the git processes it starts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     service.run("storage", main)
     # The object store's threads abort the interpreter now and then when it is taken down under them.
     sys.stderr.flush()

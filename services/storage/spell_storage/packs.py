@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 
 from spell_proto import checks
-from spell_proto.errors import InvalidError
+from spell_proto.errors import ConflictError, InvalidError
 from spell_proto.views import PackAsked, PackHead
 from spell_storage import git
 from spell_storage.code import Code
@@ -16,6 +16,9 @@ from spell_storage.streams import Streams
 
 WANTS_MAX = 64
 HAVES_MAX = 10_000
+#: git holds a file and what became of it in memory, three times over: not of any size, and large ones one at a time.
+PATCH_FILE_BYTES_MAX = 1 << 30
+_LARGE_BYTES = 32 << 20
 #: So many objects are looked for in files; more are worth a process.
 _LOOKED_UP_MAX = 32
 _TAG_FORMAT = "--format=%(objecttype) %(objectname) %(refname:strip=2)"
@@ -31,10 +34,14 @@ _DIFFING = (
 class Packs:
     """Reads commits that `code` knows."""
 
-    def __init__(self, code: Code, repositories: git.Repositories) -> None:
+    def __init__(
+        self, code: Code, repositories: git.Repositories, *, patch_file_bytes_max: int = PATCH_FILE_BYTES_MAX
+    ) -> None:
+        self._patch_file_bytes_max = patch_file_bytes_max
         self._code = code
         self._git = repositories
         self._streams = Streams()
+        self._large = Streams(at_once=1)
 
     async def pack(self, owner_id: int, repository_id: int, asked: PackAsked) -> AsyncGenerator[bytes, None]:
         """A line of JSON (`PackHead`), then a thin pack with what the wanted commits need and the others do not have.
@@ -71,11 +78,30 @@ class Packs:
 
         Raises:
             NotFoundError: one of them is not in this repository.
+            ConflictError: a file is too large for a patch.
         """
         for name in (before, after):
             await self._code.commit(owner_id, name, repository_id)
         path = self._git.path(owner_id, repository_id)
-        return self._streams.read(path, "diff", *_DIFFING, before, after, "--")
+        largest = await self._largest_change(path, before, after)
+        if largest > self._patch_file_bytes_max:
+            raise ConflictError(
+                "patch_too_large",
+                f"a file of {largest >> 20} MiB has changed; "
+                f"patches are made of files of up to {self._patch_file_bytes_max >> 20} MiB",
+            )
+        streams = self._streams if largest < _LARGE_BYTES else self._large
+        return streams.read(path, "diff", *_DIFFING, before, after, "--")
+
+    async def _largest_change(self, path: Path, before: str, after: str) -> int:
+        """Of all files that differ, the most bytes that one has on both sides together."""
+        raw = await self._git.run(path, "diff-tree", "-r", "-z", "--raw", "--no-renames", before, after, "--")
+        pairs = [entry.split(b" ")[2:4] for entry in raw.split(b"\0")[:-1:2]]
+        given = b"".join(name + b"\n" for pair in pairs for name in pair)
+        printed = await self._git.run(path, "cat-file", "--batch-check=%(objectsize)", given=given)
+        # What is not there on one side is "missing", and so is a commit of a submodule.
+        sizes = [int(line) if line.isdigit() else 0 for line in printed.splitlines()]
+        return max(map(sum, zip(sizes[::2], sizes[1::2], strict=True)), default=0)
 
     async def _tags(self, path: Path, wants: Iterable[str]) -> list[tuple[str, str]]:
         """Annotated tags of commits that are on the way to the wanted ones: name and object."""

@@ -20,8 +20,8 @@ STREAM_SECONDS_MAX = 3600.0
 class Streams:
     """Git processes whose output is too big to be held. Not more than a few at once."""
 
-    def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(STREAMS_AT_ONCE)
+    def __init__(self, at_once: int = STREAMS_AT_ONCE) -> None:
+        self._turns = asyncio.Semaphore(at_once)
 
     async def read(
         self, repository: Path, *arguments: str, given: bytes = b"", head: bytes = b""

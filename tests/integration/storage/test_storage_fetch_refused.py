@@ -110,7 +110,7 @@ async def test_a_private_repository_needs_the_credentials_of_its_host(host, sour
 async def test_a_password_is_in_no_argument_no_environment_and_no_file(host, source, owner, fetching):
     source.commit(a=b"1")
     url = host.publish(source.work, "team/watched")
-    seen, asked = [], asyncio.Event()
+    seen, limits, asked = [], [], asyncio.Event()
     loop = asyncio.get_running_loop()
 
     async def watched(request):
@@ -123,6 +123,8 @@ async def test_a_password_is_in_no_argument_no_environment_and_no_file(host, sou
                     seen.append((process / name).read_bytes())
                 except OSError:
                     continue
+                if name == "cmdline" and b"remote-https" in seen[-1] and host.host.encode() in seen[-1]:
+                    limits.append((process / "limits").read_text())
         loop.call_soon_threadsafe(asked.set)
         return web.Response(status=404)
 
@@ -141,6 +143,8 @@ async def test_a_password_is_in_no_argument_no_environment_and_no_file(host, sou
     assert asked.is_set()
     assert any(b"git-remote-https" in text or b"remote-https" in text for text in seen)
     assert not any(PASSWORD.encode() in text for text in seen)
+    cores = [line.split()[4:6] for text in limits for line in text.splitlines() if "core file" in line]
+    assert set(map(tuple, cores)) == {("0", "0")}
     assert [file for file, data in files.items() if PASSWORD.encode() in data] == []
     key = fetching.data / "git-credentials.key"
     assert key.stat().st_mode & 0o777 == 0o600

@@ -18,7 +18,9 @@ from integration.storage.git_people import (
     pack_of,
     take_in,
 )
-from spell_proto.errors import RefusedError
+from integration.storage.storage_room import a_room
+from spell_proto.errors import ConflictError, RefusedError
+from spell_storage.packs import Packs
 
 pytestmark = pytest.mark.integration
 
@@ -136,6 +138,37 @@ async def test_a_patch_makes_one_commit_of_the_other(api, person):
     person.git("apply", "--index", str(person.directory / "patch"))
 
     assert person.git("write-tree").stdout.decode().strip() == person.rev(f"{after}^{{tree}}")
+
+
+async def test_a_file_too_large_to_be_held_in_memory_is_in_no_patch(postgres, tmp_path):
+    async with a_room(postgres, tmp_path / "data") as room:
+        before, after = (
+            b"commit refs/heads/%b\ncommitter x <x@y> 1 +0000\ndata 0\n" % name for name in (b"a", b"b")
+        )
+        git_in(
+            room.path,
+            "fast-import",
+            "--quiet",
+            given=before + b"M 100644 inline :x\ndata 600\n" + b"1" * 600 + b"\n"
+            b"M 100644 inline same\ndata 9000\n"
+            + b"9" * 9000
+            + b"\n"
+            + after
+            + b"M 100644 inline :x\ndata 500\n"
+            + b"2" * 500
+            + b"\n"
+            b"M 100644 inline same\ndata 9000\n" + b"9" * 9000 + b"\n",
+        )
+        names = [git_in(room.path, "rev-parse", f"refs/heads/{name}").decode().strip() for name in "ab"]
+        await room.push(names)
+        where = (room.owner_id, room.repository_id, *names)
+
+        with pytest.raises(ConflictError) as refused:
+            await Packs(room.code, room.repositories, patch_file_bytes_max=1099).patch(*where)
+        patch = await Packs(room.code, room.repositories, patch_file_bytes_max=1100).patch(*where)
+
+        assert refused.value.code == "patch_too_large"
+        assert b"diff --git a/:x b/:x" in b"".join([piece async for piece in patch])
 
 
 async def test_a_patch_is_not_served_for_what_was_not_pushed(api, person, other):
