@@ -197,6 +197,8 @@ class Stores:
             store.took(missing, head)
             seconds = round(time.monotonic() - began, 3)
             log.info("code came", store=store.path.name, commits=len(missing), seconds=seconds)
+            # What was young when we began may be old by now.
+            store.sweep()
             store.pack()
 
 

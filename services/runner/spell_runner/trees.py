@@ -173,6 +173,9 @@ class Trees:
         self._evicting = True
         try:
             await self._make_room()
+        except OSError as error:
+            # Whoever wants code may find room for it all the same.
+            log.warning("code cannot make room", problem=repr(error))
         finally:
             self._evicting = False
 

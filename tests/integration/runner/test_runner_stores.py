@@ -274,6 +274,18 @@ async def test_what_a_death_left_half_done_is_swept_away(shop):
     assert await get(shop, given) == code
 
 
+async def test_half_a_pack_that_a_death_left_goes_when_another_pack_comes(shop):
+    first = shop.shelf.code({"a": b"1"})
+    await get(shop, first)
+    left = shop.data / "stores/1-1/objects/pack/tmp_pack_left"
+    left.write_bytes(b"x")
+    os.utime(left, (1, 1))
+
+    await get(shop, shop.shelf.code({"a": b"2"}, first["commit"]))
+
+    assert not left.exists()
+
+
 async def test_objects_without_a_note_that_they_are_whole_come_again(shop):
     """As if the runner had died between the pack and the note."""
     given = shop.shelf.code({"a": b"x"})
