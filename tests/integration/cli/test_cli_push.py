@@ -308,3 +308,19 @@ def test_a_push_from_a_partial_clone_stores_nothing_there(pushing, endpoint):
     assert len(endpoint.refs()) == 2
     endpoint.git("fsck", "--full", "--connectivity-only")
     assert list((pushing.spell_dir / "snapshots").iterdir()) == []
+
+
+def test_a_push_that_takes_long_shows_how_far_it_is(pushing, endpoint, tmp_path):
+    pushing.repository()
+    (pushing.cwd / "large").write_bytes(os.urandom(8_000_000))
+    pushing.git("add", ".")
+    pushing.git("commit", "-q", "-m", "Large")
+    slow = tmp_path / "ssh"
+    slow.write_text('#!/bin/sh\n(dd bs=64k count=40 iflag=fullblock status=none; sleep 2; cat) | ssh "$@"\n')
+    slow.chmod(0o755)
+    terminal = pushing.terminal("run", "-b", "true", GIT_SSH=str(slow))
+    terminal.until("Pushing your code… Writing objects: ")
+
+    assert terminal.end() == 0
+    assert len(endpoint.refs()) == 1
+    assert not any("Writing objects" in line for line in terminal.lines)
