@@ -93,6 +93,13 @@ class CodeFetched(Step):
     tree: str
 
 
+class ImagePinned(Step):
+    """The Docker image of a run is on its machine; this is its name with the digest that stands for its content."""
+
+    kind: Literal["image_pinned"] = "image_pinned"
+    image: str
+
+
 class MountingStarted(Step):
     """The resources of the run are being mounted. Left out when there are none."""
 
@@ -153,6 +160,7 @@ class AttemptKilled(Step):
 
 AnyStep = Annotated[
     CodeFetched
+    | ImagePinned
     | MountingStarted
     | CommandStarted
     | CommandExited

@@ -19,6 +19,7 @@ from spell_proto.events import (
     CodeFetched,
     CommandExited,
     CommandStarted,
+    ImagePinned,
     LogTotals,
     MountingStarted,
     OutputsSaved,
@@ -129,7 +130,7 @@ class LifeOfARun(RuleBasedStateMachine):
             self.told = self.run.intent
 
     @precondition(lambda self: self.phase in {"building", "mounting"})
-    @rule(what=st.sampled_from(["fetch", "mount", "start", "fail"]))
+    @rule(what=st.sampled_from(["fetch", "pin", "mount", "start", "fail"]))
     def machine_prepares(self, what):
         if self.told is not Intent.RUN:
             self.step(AttemptKilled(at=self.now, log=LOG))
@@ -141,6 +142,8 @@ class LifeOfARun(RuleBasedStateMachine):
             self.step(
                 CodeFetched(at=self.now, repository_id=1, repository="r", commit="c" * 40, tree="t" * 40)
             )
+        elif what == "pin" and self.phase == "building":
+            self.step(ImagePinned(at=self.now, image=f"docker.io/library/x@sha256:{len(self.noted):064x}"))
         elif what == "mount" and self.phase == "building":
             self.step(MountingStarted(at=self.now))
             self.phase = "mounting"
@@ -267,6 +270,7 @@ class LifeOfARun(RuleBasedStateMachine):
         believed = "requested" if run.machine_id is None else "building"
         after = {
             CodeFetched: "building",
+            ImagePinned: "building",
             MountingStarted: "mounting",
             CommandStarted: "running",
             CommandExited: "saving",
@@ -280,6 +284,8 @@ class LifeOfARun(RuleBasedStateMachine):
             assert believed == "over", "an end that the machine never told"
         fetched = [step for step in self.noted[: run.steps] if isinstance(step, CodeFetched)]
         assert run.fetched == (fetched[-1] if fetched else None)
+        pinned = [step.image for step in self.noted[: run.steps] if isinstance(step, ImagePinned)]
+        assert run.image == (pinned[-1] if pinned else None)
         if run.state is RunState.FAILED:
             assert self.lost or any(isinstance(step, AttemptFailed) for step in self.noted)
         if run.exit_cause is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.events import CodeFetched, LogTotals, Step
+from spell_proto.events import CodeFetched, ImagePinned, LogTotals, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
@@ -23,7 +23,7 @@ from spell_runner.notes import Notes
 from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
 from spell_runner.reports import Account, Reporter
-from spell_runner.shim.launch import JOURNAL, SCRATCH
+from spell_runner.shim.launch import JOURNAL, LAUNCH, SCRATCH, Launch
 from spell_runner.workspace import Abort, AbortedError
 
 log = logs.get()
@@ -145,6 +145,7 @@ class Attempt:
             case phases.Prepare():
                 await self._prepare()
             case phases.Start():
+                self._note_image()
                 await self._engine.start(self.directory)
                 if self._look(alive=False).status is Status.ASKED:
                     await self._heard()
@@ -212,6 +213,15 @@ class Attempt:
                 tree=code.tree,
             )
             self._note((fetched,))
+
+    def _note_image(self) -> None:
+        """Say which image the name stood for, once, before anything runs in it."""
+        noted = any(isinstance(step, ImagePinned) for step in self.account.steps)
+        if self.spec.spec.docker_image is None or noted:
+            return
+        told = Launch.decode(Path(self.directory / LAUNCH).read_bytes()).container
+        if told is not None and told.pinned:
+            self._note((ImagePinned(at=datetime.now(UTC), image=told.pinned),))
 
     async def _save(self) -> None:
         ended = self._look(alive=False).exit

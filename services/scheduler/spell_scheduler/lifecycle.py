@@ -22,6 +22,7 @@ from spell_proto.events import (
     CodeFetched,
     CommandExited,
     CommandStarted,
+    ImagePinned,
     LogTotals,
     MountingStarted,
     OutputsSaved,
@@ -48,7 +49,7 @@ class Run:
 
     `steps` is the number of the last step of the attempt that was applied. `fence` grows with every machine the
     run is given to or taken from. `intent_reason` says why the intent hardened. `fetched` is what the URL of a run
-    without a local commit turned out to be.
+    without a local commit turned out to be, `image` its Docker image with a digest.
     """
 
     id: int
@@ -70,6 +71,7 @@ class Run:
     timeout_seconds: int | None = None
     deadline: datetime | None = None
     fetched: CodeFetched | None = None
+    image: str | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     manifest: str | None = None
@@ -253,6 +255,8 @@ def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Lo
     match step:
         case CodeFetched() if run.state is RunState.BUILDING:
             return replace(run, fetched=step), []
+        case ImagePinned() if run.state is RunState.BUILDING:
+            return replace(run, image=step.image), []
         case MountingStarted() if run.state is RunState.BUILDING:
             after, row = _move(run, RunState.MOUNTING, actor, now)
         case CommandStarted() if run.state in BEFORE_RUNNING:

@@ -67,6 +67,7 @@ def run_of(row: Row) -> Run:
         timeout_seconds=row["timeout_seconds"],
         deadline=row["deadline"],
         fetched=None if fetched is None else FETCHED.validate_python(fetched, strict=False),
+        image=row["image"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         manifest=row["manifest"],
@@ -81,8 +82,9 @@ def _reason(value: str | None) -> Reason | None:
 
 
 def spec_of(row: Row) -> RunSpec:
-    """The spec of a run, with the values of its environment variables."""
-    return SPEC.validate_python(row["spec"], strict=False)
+    """The spec of a run, with the values of its environment variables, and its image as it was pinned."""
+    spec = SPEC.validate_python(row["spec"], strict=False)
+    return spec if row["image"] is None else spec.model_copy(update={"docker_image": row["image"]})
 
 
 def view_of(
@@ -216,6 +218,7 @@ def _run_json(before: Run, after: Run) -> dict[str, Any]:
     members["log"] = None if after.log is None else after.log.model_dump()
     members["fetched"] = None if after.fetched is None else after.fetched.model_dump(mode="json")
     # No text of Postgres holds a NUL, and a machine's words must not stop its run from ending.
+    members["image"] = after.image and after.image.replace("\0", "\ufffd")
     members["message"] = after.message and after.message.replace("\0", "\ufffd")
     members["seen_version"] = before.version
     members["seen_fence"] = before.fence

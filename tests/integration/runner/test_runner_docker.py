@@ -354,6 +354,8 @@ async def test_images_are_pulled_and_a_registry_that_refuses_is_quoted(rooms, do
         pulled = await here.until_final(await here.create("echo in", docker_image=f"{host}/open/tiny:1"))
         missing = await here.until_final(await here.create("true", docker_image=f"{host}/open/tiny:2"))
 
+    assert pulled.spec.docker_image.startswith(f"{host}/open/tiny@sha256:")
+    assert pulled.spec.docker_image in docker.ask("GET", f"/images/{host}/open/tiny:1/json")["RepoDigests"]
     assert "the registry wants a login" in refused.message
     assert (pulled.state, await here.output(pulled.id)) == ("complete", b"in\n")
     assert f"Pulling the image {host}/open/tiny:1" in await here.lines(pulled.id)

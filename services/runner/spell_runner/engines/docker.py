@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiodocker
@@ -231,15 +232,8 @@ class DockerEngine(Shimmed):
         if code is not None:
             bound.append(Bound(str(code.repository), f"{_SPELL}/.git"))
             bound.append(Bound(str(code.objects), f"{_SPELL}/.git/objects"))
-        passed_on = dict(self._machine.passed_on)
-        for name in _FILES_PASSED_ON:
-            if Path(passed_on.get(name, "")).is_file():
-                target = f"/run/spell/{name.lower()}.pem"
-                bound.append(Bound(os.path.realpath(passed_on[name]), target))
-                passed_on[name] = target
-            else:
-                passed_on.pop(name, None)
-        passed_on.pop("SSL_CERT_DIR", None)
+        passed_on, files = _within(self._machine.passed_on)
+        bound += files
         uid, gid = account()
         wanted = Wanted(
             image=image.id,
@@ -259,7 +253,7 @@ class DockerEngine(Shimmed):
             bound=tuple(bound),
         )
         body = hardening.container(wanted, self._limits)
-        return Container(self._socket, container_name(self._machine.id, spec), body)
+        return Container(self._socket, container_name(self._machine.id, spec), body, image.pinned)
 
     # ---- after -----------------------------------------------------------------------------------------------
 
@@ -272,6 +266,17 @@ class DockerEngine(Shimmed):
 def container_name(machine_id: str, spec: AttemptSpec) -> str:
     """What the container of an attempt is called. Several machines may share a daemon, as in tests."""
     return f"run-{spec.run_id}-a{spec.attempt}-{machine_id}"
+
+
+def _within(passed_on: Mapping[str, str]) -> tuple[dict[str, str], list[Bound]]:
+    """Variables of the machine as they are true in a container, and the files that they name. Each file is bound once."""
+    found, targets = dict(passed_on), dict[str, str]()
+    for name in _FILES_PASSED_ON:
+        path = os.path.realpath(found.pop(name, ""))
+        if name in passed_on and Path(path).is_file():
+            found[name] = targets.setdefault(path, f"/run/spell/{name.lower()}.pem")
+    found.pop("SSL_CERT_DIR", None)
+    return found, [Bound(path, target) for path, target in targets.items()]
 
 
 def _environ(passed_on: dict[str, str], spec: AttemptSpec, shell: str) -> dict[str, str]:

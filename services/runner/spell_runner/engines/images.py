@@ -11,7 +11,7 @@ import aiodocker
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from spell_proto import logs
+from spell_proto import images, logs
 from spell_proto.state import Reason
 from spell_runner.environments import CACHED
 from spell_runner.errors import AttemptError
@@ -54,10 +54,10 @@ _PASSING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image that is here. `digest` names it for good: `name@sha256:...`, or its id where no registry has it."""
+    """An image that is here. `pinned` names it for good; empty where no registry has given it a digest."""
 
     id: str
-    digest: str
+    pinned: str
     shell: str
 
 
@@ -67,7 +67,7 @@ class Images:
     def __init__(self, control: aiodocker.Docker, streams: aiodocker.Docker) -> None:
         self._control = control
         self._streams = streams
-        self._known: dict[str, Image] = {}
+        self._shells: dict[str, str] = {}
         self._pulls: dict[str, asyncio.Lock] = {}
 
     async def get(self, name: str, say: Callable[[str], None]) -> Image:
@@ -90,11 +90,9 @@ class Images:
         if found is None:
             raise _failed(name, "it is gone again right after it was pulled")
         image_id = found["Id"]
-        if image_id not in self._known:
-            digests = found.get("RepoDigests") or []
-            shell = await self._shell(name, image_id)
-            self._known[image_id] = Image(image_id, digests[0] if digests else image_id, shell)
-        return self._known[image_id]
+        if image_id not in self._shells:
+            self._shells[image_id] = await self._shell(name, image_id)
+        return Image(image_id, pinned(name, found.get("RepoDigests") or []), self._shells[image_id])
 
     async def _inspect(self, name: str) -> dict[str, Any] | None:
         try:
@@ -138,6 +136,16 @@ class Images:
         raise AttemptError(
             Reason.BUILD_FAILED, f"the image {name} has no shell (/bin/sh), so no command can be run in it"
         )
+
+
+def pinned(name: str, digests: list[str]) -> str:
+    """The digest that the registry of `name` knows the image by, behind the name of its repository."""
+    asked = images.parse(name)
+    for digest in digests:
+        known = images.parse(digest)
+        if (known.registry, known.path) == (asked.registry, asked.path):
+            return str(known)
+    return ""
 
 
 def cause(problem: str) -> str:

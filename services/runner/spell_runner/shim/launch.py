@@ -40,11 +40,15 @@ SCRATCH = (TEMPORARY, WORK, WORKSPACE, UPPER)
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What to have a Docker daemon run: the path of its socket, the name of the container, and how to create it."""
+    """What to have a Docker daemon run: the path of its socket, the name of the container, and how to create it.
+
+    `pinned` is the name of its image with a digest; empty where no registry has given it one.
+    """
 
     daemon: str
     name: str
     create: dict[str, Any]
+    pinned: str = ""
 
 
 @dataclass(frozen=True, slots=True)
