@@ -117,7 +117,8 @@ class _Connection(http.client.HTTPConnection):
 class Own(Docker):
     """A daemon that is started and ended here, with a containerd of its own, which goes on while the daemon is away."""
 
-    def __init__(self, directory: Path, data: Path) -> None:
+    def __init__(self, directory: Path, data: Path, *options: str) -> None:
+        self._options = options
         super().__init__(directory / "d.sock")
         self._directory = directory
         self._data = data
@@ -171,8 +172,8 @@ def _until(true: Callable[[], bool], process: subprocess.Popen[bytes], place: Pa
 
 
 @contextmanager
-def running() -> Iterator[Docker]:
-    """A daemon with images to run in, for as long as the context lasts.
+def running(*options: str) -> Iterator[Docker]:
+    """A daemon with images to run in, for as long as the context lasts. `options` are for one that is started here.
 
     Raises:
         NoDockerError: there is none, and none can be started.
@@ -189,7 +190,7 @@ def running() -> Iterator[Docker]:
     data = cache() / "docker"
     data.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(dir="/tmp", prefix="sp"))
-    own = Own(directory, data)
+    own = Own(directory, data, *options)
     try:
         own.begin()
         bring_images(own)

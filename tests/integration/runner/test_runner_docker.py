@@ -84,7 +84,9 @@ async def test_a_container_has_every_limit_and_no_privilege(rooms, docker):
     assert not any(
         mode in {"host", "shareable"} for mode in (host["PidMode"], host["IpcMode"], host["UTSMode"])
     )
-    assert (host["CgroupnsMode"], host["NetworkMode"]) == ("private", "spell-runs")
+    assert host["CgroupnsMode"] == "private"
+    network = docker.ask("GET", f"/networks/{host['NetworkMode']}")
+    assert network["Options"]["com.docker.network.bridge.enable_icc"] == "false"
     assert not host["Devices"]
     assert (host["Memory"], host["MemorySwap"]) == (256 << 20, 256 << 20)
     assert (host["NanoCpus"], host["PidsLimit"], host["ShmSize"]) == (1_500_000_000, 256, 32 << 20)
@@ -111,6 +113,22 @@ async def test_no_way_out_of_a_container_works(rooms):
     assert view.exit_code == 0
     uid = os.geteuid() or 10_000
     assert await here.output(run_id) == f"uid {uid} new 1 seccomp 2\n".encode()
+
+
+async def test_one_run_cannot_reach_another(rooms, docker):
+    here = await rooms("docker")
+    served = await here.create("echo up; exec python3 -m http.server 8000")
+    await until_running(here, served)
+    (network,) = docker.container(names_of(here, served))["NetworkSettings"]["Networks"].values()
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], 8000), timeout=2)"
+    own = f'for i in $(seq 50); do python3 -c "{reach}" 127.0.0.1 && break; sleep 0.1; done'
+
+    beside = await here.until_final(await here.create(f'python3 -c "{reach}" {network["IPAddress"]}'))
+    inside = await here.until_final(await here.create(f"python3 -m http.server 8000 & {own}"))
+    await here.client.end(served, "kill")
+    await here.until_final(served)
+
+    assert (beside.exit_code, inside.exit_code) == (1, 0)
 
 
 async def test_limits_are_felt_inside(rooms):

@@ -37,6 +37,7 @@ STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
 CONTROLS_AT_ONCE = 16
 RETRY_SECONDS_MAX = 5.0
 NETWORK = "spell-runs"
+_ICC = "com.docker.network.bridge.enable_icc"
 ISOLATION = "docker"
 #: Whom commands run as where the runner itself is the superuser, which no run may be.
 RUN_UID = 10_000
@@ -81,7 +82,7 @@ class DockerEngine(Shimmed):
         self._stack = contextlib.AsyncExitStack()
         self._control: aiodocker.Docker | None = None
         self._images: Images | None = None
-        self._has_network = False
+        self._network = ""
 
     # ---- the daemon ------------------------------------------------------------------------------------------
 
@@ -115,24 +116,27 @@ class DockerEngine(Shimmed):
         # With a connector of ours, the library takes the address for the name of a host.
         return aiodocker.Docker("unix://localhost", connector=connector, session=session, timeout=timeout)
 
-    async def _make_network(self, control: aiodocker.Docker) -> None:
-        """One bridge for all runs, on which none can speak to another: one for each would double the start."""
-        if self._has_network:
+    async def _find_network(self, control: aiodocker.Docker) -> None:
+        """One bridge for all runs, on which none can speak to another: one for each would double the start.
+
+        Where the daemon's own bridge is like that (`icc: false`), it is taken: on one of ours, docker sets up a
+        resolver for every container, which takes longer than everything that we do.
+        """
+        if self._network:
             return
-        with contextlib.suppress(DockerError):
-            await control.networks.get(NETWORK)
-            self._has_network = True
+        own = await (await control.networks.get("bridge")).show()
+        if own["Options"].get(_ICC) == "false":
+            self._network = "bridge"
             return
-        options = {"com.docker.network.bridge.enable_icc": "false"}
         try:
             await control.networks.create(
-                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": options}
+                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": {_ICC: "false"}}
             )
         except DockerError as error:
-            # 409: somebody else was faster.
+            # 409: it is there.
             if error.status != 409:
                 raise
-        self._has_network = True
+        self._network = NETWORK
 
     async def _remove_orphans(self, control: aiodocker.Docker) -> None:
         """Containers of ours that nobody watches: their shims died, or the attempts are long over."""
@@ -187,7 +191,7 @@ class DockerEngine(Shimmed):
         pause, said = 0.1, False
         while True:
             try:
-                await self._make_network(self._control)
+                await self._find_network(self._control)
                 return await self._images.get(name, notes.line)
             except _GONE as error:
                 if isinstance(error, DockerError) and 400 <= error.status < 500:
@@ -248,7 +252,7 @@ class DockerEngine(Shimmed):
                 hardening.ATTEMPT: str(spec.attempt),
                 hardening.FENCE: str(spec.fence),
             },
-            network=NETWORK,
+            network=self._network,
             workspace=Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK),
             bound=tuple(bound),
         )
