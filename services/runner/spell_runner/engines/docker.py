@@ -37,7 +37,7 @@ STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
 CONTROLS_AT_ONCE = 16
 RETRY_SECONDS_MAX = 5.0
 NETWORK = "spell-runs"
-_ICC = "com.docker.network.bridge.enable_icc"
+ICC = "com.docker.network.bridge.enable_icc"
 ISOLATION = "docker"
 #: Whom commands run as where the runner itself is the superuser, which no run may be.
 RUN_UID = 10_000
@@ -125,12 +125,12 @@ class DockerEngine(Shimmed):
         if self._network:
             return
         own = await (await control.networks.get("bridge")).show()
-        if own["Options"].get(_ICC) == "false":
+        if own["Options"].get(ICC) == "false":
             self._network = "bridge"
             return
         try:
             await control.networks.create(
-                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": {_ICC: "false"}}
+                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": {ICC: "false"}}
             )
         except DockerError as error:
             # 409: it is there.
