@@ -107,7 +107,7 @@ async def test_what_was_changed_on_disk_is_found(builder, index, damage):
     assert (await builder.verify("beta")).ok
 
 
-async def test_an_environment_from_before_contents_were_recorded_is_left_alone(builder, index, postgres):
+async def test_an_environment_from_before_contents_were_recorded_is_built_again_once(builder, index, postgres):
     index.add("alpha", "1.0")
     ready = (await builder.ensure("alpha")).ready
     Path(ready["path"]).chmod(0o755)
@@ -119,7 +119,9 @@ async def test_an_environment_from_before_contents_were_recorded_is_left_alone(b
     check = await builder.verify("alpha")
 
     assert (check.ok, check.checked) == (True, 0)
+    assert (await builder.ensure("alpha")).ready["cached"] is False
     assert (await builder.ensure("alpha")).ready["cached"] is True
+    assert (await builder.verify("alpha")).checked == 1
 
 
 async def test_a_ready_environment_is_found_as_fast_as_ever(builder):
