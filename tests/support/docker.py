@@ -119,6 +119,8 @@ class Own(Docker):
 
     def __init__(self, directory: Path, data: Path, *options: str) -> None:
         self._options = options
+        self._config = directory / "daemon.json"
+        self._config.write_text("{}")
         super().__init__(directory / "d.sock")
         self._directory = directory
         self._data = data
@@ -132,7 +134,7 @@ class Own(Docker):
             config = place / "containerd.toml"
             config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
             argv = ["containerd", "--config", str(config), "--address", f"{place}/c.sock"]
-            argv += ["--root", str(self._data / "own-containerd"), "--state", f"{place}/containerd"]
+            argv += ["--root", f"{place}/containerd-root", "--state", f"{place}/containerd"]
             self._containerd = self._started(argv)
             _until((place / "c.sock").exists, self._containerd, place)
         argv = ["dockerd", "--host", f"unix://{self.socket}", "--data-root", str(self._data)]
@@ -144,8 +146,20 @@ class Own(Docker):
             "--containerd",
             f"{place}/c.sock",
         ]
+        argv += ["--config-file", str(self._config), *self._options]
         self._daemon = self._started(argv)
         _until(self.answers, self._daemon, place)
+
+    def configure(self, *, live_restore: bool) -> None:
+        """Whether containers outlive the daemon; it hears of it while it runs."""
+        assert self._daemon is not None
+        self._config.write_text(json.dumps({"live-restore": live_restore}))
+        self._daemon.send_signal(signal.SIGHUP)
+        _until(
+            lambda: self.ask("GET", "/info")["LiveRestoreEnabled"] is live_restore,
+            self._daemon,
+            self._directory,
+        )
 
     def end(self, number: int = signal.SIGTERM) -> None:
         assert self._daemon is not None

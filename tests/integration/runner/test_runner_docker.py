@@ -8,6 +8,7 @@ import pytest
 
 from integration.runner.room import in_docker, room
 from spell_runner.engines import hardening
+from spell_runner.shim import launch
 from support import docker as daemons
 from support import registries
 
@@ -178,7 +179,7 @@ async def test_the_repository_is_there_and_git_trusts_it(rooms):
     here = await rooms("docker")
     given = here.front.shelf.code({"a": b"a", "sub/b": b"b"}, cwd="missing/deep")
     run_id = await here.create(
-        "pwd; git log --format=%H; git status --porcelain; touch ../../.git/x || echo refused; echo c >> ../../a",
+        "pwd; git log --format=%H; git status --porcelain; touch ../../../.git/x 2>/dev/null || echo refused; echo c >> ../../a",
         code=given,
     )
     view = await here.until_final(run_id)
@@ -306,6 +307,29 @@ async def test_a_daemon_that_restarts_is_not_taken_for_the_commands_fault(rooms,
     assert await here.output(run_id) == b"up\n"
     await here.assert_whole(view)
     assert (await here.until_final(await here.create("true"))).state == "complete"
+
+
+async def test_a_daemon_that_lets_containers_live_changes_nothing(rooms, docker):
+    here = await rooms("docker")
+    daemons.need_own(docker)
+    docker.configure(live_restore=True)
+    try:
+        ended = await here.create(
+            "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo x > file; exit 6"
+        )
+        await until_running(here, ended)
+
+        docker.end()
+        docker.begin()
+        (here.attempt(ended) / launch.TEMPORARY / "go").touch()
+        view = await here.until_final(ended)
+    finally:
+        docker.configure(live_restore=False)
+
+    assert (view.state, view.exit_code) == ("complete", 6)
+    assert (await here.files(view))["file"] == b"x\n"
+    assert "Docker was away for a while; output from that time may be missing" in await here.lines(ended)
+    await here.assert_whole(view)
 
 
 # ---- images --------------------------------------------------------------------------------------------------
