@@ -11,6 +11,7 @@ class Environment(TypedDict):
     pip: list[str]
     requirements: str | None
     constraints: str | None
+    conda: str | None
     python: str | None
     latest: bool
     key: str | None

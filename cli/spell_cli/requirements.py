@@ -57,7 +57,7 @@ class _Reader:
 
     def include(self, path: Path, name: str, by: str | None, into: list[Line]) -> None:
         """Add the lines of a file, each file once. `by` says where it is named, but for the first one."""
-        text = _content(path, name, by)
+        text = content(path, name, by)
         real = os.path.realpath(path)
         seen = (real, into is self.constraints)
         if seen in self._seen:
@@ -95,7 +95,12 @@ class _Reader:
         self.include(target, os.path.relpath(target, self._directory), origin, into)
 
 
-def _content(path: Path, name: str, by: str | None) -> str:
+def content(path: Path, name: str, by: str | None) -> str:
+    """The text of a file. `by` says where it is named, but for the one on the command line.
+
+    Raises:
+        InvalidError: it cannot be read, or is no text.
+    """
     if "\0" in name:
         raise _unreadable("file_not_readable", f"{shown(name)}: no file has such a name", by)
     try:

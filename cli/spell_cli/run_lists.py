@@ -1,5 +1,6 @@
 """How runs are listed and described: rows of `spell ps`, lines of `spell info`. Pure."""
 
+import importlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -92,6 +93,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Python Version", spec["environment"]["python"] or ""),
         ("Requirements File", _requirements(spec["environment"]["requirements"] or "")),
         ("Pip Packages", ", ".join(spec["environment"]["pip"])),
+        ("Conda Env File", _conda(spec["environment"]["conda"])),
         ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
         ("Saved Files", _saved(run)),
     ]
@@ -101,7 +103,20 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
 def _requirements(text: str) -> str:
     """The lines of a requirements file, without hashes and where they came from."""
     lines = [line.partition(" --hash=")[0].partition(" # ")[0] for line in text.splitlines()]
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith(("#", " "))]
+    return _shortened([line.strip() for line in lines if line.strip() and not line.startswith(("#", " "))])
+
+
+def _conda(text: str | None) -> str:
+    """The packages of a conda file."""
+    if text is None:
+        return ""
+    found = importlib.import_module("spell_proto.conda").parse_text(text)
+    named = [package.canonical() for package in found.packages]
+    named += [f"{package.name} {package.version} {package.build}" for package in found.exact]
+    return _shortened([*named, *(f"{entry.requirement} (pip)" for entry in found.pip.entries)])
+
+
+def _shortened(lines: list[str]) -> str:
     more = len(lines) - _LINES_SHOWN
     return "\n".join(lines[:_LINES_SHOWN] + ([f"… and {more} more"] if more > 0 else []))
 

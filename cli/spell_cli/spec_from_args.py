@@ -33,6 +33,14 @@ class RunArguments(NamedTuple):
     python: str | None = None
     latest: bool = False
     docker_image: str | None = None
+    conda_file: "CondaText | None" = None
+
+
+class CondaText(NamedTuple):
+    """What `--conda-file` read, and what to warn of."""
+
+    text: str
+    warnings: tuple[str, ...]
 
 
 class Requirements(NamedTuple):
@@ -91,6 +99,11 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
         asked["requirements"], warnings = found.requirements, found.warnings
         if found.constraints is not None:
             asked["constraints"] = found.constraints
+    if arguments.conda_file is not None:
+        checks.conda_alone(
+            packages=bool(arguments.pip or arguments.pip_req), python=arguments.python is not None
+        )
+        asked["conda"], warnings = arguments.conda_file
     if arguments.python is not None:
         asked["python"] = checks.python_version(arguments.python)
     if arguments.latest:
@@ -100,6 +113,12 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
 
 def _refuse_packages(arguments: RunArguments) -> None:
     """An image is the whole environment of its run."""
+    if arguments.conda_file is not None:
+        raise InvalidError(
+            "flags_conflict",
+            "Only one of the following options can be specified: --framework, --from, --conda-file",
+            field="docker_image",
+        )
     if arguments.pip or arguments.pip_req is not None:
         raise InvalidError(
             "flags_conflict",

@@ -354,6 +354,24 @@ def git_ref(value: str) -> str:
     return _text(value, "github.ref", "ref", "--github-ref")
 
 
+def conda_alone(*, packages: bool, python: bool) -> None:
+    """A conda environment file says by itself which packages there are, and which Python."""
+    if packages:
+        raise InvalidError(
+            "flags_conflict",
+            "--pip or --pip-req cannot be specified when using a conda environment. You can include the pip installs "
+            "in the conda environment file instead.",
+            field="conda",
+        )
+    if python:
+        raise InvalidError(
+            "flags_conflict",
+            "--python cannot be specified when using a conda environment. Please include the python version in your "
+            "conda environment file instead.",
+            field="conda",
+        )
+
+
 def python_version(value: str) -> str:
     """The version of Python of a run: as much of it as matters."""
     if not _PYTHON.fullmatch(value):

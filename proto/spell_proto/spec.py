@@ -14,6 +14,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from spell_proto import checks, images
+from spell_proto.conda import CondaFile
+from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import Parsed, parse_text
 from spell_proto.state import Intent
@@ -76,6 +78,12 @@ def _requirements(value: str | None) -> str | None:
     return value
 
 
+def _conda(value: str | None) -> str | None:
+    if value is not None:
+        parse_conda(value)
+    return value
+
+
 def _python(value: str | None) -> str | None:
     return None if value is None else checks.python_version(value)
 
@@ -93,7 +101,8 @@ def _key(value: str | None) -> str | None:
 class EnvironmentRequest(Shape):
     """What the environment of a run should hold, as asked; the builder resolves it to exact content.
 
-    `requirements` is the text of a requirements file without includes, `constraints` what its `-c` files hold.
+    `requirements` is the text of a requirements file without includes, `constraints` what its `-c` files hold. `conda`
+    is the text of a conda environment file, which says it all by itself.
     `latest` asks for versions of right now, whatever an equal request got before; `key` for the environment with
     this key and no other, whatever the rest asks for.
     """
@@ -101,9 +110,19 @@ class EnvironmentRequest(Shape):
     pip: Annotated[tuple[str, ...], AfterValidator(pip_requirements)] = ()
     requirements: Annotated[str | None, AfterValidator(_requirements)] = None
     constraints: Annotated[str | None, AfterValidator(_requirements)] = None
+    conda: Annotated[str | None, AfterValidator(_conda)] = None
     python: Annotated[str | None, AfterValidator(_python)] = None
     latest: bool = False
     key: Annotated[str | None, AfterValidator(_key)] = None
+
+    @model_validator(mode="after")
+    def _conda_alone(self) -> Self:
+        if self.conda is not None:
+            checks.conda_alone(
+                packages=bool(self.pip or self.requirements or self.constraints),
+                python=self.python is not None,
+            )
+        return self
 
     @property
     def bare(self) -> bool:
@@ -113,6 +132,10 @@ class EnvironmentRequest(Shape):
     def parsed(self) -> tuple[Parsed, Parsed]:
         """The requirements, and the constraints."""
         return parse_text(self.requirements or ""), parse_text(self.constraints or "")
+
+    def conda_file(self) -> CondaFile | None:
+        """What the conda environment file asks for."""
+        return None if self.conda is None else parse_conda(self.conda)
 
     def digest(self) -> str:
         """SHA-256 (hex) over the normalised request: equal requests, in whatever order, have equal digests.
@@ -125,6 +148,9 @@ class EnvironmentRequest(Shape):
             content["requirements"] = parsed.canonical()
             if self.constraints is not None:
                 content["constraints"] = constraints.canonical()
+        file = self.conda_file()
+        if file is not None:
+            content["conda"] = file.canonical()
         if self.python is not None:
             content["python"] = self.python
         if self.key is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.conda_packages import Channel
 from support.packages import Index
 from support.standalone import Stack, prepared, until
 
@@ -22,10 +23,19 @@ def _index(tmp_path_factory) -> Index:
     return index
 
 
+@pytest.fixture(scope="module", name="channel")
+def _channel(tmp_path_factory) -> Channel:
+    channel = Channel(tmp_path_factory.mktemp("conda") / "channel")
+    channel.add_python()
+    channel.add("gamma", "1.5", conda=True)
+    return channel
+
+
 @pytest.fixture(scope="module", name="stack")
-def _stack(index) -> Iterator[Stack]:
+def _stack(index, channel) -> Iterator[Stack]:
     with prepared(slots=2, grace_seconds=2) as stack:
         stack.environment["UV_DEFAULT_INDEX"] = index.url
+        stack.environment["SPELL_CONDA_CHANNELS"] = f"local={channel.url}"
         stack.up()
         yield stack
 
@@ -188,3 +198,57 @@ def test_an_environment_that_was_damaged_on_the_disk_is_built_again(stack, proje
 
     assert "alpha 1.0" in again.stdout.splitlines(), again
     assert key_of(stack, number(again)) == environment.name
+
+
+SHOW_CONDA = (
+    "import os, sys, gamma; print('gamma', gamma.VERSION, os.environ['CONDA_DEFAULT_ENV'], "
+    "os.environ['CONDA_PREFIX'] == sys.prefix, 'VIRTUAL_ENV' in os.environ)"
+)
+
+
+def test_a_conda_file_gives_python_packages_and_what_pip_adds(stack, project):
+    (project / "env.yml").write_text(
+        "name: mine\nprefix: /x\nchannels: [local]\ndependencies:\n- gamma\n- pip:\n  - alpha==1.0\n"
+    )
+    result = stack.spell("run", "-f", "--conda-file", "env.yml", "python", "-c", SHOW_CONDA, cwd=project)
+    alpha = stack.spell("run", "-f", "--conda-file", "env.yml", "python", "-c", SHOW, cwd=project)
+    lock = stack.spell("env", "lock", number(result))
+    (project / "env.yml").write_text(lock.stdout)
+    locked = stack.spell("run", "-f", "--conda-file", "env.yml", "gamma", cwd=project)
+    again = stack.spell("rerun", number(result))
+    explained = stack.spell("env", "explain", number(result))
+    shown = stack.spell("info", number(result))
+    (project / "env.yml").unlink()
+
+    assert result.rc == 0, result
+    assert "gamma 1.5 spell True False" in result.stdout.splitlines()
+    assert "the environment is called 'spell' in the run, not 'mine'" in " ".join(result.stderr.split())
+    assert "'prefix' is ignored" in result.stderr
+    assert "alpha 1.0" in alpha.stdout.splitlines(), alpha
+    assert "gamma 1.5" in locked.stdout.splitlines(), locked
+    assert "gamma 1.5 spell True False" in again.stdout.splitlines(), again
+    assert key_of(stack, number(locked)) == key_of(stack, number(result)) == key_of(stack, number(again))
+    assert "gamma 1.5 0" in explained.stdout
+    assert "alpha==1.0 (pip)" in explained.stdout
+    assert re.search(r"^Conda Env File +gamma$", shown.stdout, re.MULTILINE), shown
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "sentence"),
+    [
+        ("dependencies:\n\t- a\n", (), "--conda-file: bad.yml, line 2, column 1: there is a tab"),
+        ("channels: [other]\ndependencies: [a]\n", (), "the channel 'other' is not on the operator's list"),
+        (
+            "dependencies: [a]\n",
+            ("--pip", "six"),
+            "--pip or --pip-req cannot be specified when using a conda",
+        ),
+    ],
+)
+def test_a_conda_file_that_cannot_be_used_is_refused_in_one_sentence(stack, project, content, more, sentence):
+    (project / "bad.yml").write_text(content)
+    result = stack.spell("run", "-f", "--conda-file", "bad.yml", *more, "true", cwd=project)
+    (project / "bad.yml").unlink()
+
+    assert result.rc == 2, result
+    assert sentence in " ".join(result.stderr.split())

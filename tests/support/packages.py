@@ -17,8 +17,16 @@ class Index:
     def url(self) -> str:
         return (self.directory / "simple").as_uri()
 
-    def add(self, name: str, version: str, *, requires: tuple[str, ...] = (), text: str = "") -> None:
-        """Add a package with one module that holds `VERSION` and `TEXT`."""
+    def add(
+        self,
+        name: str,
+        version: str,
+        *,
+        requires: tuple[str, ...] = (),
+        text: str = "",
+        entry_point: bool = False,
+    ) -> None:
+        """Add a package with one module that holds `VERSION` and `TEXT`, and a program of its name if asked for."""
         module = name.replace("-", "_")
         info = f"{module}-{version}.dist-info"
         files = {
@@ -27,6 +35,9 @@ class Index:
             + "".join(f"Requires-Dist: {requirement}\n" for requirement in requires),
             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         }
+        if entry_point:
+            files[f"{module}.py"] += "def main():\n    print(VERSION)\n"
+            files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{name} = {module}:main\n"
         record = "".join(f"{path},{_digest(content)},{len(content)}\n" for path, content in files.items())
         self._publish(name, f"{module}-{version}-py3-none-any.whl", {**files, f"{info}/RECORD": record})
 

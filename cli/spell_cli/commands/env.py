@@ -16,6 +16,7 @@ from spell_cli.terminal import note, say
 from spell_cli.times import human_size, local_time
 
 _KEY_CHARS = 12
+_CONDA_LOCK = "\ndependencies:\n"
 
 
 def _client() -> Client:
@@ -97,6 +98,10 @@ def _about(environment: EnvironmentView) -> list[tuple[str, str]]:
 
 def _packages(lock: str) -> str:
     """The names and versions of a lock, without hashes."""
+    if _CONDA_LOCK in lock:
+        found = importlib.import_module("spell_proto.conda").parse_text(lock)
+        exact = [f"{package.name} {package.version} {package.build}" for package in found.exact]
+        return "\n".join([*exact, *(f"{entry.requirement} (pip)" for entry in found.pip.entries)])
     heads = (line.removesuffix("\\").strip() for line in lock.splitlines() if line[:1] not in {"#", " ", ""})
     return "\n".join(heads) or "none"
 
@@ -135,9 +140,9 @@ def _explained(use: EnvironmentUse) -> list[tuple[str, str]]:
 )
 @run_id_argument
 def lock(run_id: int) -> None:
-    """Print the exact versions that a run had, with hashes, as a requirements file.
+    """Print the exact versions that a run had, with hashes, as a requirements file; as a conda file where it had one.
 
-    `spell run --pip-req` gives the same environment for it, whatever has been published since.
+    `spell run --pip-req`, or `--conda-file`, gives the same environment for it, whatever has been published since.
     """
     say(_client().environment_of(run_id)["detail"]["lock"].rstrip("\n"))
 

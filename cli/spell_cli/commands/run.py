@@ -8,7 +8,15 @@ import click
 from spell_cli.args import Known, Label, SpellCommand, complete_file, usage_errors
 from spell_cli.errors import CliError
 from spell_cli.repository import Inspection
-from spell_cli.spec_from_args import OptionNames, Requirements, RunArguments, check, misplaced, typed
+from spell_cli.spec_from_args import (
+    CondaText,
+    OptionNames,
+    Requirements,
+    RunArguments,
+    check,
+    misplaced,
+    typed,
+)
 
 
 class RunCommand(SpellCommand):
@@ -56,6 +64,7 @@ class RunCommand(SpellCommand):
         'spell run "python train.py"',
         "spell run --pip scikit-learn --env EPOCHS=5 python train.py",
         "spell run --python 3.12 --pip-req requirements.txt python train.py",
+        "spell run --conda-file environment.yml python train.py",
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
@@ -77,6 +86,12 @@ class RunCommand(SpellCommand):
     metavar="FILE",
     shell_complete=complete_file,
     help="Python packages to install, from a requirements file.",
+)
+@click.option(
+    "--conda-file",
+    metavar="FILE",
+    shell_complete=complete_file,
+    help="Packages and Python of a conda environment file.",
 )
 @click.option(
     "--python",
@@ -128,6 +143,7 @@ def run(
     machine_type: str | None,
     pip: tuple[str, ...],
     pip_req: str | None,
+    conda_file: str | None,
     python: str | None,
     latest: bool,
     docker_image: str | None,
@@ -168,6 +184,7 @@ def run(
                 python,
                 latest,
                 docker_image,
+                _conda(conda_file),
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.
@@ -186,6 +203,13 @@ def _requirements(path: str | None) -> Requirements | None:
     if path is None:
         return None
     found: Requirements = importlib.import_module("spell_cli.requirements").read(path, Path(_here()))
+    return found
+
+
+def _conda(path: str | None) -> CondaText | None:
+    if path is None:
+        return None
+    found: CondaText = importlib.import_module("spell_cli.conda_file").read(path, Path(_here()))
     return found
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from spell_builder import api, uv
 from spell_builder.ahead import Ahead
 from spell_builder.builder import BARE, Builder
+from spell_builder.channels import Channels
+from spell_builder.conda import Conda
 from spell_builder.directories import Directories
 from spell_builder.inventory import Inventory
 from spell_builder.pythons import Pythons
@@ -40,10 +42,16 @@ async def main(stop: asyncio.Event) -> None:
             asyncio.TaskGroup() as tasks,
         ):
             pythons = Pythons(program)
+            conda = Conda(
+                Channels(given.conda_channels, given.conda_base_url),
+                program.environment,
+                data / "conda-cache",
+                directories.root,
+            )
             builder = Builder(
                 program,
-                Resolver(program, pythons, given.index_hosts),
-                pythons,
+                conda,
+                Resolver(program, conda, pythons, given.index_hosts),
                 directories,
                 requests,
                 tasks,

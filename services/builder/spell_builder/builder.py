@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from spell_builder import contents, pins, verify
+from spell_builder import contents, layers, pins, verify
+from spell_builder.conda import Conda, settle
 from spell_builder.directories import Directories
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
-from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.resolver import Recipe, Resolver
 from spell_builder.soundness import Soundness
@@ -42,8 +42,8 @@ class Builder:
     def __init__(
         self,
         uv: Uv,
+        conda: Conda,
         resolver: Resolver,
-        pythons: Pythons,
         directories: Directories,
         requests: Requests,
         tasks: asyncio.TaskGroup,
@@ -55,7 +55,7 @@ class Builder:
     ) -> None:
         self._uv = uv
         self._resolver = resolver
-        self._pythons = pythons
+        self._conda = conda
         self._directories = directories
         self._requests = requests
         self._soundness = soundness
@@ -126,7 +126,7 @@ class Builder:
     async def _usable(self, found: Resolution) -> bool:
         """Whether a resolution is recent, and was made for an interpreter of today."""
         recipe = self._recipe(found)
-        return found.fresh and recipe.key == found.key and await self._pythons.there(recipe.interpreter)
+        return found.fresh and recipe.key == found.key and await self._resolver.there(recipe.interpreter)
 
     def _recipe(self, found: Resolution) -> Recipe:
         return Recipe(found.interpreter or self._uv.interpreter, found.resolved)
@@ -209,7 +209,7 @@ class Builder:
             # Where its directory is gone: the same versions again, as an equal request would get them.
             return await self._share(self._recipe(last), flight)
         try:
-            recipe = await self._resolver.recipe(request, flight.say)
+            recipe = await self._resolver.recipe(request, flight.say, functools.partial(self._below, flight))
         except IndexUnreachableError:
             ready = self._ready(last.key, cached=True) if last is not None and not request.latest else None
             if ready is None:
@@ -218,6 +218,10 @@ class Builder:
             return ready
         await patiently(functools.partial(self._requests.remember, digest, recipe))
         return await self._share(recipe, flight)
+
+    async def _below(self, flight: Flight, recipe: Recipe) -> Path:
+        """The directory of an environment that another one is put on top of."""
+        return Path((await self._share(recipe, flight)).path)
 
     async def _exactly(self, key: str) -> Recipe:
         """The recipe of an environment that was made before.
@@ -229,7 +233,7 @@ class Builder:
         if found is None:
             raise BuildFailedError(f"there is no environment {key[:12]}")
         recipe = self._recipe(found)
-        if recipe.key != key or not await self._pythons.there(recipe.interpreter):
+        if recipe.key != key or not await self._resolver.there(recipe.interpreter):
             raise BuildFailedError(
                 f"environment {key[:12]} was made for {recipe.interpreter.version} in {recipe.interpreter.path}, "
                 "which is not on this machine any more"
@@ -281,16 +285,22 @@ class Builder:
         return ready
 
     async def _fill(self, new: Path, recipe: Recipe, flight: Flight, lock: int) -> None:
-        await self._uv.make(new, recipe.interpreter, flight.say, lock)
-        indexes, resolved = pins.without_indexes(recipe.resolved)
-        if not resolved:
-            return
-        # Inside, so that whoever removes what an interrupted build left removes this too.
-        pinned = new / PINNED
-        pinned.write_text(resolved)
-        await self._uv.install(new, pinned, indexes, flight.say, lock)
-        pinned.unlink()
-        await self._uv.compile(new, flight.say, lock)
+        final = self._directories.path(recipe.key)
+        if layers.is_conda(recipe.resolved):
+            await self._conda.install(new, final, recipe.resolved, flight.say, lock)
+        else:
+            await self._uv.make(new, recipe.interpreter, flight.say, lock)
+        indexes, resolved = pins.without_indexes(layers.pip_part(recipe.resolved))
+        if resolved:
+            # Inside, so that whoever removes what an interrupted build left removes this too.
+            pinned = new / PINNED
+            pinned.write_text(resolved)
+            await self._uv.install(new, pinned, indexes, flight.say, lock)
+            pinned.unlink()
+        if layers.is_conda(recipe.resolved):
+            await _to_its_end(functools.partial(settle, new, final))
+        if recipe.resolved:
+            await self._uv.compile(new, flight.say, lock)
 
     async def _note(self, recipe: Recipe, listed: bytes, seconds: float, flight: Flight) -> None:
         """Record what was built, before anybody can use it (I17).

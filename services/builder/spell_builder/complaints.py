@@ -34,7 +34,7 @@ _LASTING = ("invalid peer certificate", "certificate verify failed", "builder er
 
 def failure(output: str) -> BuildFailedError:
     """The error to raise for what uv wrote."""
-    output = _CREDENTIALS.sub("", _UNPRINTABLE.sub("", _TERMINAL.sub("", output)))
+    output = _CREDENTIALS.sub("", printable(output))
     causes = _causes(output)
     last = causes[-1] if causes else _last_line(output)
     fetch = _FETCH.search(output)
@@ -53,10 +53,10 @@ def failure(output: str) -> BuildFailedError:
     build = _FAILED_TO_BUILD.search(output)
     if build is not None:
         name = build["package"]
-        return BuildFailedError(_cut(f"pip: {name} cannot be built: {_reason(output, last)}"), _name(name))
+        return BuildFailedError(cut(f"pip: {name} cannot be built: {_reason(output, last)}"), _name(name))
     if "No solution found" in output:
-        return BuildFailedError(_cut(f"pip: the packages do not go together: {_plain(last)}"))
-    return BuildFailedError(_cut(f"pip: the packages cannot be installed: {_plain(last)}"))
+        return BuildFailedError(cut(f"pip: the packages do not go together: {_plain(last)}"))
+    return BuildFailedError(cut(f"pip: the packages cannot be installed: {_plain(last)}"))
 
 
 def _name(package: str) -> str:
@@ -65,10 +65,8 @@ def _name(package: str) -> str:
 
 
 def _unreachable(output: str, url: str, last: str) -> BuildFailedError:
-    sentence = _cut(f"pip: the package index cannot be read ({url}): {last}")
-    if any(word in output for word in _LASTING) or not any(word in output for word in _PASSING):
-        return BuildFailedError(sentence)
-    return IndexUnreachableError(sentence)
+    sentence = cut(f"pip: the package index cannot be read ({url}): {last}")
+    return IndexUnreachableError(sentence) if passing(output) else BuildFailedError(sentence)
 
 
 def _causes(output: str) -> list[str]:
@@ -106,6 +104,17 @@ def _last_line(output: str) -> str:
     return lines[-1].removeprefix("error: ") if lines else "uv gave no reason"
 
 
-def _cut(sentence: str) -> str:
+def passing(output: str) -> bool:
+    """Whether what a program wrote is trouble of the network, and worth another try."""
+    return not any(word in output for word in _LASTING) and any(word in output for word in _PASSING)
+
+
+def printable(text: str) -> str:
+    """Text without what is meant for a terminal."""
+    return _UNPRINTABLE.sub("", _TERMINAL.sub("", text))
+
+
+def cut(sentence: str) -> str:
+    """One sentence of bearable length."""
     sentence = " ".join(sentence.split())
     return sentence if len(sentence) <= _SENTENCE_CHARS_MAX else sentence[: _SENTENCE_CHARS_MAX - 1] + "…"

@@ -5,6 +5,7 @@ where a link leads, and the digest of the content. Left out or told otherwise is
 builds of one key:
 
 - byte code: it carries the time its source was installed at, and follows from the source;
+- what rattler writes for itself in `conda-meta`: it tells paths of its cache;
 - what uv writes for itself: `pyvenv.cfg` and the `activate` scripts tell uv's release and absolute paths, `.lock` is
   its lock, `uv_cache.json` tells when a package reached its cache;
 - `RECORD`: tells digests of files that have their own line here, and of byte code;
@@ -105,6 +106,8 @@ def _paths(root: str) -> Iterator[str]:
 def _left_out(below: str, name: str) -> bool:
     if not below:
         return name in _OF_UV_AT_THE_TOP or name.startswith(_OURS)
+    if below == "conda-meta/":
+        return name == "history" or name.endswith(".json")
     if below == "bin/":
         return name.startswith(_OF_UV_IN_BIN)
     if below.endswith(".dist-info/"):

@@ -42,6 +42,11 @@ class Directories:
         for directory in (self._environments, self._locks, self._stamps):
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
 
+    @property
+    def root(self) -> Path:
+        """Where the environments are."""
+        return self._environments
+
     def path(self, key: str) -> Path:
         return self._environments / key
 

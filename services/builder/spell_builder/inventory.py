@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from spell_builder import pins
+from spell_builder import layers, pins
 from spell_builder.directories import Directories
 from spell_builder.requests import Requests
 from spell_proto import logs
@@ -129,8 +129,10 @@ class Inventory:
         there = {row["key"]} if self._directories.complete(row["key"]) else set()
         about = row["interpreter"] or {}
         view = _view(row, there)
-        version = view.python.partition(" ")[2]
-        header = f"# Environment {row['key']}\n# spell run --python {version} --pip-req FILE\n"
+        flags = f"--python {view.python.partition(' ')[2]} --pip-req"
+        if layers.is_conda(row["resolved"]):
+            flags = "--conda-file"
+        header = f"# Environment {row['key']}\n# spell run {flags} FILE\n"
         return EnvironmentDetail(
             environment=view,
             platform=about.get("platform", ""),

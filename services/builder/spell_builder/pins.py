@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from spell_builder import keys
+from spell_builder import keys, layers
 from spell_builder.errors import BuildFailedError
 from spell_proto.requirements import Entry, Index, Parsed, logical_lines
 
@@ -34,7 +34,9 @@ class Pin:
 
 def read(resolved: str) -> Iterator[Pin]:
     """The packages of a resolution."""
-    for line in logical_lines(resolved, "resolved"):
+    for package in layers.conda_part(resolved):
+        yield Pin(layers.title(package), (f"sha256:{package.sha256}",))
+    for line in logical_lines(layers.pip_part(resolved), "resolved"):
         if not line.text.startswith("-"):
             head, *hashes = line.text.split("--hash=")
             yield Pin(head.strip(), tuple(item.strip() for item in hashes))

@@ -10,6 +10,7 @@ class Settings:
     """Environment variables `SPELL_<NAME>`; times in seconds.
 
     `index_hosts` are the hosts whose indexes a requirements file may name, besides the index that is set for all.
+    `conda_channels` are the channels that a conda file may use: URLs, NAME=URL, or names below `conda_base_url`.
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
@@ -27,3 +28,5 @@ class Settings:
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     environment_check_share: float = within(0.05, 0.001, 1000.0)
     index_hosts: str = ""
+    conda_channels: str = ""
+    conda_base_url: str = ""

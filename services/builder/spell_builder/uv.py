@@ -4,23 +4,21 @@ import asyncio
 import contextlib
 import os
 import platform
+import re
 import shutil
-import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from uv import find_uv_bin
 
-from spell_builder import complaints
+from spell_builder import commands, complaints
+from spell_builder.commands import Say
 from spell_builder.errors import BuildFailedError, IndexUnreachableError, MissingUvError
 from spell_builder.keys import Interpreter
-
-#: Takes a line and whether it is about a failure.
-Say = Callable[[str, bool], None]
 
 RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
@@ -29,12 +27,8 @@ VENV_SECONDS_MAX = 60.0
 LIST_SECONDS_MAX = 60.0
 NETWORK_TRIES = 4
 NETWORK_BACKOFF_SECONDS = 1.0
-ENDED_SECONDS_MAX = 5.0
-_ENDED_LOOK_SECONDS = 0.01
-_OUTPUT_BYTES_KEPT = 256 * 1024
-_READ_BYTES = 64 * 1024
-#: Names a directory that will have another name in a moment.
-_NOT_WORTH_SAYING = b"Using Python "
+#: A line of what uv would do.
+_ADDED = re.compile(r" \+ (?P<name>\S+)==(?P<version>\S+)")
 
 _PASSED = frozenset(
     {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "NETRC"}
@@ -90,8 +84,11 @@ class Uv:
         constraints: Sequence[str],
         indexes: Sequence[str],
         say: Say,
+        *,
+        alone: bool = False,
     ) -> str:
-        """Exact versions with hashes for what was asked. `indexes` are options that name them.
+        """Exact versions with hashes for what was asked. `indexes` are options that name them. With `alone`, what
+        the packages need is left out.
 
         Raises:
             BuildFailedError: there is no solution, or a package cannot be read.
@@ -99,6 +96,7 @@ class Uv:
         """
         words = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"]
         words += ["--no-emit-index-url", "--python", interpreter.path, *indexes]
+        words += ["--no-deps"] if alone else []
         text = "".join(f"{line}\n" for line in requirements)
         if not constraints:
             return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text)
@@ -109,12 +107,34 @@ class Uv:
             words += ["-c", f"/proc/self/fd/{file.fileno()}"]
             return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text, keep=file.fileno())
 
+    async def missing(
+        self, python: Path, requirements: Sequence[str], indexes: Sequence[str], say: Say
+    ) -> list[str]:
+        """What would have to be installed besides what is there: exact versions. Nothing is installed.
+
+        Raises:
+            BuildFailedError: there is no solution, or a package cannot be read.
+        """
+        found: list[str] = []
+
+        def hear(line: str, failing: bool) -> None:
+            change = _ADDED.fullmatch(line)
+            if change is not None:
+                found.append(f"{change['name']}=={change['version']}")
+            elif failing:
+                say(line, failing)
+
+        words = ["pip", "install", "--dry-run", "--break-system-packages", "--python", str(python)]
+        text = "".join(f"{line}\n" for line in requirements)
+        await self._patiently([*words, *indexes, "-r", "-"], RESOLVE_SECONDS_MAX, hear, stdin=text)
+        return sorted(set(found))
+
     async def pythons(self) -> str:
         """What uv knows of the interpreters that are installed, as JSON. Nothing is downloaded."""
         words = [self.program, "python", "list", "--only-installed", "--offline", "--output-format", "json"]
         # Its own interpreters lie in a user's home.
         environment = dict(self.environment) | {"HOME": str(self.home)}
-        return await self._run(words, LIST_SECONDS_MAX, _unsaid, environment=environment)
+        return await self._run(words, LIST_SECONDS_MAX, commands.unsaid, environment=environment)
 
     async def make(self, directory: Path, interpreter: Interpreter, say: Say, keep: int) -> None:
         """A bare environment that can be moved. `keep` is a descriptor the process holds open while it lives."""
@@ -125,7 +145,15 @@ class Uv:
         self, directory: Path, pinned: Path, indexes: Sequence[str], say: Say, keep: int
     ) -> None:
         """Install what `pinned` holds, each file checked against its hash, copied so that no run reaches the cache."""
-        options = ["--require-hashes", "--no-deps", "--link-mode", "copy", *indexes]
+        # A Python of conda may say that it is not ours to install into.
+        options = [
+            "--require-hashes",
+            "--no-deps",
+            "--link-mode",
+            "copy",
+            "--break-system-packages",
+            *indexes,
+        ]
         words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options, "-r", str(pinned)]
         await self._patiently(words, INSTALL_SECONDS_MAX, say, keep=keep)
 
@@ -175,82 +203,17 @@ class Uv:
         keep: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *_bound_to_us(),
-            *words,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(environment or self.environment),
-            # uv looks for settings in its directory and above; ours are all in the environment.
-            cwd="/",
-            # Its own session, so that the compilers it starts can be ended with it.
-            start_new_session=True,
-            pass_fds=() if keep is None else (keep,),
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
         try:
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as tasks:
-                out = tasks.create_task(process.stdout.read())
-                errors = tasks.create_task(_passed_on(process.stderr, say))
-                with contextlib.suppress(ConnectionError):
-                    process.stdin.write(stdin.encode())
-                    await process.stdin.drain()
-                process.stdin.close()
-            code = await process.wait()
+            done = await commands.run(
+                words, seconds, say, stdin=stdin, keep=keep, environment=environment or self.environment
+            )
         except TimeoutError:
             raise BuildFailedError(
                 f"pip: uv did not come to an end within {seconds / 60:.0f} minutes"
             ) from None
-        finally:
-            await _ended(process)
-        if code != 0:
-            raise complaints.failure(errors.result())
-        return out.result().decode(errors="replace")
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    """End what is left of a command and of all that it started, so that nothing writes any more."""
-    deadline = time.monotonic() + ENDED_SECONDS_MAX
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        # Its children are not ours to wait for; the group is there until the last of them has been.
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.sleep(_ENDED_LOOK_SECONDS)
-
-
-async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
-    """Pass lines on as they come, however long they are, and return the last of what was read."""
-    kept = bytearray()
-    rest = b""
-    failing = False
-    while data := await stream.read(_READ_BYTES):
-        kept = (kept + data)[-_OUTPUT_BYTES_KEPT:]
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            failing = failing or line.startswith(b"error:")
-            if not line.startswith(_NOT_WORTH_SAYING):
-                say(line.decode(errors="replace").rstrip(), failing)
-        if len(rest) > _READ_BYTES:
-            say(rest.decode(errors="replace"), failing)
-            rest = b""
-    if rest:
-        say(rest.decode(errors="replace"), failing)
-    return kept.decode(errors="replace")
-
-
-def _unsaid(_text: str, _failing: bool) -> None:
-    pass
-
-
-def _bound_to_us() -> tuple[str, ...]:
-    """Words in front of a command that let the kernel end it with us, where setpriv is there."""
-    setpriv = shutil.which("setpriv")
-    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+        if done.code != 0:
+            raise complaints.failure(done.errors)
+        return done.out
 
 
 def locate(environ: Mapping[str, str], data: Path) -> Uv:

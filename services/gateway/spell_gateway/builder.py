@@ -40,7 +40,7 @@ class Builder:
         Raises:
             InvalidError: which part cannot be had, and what there is.
         """
-        if environment.requirements or environment.python or environment.key:
+        if environment.requirements or environment.conda or environment.python or environment.key:
             await self._caller.call("POST", "/environments/check", _NOTHING, body=environment)
 
     async def plan(self, environment: EnvironmentRequest) -> PlanView:

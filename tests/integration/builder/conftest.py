@@ -9,6 +9,7 @@ import pytest
 
 from support import stack
 from support.builder_process import BuilderProcess
+from support.conda_packages import Channel
 from support.packages import Index
 
 
@@ -18,14 +19,24 @@ def index(tmp_path: Path) -> Index:
 
 
 @pytest.fixture
+def channel(tmp_path: Path) -> Channel:
+    return Channel(tmp_path / "channel")
+
+
+@pytest.fixture
 async def builder(
-    postgres: stack.Postgres, nats: stack.Nats, index: Index, request: pytest.FixtureRequest
+    postgres: stack.Postgres,
+    nats: stack.Nats,
+    index: Index,
+    channel: Channel,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[BuilderProcess]:
     """A builder. `spell verify` holds what it leaves, but for a test marked with `violates("I17")`."""
     await _forget_everything(postgres)
     with stack.short_directory() as directory:
         process = BuilderProcess(directory, postgres, nats)
         process.environment["UV_DEFAULT_INDEX"] = index.url
+        process.environment["SPELL_CONDA_CHANNELS"] = f"local={channel.url}"
         await process.start()
         try:
             yield process

@@ -53,6 +53,34 @@ ROWS = [
     ("", {"python": "3.99"}, "python_unknown", "there is no Python 3.99 on this machine. There is: 3."),
     ("", {"key": "abc"}, "environment_key_invalid", "64 hexadecimal digits"),
     ("", {"key": "a" * 64}, "environment_unknown", "there is no environment aaaaaaaaaaaa"),
+    ("B18", {"conda": "a: &a [1]\nb: *a"}, "conda_file_invalid", "line 2, column 4: an alias (*name) is not"),
+    ("B18", {"conda": "a: !!python/object:os.system x"}, "conda_file_invalid", "line 1, column 4: the tag"),
+    ("B18", {"conda": "dependencies:\n\t- a"}, "conda_file_invalid", "line 2, column 1: there is a tab"),
+    (
+        "B19",
+        {"conda": "channels: [file:///]\ndependencies: [a]"},
+        "conda_channel_not_allowed",
+        "line 1, column 12: the channel 'file:///' is not on the operator's list",
+    ),
+    ("", {"conda": "dependencies: [a]"}, "conda_channel_not_allowed", "the operator has listed no channel"),
+    (
+        "",
+        {"conda": "dependencies: [a]", "pip": ["six"]},
+        "flags_conflict",
+        "in the conda environment file instead",
+    ),
+    (
+        "",
+        {"conda": "dependencies: [a]", "python": "3.12"},
+        "flags_conflict",
+        "Please include the python version",
+    ),
+    (
+        "",
+        {"conda": "dependencies:\n- pip: [-e .]"},
+        "pip_option_not_allowed",
+        "--conda-file: line 2: -e is not",
+    ),
     ("", {"requirements": 7}, "field_invalid", "environment.requirements"),
     ("", {"latest": "yes"}, "field_invalid", "environment.latest"),
 ]
@@ -67,7 +95,7 @@ async def test_what_cannot_be_made_is_refused_before_a_run_exists(client, path, 
     assert status == 422, refused
     assert refused["code"] == code
     assert part in refused["message"]
-    assert refused["field"].startswith("environment.")
+    assert refused["field"].startswith("environment")
     assert await newest(client) == before
 
 

@@ -95,6 +95,7 @@ def a_run(run_id=9, state="running", **given):
         "environment": {
             "pip": ["six"],
             "requirements": None,
+            "conda": None,
             "constraints": None,
             "python": None,
             "latest": False,

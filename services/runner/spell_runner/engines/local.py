@@ -154,7 +154,7 @@ class LocalEngine(Shimmed):
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
             "TMPDIR": "/tmp" if self.isolation != "none" else directory / launch.TEMPORARY,  # noqa: S108 -- its own
-            "VIRTUAL_ENV": str(environment),
+            **_activated(environment),
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
             # Not PYTHONPYCACHEPREFIX: that would also make Python blind to the byte code of the environment,
@@ -176,3 +176,10 @@ class LocalEngine(Shimmed):
     def clear(self, directory: Directory) -> None:
         # In a namespace, everything died with the shim; elsewhere this is how its children are known.
         processes.kill_marked(os.fsencode(directory / ""))
+
+
+def _activated(environment: Path) -> dict[str, str]:
+    """What activating an environment sets. One of conda packages is called `spell`, whatever its file says."""
+    if (environment / "conda-meta").is_dir():
+        return {"CONDA_PREFIX": str(environment), "CONDA_DEFAULT_ENV": "spell"}
+    return {"VIRTUAL_ENV": str(environment)}
