@@ -44,10 +44,10 @@ class Channel:
         self._publish("python", version, files, subdir="linux-64", links=links)
 
     def add(self, name: str, version: str, *, depends: tuple[str, ...] = (), conda: bool = False) -> None:
-        """Add a module that holds `VERSION`, and a program of its name."""
+        """Add a module that holds `VERSION` and `DEPENDS`, and a program of its name."""
         info = f"site-packages/{name}-{version}.dist-info"
         files = {
-            f"site-packages/{name}.py": f"VERSION = {version!r}\ndef main():\n    print({name!r}, VERSION)\n",
+            f"site-packages/{name}.py": f"VERSION = {version!r}\nDEPENDS = {depends!r}\ndef main():\n    print({name!r}, VERSION)\n",
             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
             f"{info}/RECORD": f"{name}.py,,\n",
             f"{info}/INSTALLER": "conda\n",

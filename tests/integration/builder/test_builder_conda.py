@@ -203,3 +203,24 @@ async def test_the_python_is_the_one_the_file_asks_for(builder, channel):
 
     assert shown["environment"]["python"] == "CPython 3.2.1"
     assert VERSION != "3.2.1"
+
+
+async def test_a_package_that_was_published_again_is_not_taken_from_the_cache(builder, channel):
+    first = await builder.ensure(conda=conda("alpha=1.0"))
+    channel.add("alpha", "1.0", depends=("more",))
+    channel.add_data("more", "1.0")
+
+    again = await builder.ensure(conda=conda("alpha=1.0"), latest=True)
+    second = await builder.ensure(key=first.ready["key"])
+
+    assert again.ready["key"] != first.ready["key"]
+    assert said(again, "python", "-c", "import alpha; print(alpha.DEPENDS)") == "('more',)"
+    assert second.ready == {**first.ready, "cached": True}
+
+
+async def test_a_channel_that_is_not_there_is_told(builder, channel):
+    (channel.directory / "noarch" / "repodata.json").unlink()
+
+    answer = await builder.ensure(conda=conda("alpha"))
+
+    assert answer.failure.startswith("conda: the packages cannot be had: could not find subdir 'noarch'")
