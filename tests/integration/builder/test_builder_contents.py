@@ -107,7 +107,9 @@ async def test_what_was_changed_on_disk_is_found(builder, index, damage):
     assert (await builder.verify("beta")).ok
 
 
-async def test_an_environment_from_before_contents_were_recorded_is_built_again_once(builder, index, postgres):
+async def test_an_environment_from_before_contents_were_recorded_is_built_again_once(
+    builder, index, postgres
+):
     index.add("alpha", "1.0")
     ready = (await builder.ensure("alpha")).ready
     Path(ready["path"]).chmod(0o755)
