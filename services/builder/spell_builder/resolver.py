@@ -73,7 +73,7 @@ class Resolver:
     async def python(self, request: EnvironmentRequest) -> str:
         """The Python that a request would get, as far as it is known before."""
         if request.conda is not None:
-            return "Python of conda"
+            return "the one of the conda file"
         return (await self._pythons.named(request.python)).version
 
     def _check_index(self, index: Index, flag: str) -> None:

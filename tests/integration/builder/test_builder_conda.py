@@ -224,3 +224,14 @@ async def test_a_channel_that_is_not_there_is_told(builder, channel):
     answer = await builder.ensure(conda=conda("alpha"))
 
     assert answer.failure.startswith("conda: the packages cannot be had: could not find subdir 'noarch'")
+
+
+async def test_a_plan_tells_the_exact_packages_once_they_are_known(builder):
+    asked = {"conda": conda("alpha=1.0")}
+    before = await builder.call("POST", "/environments/plan", **asked)
+    await builder.ensure(**asked)
+    after = await builder.call("POST", "/environments/plan", **asked)
+
+    assert (before["state"], before["python"]) == ("new", "the one of the conda file")
+    assert (after["state"], after["python"]) == ("ready", f"CPython {VERSION}")
+    assert after["packages"] == ["alpha==1.0", f"python=={VERSION}"]
