@@ -234,4 +234,4 @@ async def test_a_plan_tells_the_exact_packages_once_they_are_known(builder):
 
     assert (before["state"], before["python"]) == ("new", "the one of the conda file")
     assert (after["state"], after["python"]) == ("ready", f"CPython {VERSION}")
-    assert after["packages"] == ["alpha==1.0", f"python=={VERSION}"]
+    assert sorted(after["packages"]) == ["alpha==1.0", f"python=={VERSION}"]
