@@ -71,8 +71,9 @@ async def main(stop: asyncio.Event) -> None:
             # The bus may come up after us, or not at all: nothing here waits for it.
             bus = tasks.create_task(live.serve(stop, configured.nats_url))
             async with (
-                serve(internal_app(accounts, doctor), configured.gateway_url),
                 serve(public_app(routes, authenticator), configured.listen) as port,
+                # Last: who finds it healthy can ask it anything.
+                serve(internal_app(accounts, doctor), configured.gateway_url),
             ):
                 log.info("gateway ready", port=port)
                 await stop.wait()

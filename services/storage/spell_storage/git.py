@@ -55,6 +55,8 @@ OPTIONS = (
 #: is refused where a tree is laid out.
 FSCK_IGNORED = ("zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate")
 _RECEIVE_OPTIONS = (
+    # Packs stay packs: directories of loose objects vanish under a push while a repository is packed anew.
+    "-c", "receive.unpackLimit=1",
     "-c", "receive.fsckObjects=true",
     "-c", "transfer.fsckObjects=true",
     *(word for kind in FSCK_IGNORED for word in ("-c", f"receive.fsck.{kind}=ignore")),
