@@ -4,30 +4,8 @@ import click
 import pytest
 
 from spell_cli import main
-from support.spawned import announced
 
 LONG = "x" * 100_000
-
-
-@pytest.fixture
-def spell(tmp_path, monkeypatch, capfd):
-    """Run a command line in this process, where nothing can be asked for: there is a server and no token for it."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("SPELL_DIR", str(tmp_path / "spell"))
-    monkeypatch.setenv("SPELL_API_URL", "http://127.0.0.1:1")
-    monkeypatch.delenv("SPELL_TOKEN", raising=False)
-
-    def call(*words):
-        with announced() as started:
-            code = main._guarded(list(words))
-        said = capfd.readouterr()
-        assert started == []
-        assert "Traceback" not in said.err
-        assert list((tmp_path / "work").iterdir()) == []
-        return code, said.out, said.err
-
-    return call
 
 
 def run(*options, command="true"):
