@@ -13,6 +13,9 @@ class Environment(TypedDict):
     constraints: str | None
     conda: str | None
     python: str | None
+    apt: list[str]
+    framework: str | None
+    accelerator: str | None
     latest: bool
     key: str | None
 

@@ -372,6 +372,16 @@ def conda_alone(*, packages: bool, python: bool) -> None:
         )
 
 
+def one_foundation(*, framework: bool = False, image: bool = False, conda: bool = False) -> None:
+    """A framework, an image and a conda environment file each say what everything else stands on."""
+    if framework + image + conda > 1:
+        raise InvalidError(
+            "flags_conflict",
+            "Only one of the following options can be specified: --framework, --from, --conda-file",
+            field="docker_image" if image else "framework",
+        )
+
+
 def python_version(value: str) -> str:
     """The version of Python of a run: as much of it as matters."""
     if not _PYTHON.fullmatch(value):

@@ -8,12 +8,12 @@ import hashlib
 import json
 import re
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from spell_proto import checks, images
+from spell_proto import apt, checks, frameworks, images
 from spell_proto.conda import CondaFile
 from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
@@ -88,6 +88,14 @@ def _python(value: str | None) -> str | None:
     return None if value is None else checks.python_version(value)
 
 
+def _apt(values: tuple[str, ...]) -> tuple[str, ...]:
+    return apt.packages(values)
+
+
+def _framework(value: str | None) -> str | None:
+    return None if value is None else frameworks.framework(value)
+
+
 def _key(value: str | None) -> str | None:
     if value is not None and not _KEY.fullmatch(value):
         raise InvalidError(
@@ -102,7 +110,8 @@ class EnvironmentRequest(Shape):
     """What the environment of a run should hold, as asked; the builder resolves it to exact content.
 
     `requirements` is the text of a requirements file without includes, `constraints` what its `-c` files hold. `conda`
-    is the text of a conda environment file, which says it all by itself.
+    is the text of a conda environment file, which says it all but the system packages (`apt`). A `framework` is looked
+    up in the table of the server; `accelerator` says which of its variants the machine of the run needs.
     `latest` asks for versions of right now, whatever an equal request got before; `key` for the environment with
     this key and no other, whatever the rest asks for.
     """
@@ -112,6 +121,9 @@ class EnvironmentRequest(Shape):
     constraints: Annotated[str | None, AfterValidator(_requirements)] = None
     conda: Annotated[str | None, AfterValidator(_conda)] = None
     python: Annotated[str | None, AfterValidator(_python)] = None
+    apt: Annotated[tuple[str, ...], AfterValidator(_apt)] = ()
+    framework: Annotated[str | None, AfterValidator(_framework)] = None
+    accelerator: Literal["cuda"] | None = None
     latest: bool = False
     key: Annotated[str | None, AfterValidator(_key)] = None
 
@@ -122,6 +134,7 @@ class EnvironmentRequest(Shape):
                 packages=bool(self.pip or self.requirements or self.constraints),
                 python=self.python is not None,
             )
+            checks.one_foundation(framework=self.framework is not None, conda=True)
         return self
 
     @property
@@ -153,6 +166,12 @@ class EnvironmentRequest(Shape):
             content["conda"] = file.canonical()
         if self.python is not None:
             content["python"] = self.python
+        if self.apt:
+            content["apt"] = sorted(set(self.apt))
+        if self.framework is not None:
+            content["framework"] = self.framework
+        if self.accelerator is not None:
+            content["accelerator"] = self.accelerator
         if self.key is not None:
             content["key"] = self.key
         text = json.dumps(content, separators=(",", ":"))

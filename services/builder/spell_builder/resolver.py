@@ -56,6 +56,14 @@ class Resolver:
         Raises:
             InvalidError: which part, and what there is.
         """
+        for flag, given in (("--apt", request.apt), ("--framework", request.framework)):
+            if given:
+                raise InvalidError(
+                    "environment_unsupported",
+                    f"{flag}: this server cannot make environments with it yet; an image that has what is needed can "
+                    "be named with --docker-image",
+                    field=f"environment.{flag[2:]}",
+                )
         for parsed in request.parsed():
             for index in parsed.indexes:
                 self._check_index(index, "--pip-req")

@@ -20,6 +20,7 @@ _LIST = TypeAdapter(EnvironmentList)
 _DETAIL = TypeAdapter(EnvironmentDetail)
 _USE = TypeAdapter(UseView)
 _REMOVED = TypeAdapter(Removed)
+_BARE = EnvironmentRequest()
 _NOTHING: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 
 #: It reads a limited part of what is on disk, which a slow disk may still take long for.
@@ -40,7 +41,7 @@ class Builder:
         Raises:
             InvalidError: which part cannot be had, and what there is.
         """
-        if environment.requirements or environment.conda or environment.python or environment.key:
+        if environment.model_copy(update={"pip": (), "latest": False}) != _BARE:
             await self._caller.call("POST", "/environments/check", _NOTHING, body=environment)
 
     async def plan(self, environment: EnvironmentRequest) -> PlanView:
