@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from spell_proto.git import environment
 from spell_runner.errors import StoreDamagedError, TreeRefusedError
 
 #: What `ls-tree` may say of one tree: small trees can name endless ones.
@@ -39,22 +40,6 @@ class Entry(NamedTuple):
     kind: str
     name: str
     path: bytes
-
-
-def environment(shallow: Path | None = None) -> dict[str, str]:
-    """All that a git process of ours gets to know of this one. `shallow` names commits without parents."""
-    given = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": "/nonexistent",
-        "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "none",
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
-    }
-    return given if shallow is None else given | {"GIT_SHALLOW_FILE": str(shallow)}
 
 
 def command(store: Path, *arguments: str) -> list[str]:

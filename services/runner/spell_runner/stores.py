@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 
 from spell_proto import logs
 from spell_proto.errors import UnavailableError
+from spell_proto.git import environment
 from spell_proto.http import Caller
 from spell_proto.spec import CodeLocation
 from spell_proto.views import PackAsked, PackHead
@@ -122,7 +123,7 @@ class Store:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=git.environment(),
+            env=environment(),
             start_new_session=True,
         )
 
@@ -222,13 +223,14 @@ async def _take(store: Store, stream: aiohttp.StreamReader) -> PackHead:
     ):
         shallow.write("".join(f"{commit}\n" for commit in store.shallow() | set(told.shallow)).encode())
         shallow.flush()
-        given = Path(shallow.name) if os.fstat(shallow.fileno()).st_size else None
+        # Commits that are taken to have no parents.
+        cut_off = {"GIT_SHALLOW_FILE": shallow.name} if os.fstat(shallow.fileno()).st_size else {}
         process = await asyncio.create_subprocess_exec(
             *git.command(store.path, *git.INDEX_PACK),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=complaints,
-            env=git.environment(given),
+            env=environment() | cut_off,
             start_new_session=True,
         )
         try:

@@ -15,6 +15,7 @@ from typing import IO
 
 from spell_proto import logs
 from spell_proto.errors import SpellError
+from spell_proto.git import environment
 from spell_storage.locks import Locks
 
 log = logs.get()
@@ -102,21 +103,6 @@ done
 
 class GitError(SpellError):
     """A git process failed, or took too long."""
-
-
-def environment() -> dict[str, str]:
-    """All that a git process of ours gets to know of this one."""
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": "/nonexistent",
-        "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": "none",
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
-    }
 
 
 def command(repository: Path, *arguments: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spell_proto import checks
 from spell_proto.errors import UnavailableError
+from spell_proto.git import environment
 from spell_storage import git
 from spell_storage.credentials import Login
 from spell_storage.remote_refs import FetchError, RemoteRefs, explained, read_refs
@@ -110,7 +111,7 @@ class Remote:
         ca_file = self._ca_file or os.environ.get("SSL_CERT_FILE")
         ca = {"GIT_SSL_CAINFO": ca_file} if ca_file else {}
         ceiling = {"GIT_CEILING_DIRECTORIES": str(self._directory.parent)}
-        return {**git.environment(), **proxies, **ca, **ceiling, "GIT_ALLOW_PROTOCOL": "https"}
+        return {**environment(), **proxies, **ca, **ceiling, "GIT_ALLOW_PROTOCOL": "https"}
 
     async def _run(
         self,

@@ -5,6 +5,7 @@ import time
 
 import asyncssh
 
+from spell_proto.git import environment
 from spell_storage import git
 
 _PIECE_BYTES = 128 * 1024
@@ -76,7 +77,7 @@ class Relay:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**git.environment(), "SPELL_PUSHED": noted},
+            env={**environment(), "SPELL_PUSHED": noted},
             start_new_session=True,
             limit=_PIECE_BYTES,
             pass_fds=(held,),

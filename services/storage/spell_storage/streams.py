@@ -7,6 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from spell_proto.errors import UnavailableError
+from spell_proto.git import environment
 from spell_storage import git
 
 PIECE_BYTES = 256 * 1024
@@ -58,7 +59,7 @@ async def _printed(
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=complaint,
-            env=git.environment(),
+            env=environment(),
             start_new_session=True,
             limit=PIECE_BYTES,
         )
