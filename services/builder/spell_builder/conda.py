@@ -1,6 +1,5 @@
 """conda layers: exact packages for what was asked, and their installation, by rattler in a process of its own (shell)."""
 
-import asyncio
 import json
 import os
 import platform
@@ -14,14 +13,13 @@ from urllib.parse import unquote
 from spell_builder import commands, layers, refusals
 from spell_builder.channels import Channels
 from spell_builder.commands import Say
-from spell_builder.errors import BuildFailedError, IndexUnreachableError
+from spell_builder.errors import BuildFailedError
 from spell_builder.keys import Interpreter
+from spell_builder.patience import patiently
 from spell_proto.conda import CondaFile
 
 SOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
-TRIES = 4
-BACKOFF_SECONDS = 1.0
 _HEAD_BYTES = 4096
 _WORKER = ("-m", "spell_builder.rattling")
 
@@ -91,16 +89,10 @@ class Conda:
     async def _patiently(
         self, asked: dict[str, Any], seconds: float, file: CondaFile | None, say: Say, keep: int | None = None
     ) -> dict[str, Any]:
-        for attempt in range(1, TRIES + 1):
-            try:
-                return await self._ask(asked, seconds, file, say, keep)
-            except IndexUnreachableError as error:
-                if attempt == TRIES:
-                    raise
-                pause = BACKOFF_SECONDS * 2 ** (attempt - 1)
-                say(f"{error}; trying again in {pause:.0f} s", True)
-                await asyncio.sleep(pause)
-        raise AssertionError
+        async def ask() -> dict[str, Any]:
+            return await self._ask(asked, seconds, file, say, keep)
+
+        return await patiently(ask, say)
 
     async def _ask(
         self, asked: dict[str, Any], seconds: float, file: CondaFile | None, say: Say, keep: int | None

@@ -1,6 +1,5 @@
 """uv as a subprocess: resolve, make an environment, install; its lines are passed on as they come (shell)."""
 
-import asyncio
 import contextlib
 import os
 import platform
@@ -17,16 +16,15 @@ from uv import find_uv_bin
 
 from spell_builder import commands, complaints
 from spell_builder.commands import Say
-from spell_builder.errors import BuildFailedError, IndexUnreachableError, MissingUvError
+from spell_builder.errors import BuildFailedError, MissingUvError
 from spell_builder.keys import Interpreter
+from spell_builder.patience import patiently
 
 RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
 COMPILE_SECONDS_MAX = 600.0
 VENV_SECONDS_MAX = 60.0
 LIST_SECONDS_MAX = 60.0
-NETWORK_TRIES = 4
-NETWORK_BACKOFF_SECONDS = 1.0
 #: A line of what uv would do.
 _ADDED = re.compile(r" \+ (?P<name>\S+)==(?P<version>\S+)")
 
@@ -182,16 +180,10 @@ class Uv:
     async def _patiently(
         self, words: Sequence[str], seconds: float, say: Say, *, stdin: str = "", keep: int | None = None
     ) -> str:
-        for attempt in range(1, NETWORK_TRIES + 1):
-            try:
-                return await self._run([self.program, *words], seconds, say, stdin=stdin, keep=keep)
-            except IndexUnreachableError as error:
-                if attempt == NETWORK_TRIES:
-                    raise
-                pause = NETWORK_BACKOFF_SECONDS * 2 ** (attempt - 1)
-                say(f"{error}; trying again in {pause:.0f} s", True)
-                await asyncio.sleep(pause)
-        raise AssertionError
+        async def ask() -> str:
+            return await self._run([self.program, *words], seconds, say, stdin=stdin, keep=keep)
+
+        return await patiently(ask, say)
 
     async def _run(
         self,
