@@ -8,44 +8,20 @@ daemon answers; its base must be there.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from stack import Stack, median, quantile, running, table, verdict
+from stack import Stack, first_output, median, quantile, running, table, verdict
 from uv import find_uv_bin
 
 from spell_builder.uv import base_interpreter
-from spell_proto.journal import Decoder, RecordKind
 
 HIT_SECONDS_MAX = 0.030
 COLD_RATIO_MAX = 1.2
-
-
-def first_output(stack: Stack, environment: dict[str, Any]) -> float:
-    """Seconds from sending a request to the first byte that its run writes; the run is over afterwards."""
-    create, follow = stack.connection(), stack.connection()
-    begun = time.perf_counter()
-    answer = stack.request(create, "POST", "/api/runs", {"command": "echo first", "environment": environment})
-    run = json.loads(answer.read())
-    assert answer.status == 201, run
-    stream = stack.request(follow, "GET", f"/api/runs/{run['id']}/follow?follow=1")
-    decoder, seconds = Decoder(), 0.0
-    while data := stream.read1(65536):
-        for record in decoder.feed(data):
-            if record.kind is RecordKind.STDOUT and not seconds:
-                seconds = time.perf_counter() - begun
-            if record.kind is RecordKind.DONE:
-                create.close()
-                follow.close()
-                assert seconds, "the run has written nothing: was its environment built?"
-                return seconds
-    raise RuntimeError("the stream ended early")
 
 
 def forget(stack: Stack) -> None:
@@ -114,11 +90,11 @@ def docker_build(packages: list[str], image: str) -> float | None:
 
 def cache_hit(stack: Stack, packages: list[str], runs: int) -> list[tuple[str, str, str, str, str]]:
     """Runs with packages that are there and runs without any, in turn."""
-    known: dict[str, Any] = {"pip": packages}
+    known = {"environment": {"pip": packages}}
     with_them, without = [], []
     for _ in range(5 + runs):
-        with_them.append(first_output(stack, known))
-        without.append(first_output(stack, {}))
+        with_them.append(first_output(stack, known).since_asked)
+        without.append(first_output(stack).since_asked)
     with_them, without = with_them[5:], without[5:]
     rows = []
     for name, share in (("p50", 0.5), ("p95", 0.95)):
@@ -139,8 +115,8 @@ def cold(
     for _ in range(rounds):
         forget(stack)
         shutil.rmtree(cache, ignore_errors=True)
-        whole = first_output(stack, {"pip": packages, "latest": True})
-        ours.append(whole - first_output(stack, {}))
+        whole = first_output(stack, {"environment": {"pip": packages, "latest": True}})
+        ours.append(whole.since_asked - first_output(stack).since_asked)
         peers["bare uv"].append(bare_uv(packages, Path(tempfile.mkdtemp(prefix="spb"))))
         peers["python -m venv + pip"].append(venv_and_pip(packages, Path(tempfile.mkdtemp(prefix="spb"))))
         built = docker_build(packages, image)
@@ -172,7 +148,7 @@ def main() -> None:
     cache = Path(tempfile.mkdtemp(prefix="spb"))
     try:
         with running(UV_CACHE_DIR=str(cache)) as stack:
-            first_output(stack, {})
+            first_output(stack)
             rows = cold(stack, packages, chosen.rounds, cache, chosen.image)
             rows += cache_hit(stack, packages, chosen.runs)
     finally:

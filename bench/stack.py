@@ -1,4 +1,4 @@
-"""A standalone stack of its own for a benchmark, and how figures are printed."""
+"""A standalone stack of its own for a benchmark, the first output of a run on it, and how figures are printed."""
 
 import contextlib
 import json
@@ -8,11 +8,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from spell_proto.journal import Decoder, RecordKind
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,39 @@ def running(**settings: str) -> Iterator[Stack]:
             capture_output=True,
         )
         shutil.rmtree(directory, ignore_errors=True)
+
+
+class FirstOutput(NamedTuple):
+    """Seconds to the first byte of output: since the request was sent, and since its 201 was read."""
+
+    since_asked: float
+    since_accepted: float
+
+
+def first_output(stack: Stack, asked: dict[str, Any] | None = None) -> FirstOutput:
+    """How soon a run writes, as seen by a follower who asks as soon as it is accepted. It is over afterwards.
+
+    `asked` is what its request holds besides the command.
+    """
+    create, follow = stack.connection(), stack.connection()
+    follow.connect()
+    begun = time.perf_counter()
+    answer = stack.request(create, "POST", "/api/runs", {"command": "echo first"} | (asked or {}))
+    run = json.loads(answer.read())
+    assert answer.status == 201, run
+    accepted = time.perf_counter()
+    stream = stack.request(follow, "GET", f"/api/runs/{run['id']}/follow?follow=1")
+    decoder, first = Decoder(), 0.0
+    while data := stream.read1(65536):
+        for record in decoder.feed(data):
+            if record.kind is RecordKind.STDOUT and not first:
+                first = time.perf_counter()
+            if record.kind is RecordKind.DONE:
+                create.close()
+                follow.close()
+                assert first, "the run has written nothing: was its environment built?"
+                return FirstOutput(first - begun, first - accepted)
+    raise RuntimeError("the stream ended early")
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -7,7 +7,6 @@ the same container, and one without any limit, created and started through the A
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,34 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stack import Stack, median, quantile, running, table, verdict
+from stack import Stack, first_output, median, quantile, running, table, verdict
 
-from spell_proto.journal import Decoder, RecordKind
 from spell_runner.engines import hardening
 from spell_runner.engines.docker import ICC, NETWORK, account
 from spell_runner.shim.daemon import Daemon, container
-
-
-def first_output(stack: Stack, code: dict[str, str] | None = None) -> float:
-    """Seconds from the 201 being read to the first byte of output on a follower's socket that is opened then."""
-    create, follow = stack.connection(), stack.connection()
-    follow.connect()
-    asked = {"command": "echo first"} | ({} if code is None else {"code": code})
-    answer = stack.request(create, "POST", "/api/runs", asked)
-    run = json.loads(answer.read())
-    assert answer.status == 201, run
-    accepted = time.perf_counter()
-    stream = stack.request(follow, "GET", f"/api/runs/{run['id']}/follow?follow=1")
-    decoder, seconds = Decoder(), 0.0
-    while data := stream.read1(65536):
-        for record in decoder.feed(data):
-            if record.kind is RecordKind.STDOUT and not seconds:
-                seconds = time.perf_counter() - accepted
-            if record.kind is RecordKind.DONE:
-                create.close()
-                follow.close()
-                return seconds
-    raise RuntimeError("the stream ended early")
 
 
 def bare_echo() -> float:
@@ -139,7 +115,7 @@ def docker_engine(runs: int, socket: str, image: str) -> None:
         own = daemon.ask("GET", "/networks/bridge")["Options"]
         network = "bridge" if own.get(ICC) == "false" else NETWORK
         for number in range(2 + runs):
-            ours.append(first_output(stack))
+            ours.append(first_output(stack).since_accepted)
             same.append(bare_container(daemon, as_a_run(image, stack.directory / f"bare{number}", network)))
             bare.append(bare_container(daemon, plain))
     rows = []
@@ -183,11 +159,11 @@ def local_engine(runs: int) -> None:
         project = repository(stack.directory)
         for _ in range(2):
             whole(stack, project)
-        code = known_code(project)
+        code = {"code": known_code(project)}
         firsts, coded = [], []
         for _ in range(5 + runs):
-            firsts.append(first_output(stack))
-            coded.append(first_output(stack, code))
+            firsts.append(first_output(stack).since_accepted)
+            coded.append(first_output(stack, code).since_accepted)
         firsts, coded = firsts[5:], coded[5:]
         bares = [bare_echo() for _ in range(runs)]
         wholes = [whole(stack, project) for _ in range(max(5, runs // 2))]
