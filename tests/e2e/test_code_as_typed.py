@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.git_https import GitHttps, serving
-from support.standalone import Result, Stack, prepared
+from support.standalone import Result, Stack
 
 pytestmark = pytest.mark.e2e
 
@@ -20,18 +20,9 @@ def _host(tmp_path_factory) -> Iterator[GitHttps]:
         yield host
 
 
-@pytest.fixture(scope="module", name="stack")
-def _stack(host) -> Iterator[Stack]:
-    settings = {name.removeprefix("SPELL_").lower(): value for name, value in host.settings.items()}
-    with prepared(slots=2, runs_max=5, grace_seconds=2, **settings) as stack:
-        stack.up()
-        yield stack
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_wrong_afterwards(stack) -> Iterator[None]:
-    yield
-    stack.verify()
+@pytest.fixture(scope="module", name="settings")
+def _settings(host) -> dict[str, str]:
+    return host.settings
 
 
 def git(stack: Stack, cwd: Path, *words: str, stdin: str = "") -> str:

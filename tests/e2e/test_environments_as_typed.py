@@ -2,14 +2,13 @@
 
 import platform
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.conda_packages import Channel
 from support.packages import Index
-from support.standalone import Stack, prepared, until
+from support.standalone import until
 
 pytestmark = pytest.mark.e2e
 SHOW = "import alpha; print('alpha', alpha.VERSION)"
@@ -31,19 +30,9 @@ def _channel(tmp_path_factory) -> Channel:
     return channel
 
 
-@pytest.fixture(scope="module", name="stack")
-def _stack(index, channel) -> Iterator[Stack]:
-    with prepared(slots=2, grace_seconds=2) as stack:
-        stack.environment["UV_DEFAULT_INDEX"] = index.url
-        stack.environment["SPELL_CONDA_CHANNELS"] = f"local={channel.url}"
-        stack.up()
-        yield stack
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_wrong_afterwards(stack) -> Iterator[None]:
-    yield
-    stack.verify()
+@pytest.fixture(scope="module", name="settings")
+def _settings(index, channel) -> dict[str, str]:
+    return {"UV_DEFAULT_INDEX": index.url, "SPELL_CONDA_CHANNELS": f"local={channel.url}"}
 
 
 @pytest.fixture(scope="module", name="project")

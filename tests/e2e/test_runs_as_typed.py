@@ -8,30 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.standalone import Stack, prepared, until
+from support.standalone import prepared, until
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module", name="stack")
-def _stack() -> Iterator[Stack]:
-    """A stack with two slots, so that a third run has to wait."""
-    with prepared(slots=2, runs_max=5, grace_seconds=2) as stack:
-        stack.up()
-        yield stack
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_wrong_afterwards(stack) -> Iterator[None]:
-    """Every test leaves a history in which every invariant holds."""
-    yield
-    stack.verify()
 
 
 @pytest.fixture(scope="module", name="project")
