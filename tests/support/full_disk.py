@@ -1,7 +1,10 @@
-"""A small disk of one's own: a mount namespace in which a directory is a file system of a given size."""
+"""Disks that are full: a small one of one's own, in a mount namespace in which a directory is a file system of a
+given size; and a limit to what this process may write, which is how a full disk looks to it.
+"""
 
 import contextlib
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -34,3 +37,14 @@ def small_disk(directory: Path, megabytes: int) -> Iterator[list[str]]:
         with contextlib.suppress(ProcessLookupError):
             holder.kill()
         holder.communicate()
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """As on a disk that is full: a write beyond `size` bytes of a file is cut short, the next one is refused."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -28,10 +28,10 @@ from spell_gateway.storage import Storage
 from spell_proto.errors import UnavailableError
 from spell_proto.http import Caller, errors_to_answers, json_response, serve
 from spell_proto.journal import OUTPUT, Decoder, RecordKind, encode
-from spell_proto.spec import EnvironmentRequest, RunSpec
 from spell_proto.state import Intent, RunState
 from spell_proto.views import Commit, LogView, RunView, TransitionList, TransitionView, Verdict
 from support import stack
+from support.specs import a_run
 
 ADA = User(id=1, name="ada", created_at=datetime(2026, 1, 1, tzinfo=UTC))
 PATH = [
@@ -42,15 +42,7 @@ PATH = [
     RunState.PUSHING,
     RunState.COMPLETE,
 ]
-SPEC = RunSpec(
-    command="true",
-    machine_type="CPU",
-    environment=EnvironmentRequest(),
-    env={},
-    code=None,
-    description="",
-    timeout_seconds=None,
-)
+SPEC = a_run()
 
 
 class FlakyRun:

@@ -12,7 +12,6 @@ import pytest
 from integration.runner import shims
 from integration.runner.room import Builder
 from spell_proto import http
-from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
 from spell_proto.state import Intent
 from spell_runner import workspace
 from spell_runner.directory import Directory
@@ -29,6 +28,7 @@ from spell_runner.settings import Machine
 from spell_runner.trees import Trees
 from spell_runner.workspace import Abort
 from support.docker import BASE
+from support.specs import an_attempt
 
 MACHINE = Machine("m", "boot", "CPU", 2, False, "nobody", "/", {})
 DEADLINE_SECONDS = 15.0
@@ -100,20 +100,11 @@ def attempt(engine, tmp_path):
     """A new attempt of that engine, whose command appends a line to a file."""
     attempts = tmp_path / "data" / "attempts"
     attempts.mkdir(parents=True, exist_ok=True)
-    return an_attempt(attempts, 1)
+    return taken_on(attempts, 1)
 
 
-def an_attempt(attempts, run_id):
-    run = RunSpec(
-        command="echo ran >> trace; sleep 0.1",
-        machine_type="CPU",
-        environment=EnvironmentRequest(),
-        env={},
-        code=None,
-        description="",
-        timeout_seconds=None,
-    )
-    spec = AttemptSpec(run_id=run_id, attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
+def taken_on(attempts, run_id):
+    spec = an_attempt(run_id, command="echo ran >> trace; sleep 0.1")
     return spec, Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
 
 
@@ -125,7 +116,7 @@ async def prepared(engine, attempt):
 
 async def one_more(engine, directory):
     """Starts are taken in order: once this one is over, an earlier one has been looked at."""
-    other = await prepared(engine, an_attempt(directory.path.parent, 2))
+    other = await prepared(engine, taken_on(directory.path.parent, 2))
     await engine.start(other)
     await over(engine, other)
 

@@ -5,13 +5,12 @@ import asyncio
 from aiohttp import web
 
 from spell_proto import http
-from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
-from spell_proto.state import Intent
 from spell_runner import saving
 from spell_runner.directory import Directory
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, Found
 from spell_runner.workspace import Abort
+from support.specs import an_attempt
 
 DIGEST = "a" * 64
 
@@ -43,16 +42,7 @@ class Sleepy:
 
 
 def notes(attempts):
-    run = RunSpec(
-        command="true",
-        machine_type="CPU",
-        environment=EnvironmentRequest(),
-        env={},
-        code=None,
-        description="",
-        timeout_seconds=None,
-    )
-    spec = AttemptSpec(run_id=7, attempt=1, fence=3, owner_id=1, intent=Intent.RUN, spec=run)
+    spec = an_attempt()
     directory = Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
     return Notes(directory, lambda: None)
 

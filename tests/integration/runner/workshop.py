@@ -15,8 +15,7 @@ from integration.runner import shims
 from integration.runner.room import Builder
 from spell_proto import http
 from spell_proto.journal import OUTPUT, Decoder
-from spell_proto.spec import AttemptSpec, CodeLocation, EnvironmentRequest, RunSpec
-from spell_proto.state import Intent
+from spell_proto.spec import CodeLocation
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.local import LocalEngine, Place
@@ -32,6 +31,7 @@ from spell_runner.shim.launch import JOURNAL
 from spell_runner.trees import Trees
 from spell_runner.workspace import Abort
 from support.shelf import Shelf
+from support.specs import an_attempt
 
 DEADLINE_SECONDS = 20.0
 _NUMBERS = itertools.count(1)
@@ -95,16 +95,7 @@ class Workshop:
         self.engine = engine
 
     async def run(self, command: str, code: dict[str, Any], **env: str) -> Ran:
-        run = RunSpec(
-            command=command,
-            machine_type="CPU",
-            environment=EnvironmentRequest(),
-            env=env,
-            code=CodeLocation(**code),
-            description="",
-            timeout_seconds=None,
-        )
-        spec = AttemptSpec(run_id=next(_NUMBERS), attempt=1, fence=1, owner_id=1, intent=Intent.RUN, spec=run)
+        spec = an_attempt(next(_NUMBERS), command=command, env=env, code=CodeLocation(**code))
         attempts = self.data / "attempts"
         directory = Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
         await self.engine.prepare(spec, directory, Notes(directory, lambda: None), Abort())

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from spell_gateway.resources import Tree, digest_of, disposition, parse_path, run_of
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError
-from spell_proto.spec import EnvironmentRequest, RunSpec
 from spell_proto.state import Intent, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
+from support.specs import a_run
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -25,15 +25,6 @@ def tree(*paths, **links):
 
 
 def run(state, manifest=None):
-    spec = RunSpec(
-        command="true",
-        machine_type="CPU",
-        environment=EnvironmentRequest(),
-        env={},
-        code=None,
-        description="",
-        timeout_seconds=None,
-    )
     return RunView(
         id=12,
         owner_id=1,
@@ -46,7 +37,7 @@ def run(state, manifest=None):
         attempt=1,
         machine_id=None,
         machine_reachable=False,
-        spec=spec,
+        spec=a_run(),
         labels=(),
         exit_code=None,
         created_at=AT,

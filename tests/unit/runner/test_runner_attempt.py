@@ -9,8 +9,6 @@ from spell_proto.errors import SettingsError
 from spell_proto.events import CommandStarted
 from spell_proto.http import Caller
 from spell_proto.journal import HEADER, RecordKind
-from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
-from spell_proto.state import Intent
 from spell_runner.attempt import Attempt, Means
 from spell_runner.directory import Directory
 from spell_runner.engines.null import NullEngine
@@ -20,6 +18,7 @@ from spell_runner.phases import Look, Status
 from spell_runner.reports import Account, Reporter
 from spell_runner.settings import Settings, machine
 from spell_runner.tasks import Tasks
+from support.specs import an_attempt
 
 LOOKS_MAX = 1_000
 
@@ -44,21 +43,8 @@ class SlowEngine(NullEngine):
         self.status = Status.CANCELLED
 
 
-def a_spec():
-    run = RunSpec(
-        command="true",
-        machine_type="CPU",
-        environment=EnvironmentRequest(),
-        env={},
-        code=None,
-        description="",
-        timeout_seconds=None,
-    )
-    return AttemptSpec(run_id=7, attempt=1, fence=3, owner_id=1, intent=Intent.RUN, spec=run)
-
-
 async def test_leaving_an_attempt_that_has_just_rung_lets_others_go_on(tmp_path):
-    spec, engine, link = a_spec(), SlowEngine(), Link()
+    spec, engine, link = an_attempt(), SlowEngine(), Link()
     directory = Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
     async with Caller("unix:///nowhere") as storage, asyncio.TaskGroup() as group:
         reporter = Reporter("m", link, Tasks(group), lambda: None)
@@ -86,7 +72,7 @@ class LongEngine(NullEngine):
 
 
 async def test_an_attempt_that_is_given_up_while_its_work_ends_is_given_up(tmp_path):
-    spec, engine, link = a_spec(), LongEngine(), Link()
+    spec, engine, link = an_attempt(), LongEngine(), Link()
     directory = Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
     async with Caller("unix:///nowhere") as storage, asyncio.TaskGroup() as group:
         tasks = Tasks(group)

@@ -1,7 +1,5 @@
 """An attempt's directory survives a death at any line: it is read back as far as it is whole."""
 
-import contextlib
-import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,46 +7,34 @@ import pytest
 
 from spell_proto.events import CommandStarted, OutputsSaved
 from spell_proto.journal import RecordKind, encode, encode_json
-from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
-from spell_proto.state import Intent, Reason
+from spell_proto.state import Reason
 from spell_runner.directory import STEPS, Directory
 from spell_runner.notes import Notes
 from spell_runner.phases import KILLED, failed
 from spell_runner.shim import launch, processes
+from support.full_disk import file_size_limit
+from support.specs import an_attempt
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def a_spec():
-    run = RunSpec(
-        command="true",
-        machine_type="CPU",
-        environment=EnvironmentRequest(),
-        env={"SECRET": "x"},
-        code=None,
-        description="",
-        timeout_seconds=None,
-    )
-    return AttemptSpec(run_id=7, attempt=1, fence=3, owner_id=1, intent=Intent.RUN, spec=run)
+SPEC = an_attempt(env={"SECRET": "x"})
 
 
 @pytest.fixture
 def directory(tmp_path):
-    spec = a_spec()
-    return Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
+    return Directory.take_on(tmp_path, SPEC, SPEC.model_dump_json().encode(), "boot")
 
 
 def test_the_intent_record_is_read_back_and_for_our_eyes_only(directory):
     taken = directory.taken()
 
-    assert taken.spec == a_spec()
+    assert taken.spec == SPEC
     assert taken.boot_id == "boot"
     assert Path(directory / "intent.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_an_attempt_is_taken_on_once(directory):
     with pytest.raises(OSError, match="not empty"):
-        Directory.take_on(directory.path.parent, a_spec(), b"{}", "boot")
+        Directory.take_on(directory.path.parent, SPEC, b"{}", "boot")
 
 
 def test_a_torn_step_is_dropped_and_the_next_one_follows_the_last_whole_one(directory):
@@ -115,17 +101,6 @@ def test_a_claim_that_a_power_cut_has_emptied_is_of_a_process_that_is_gone(direc
 
     assert (claim.pid, claim.ending) == (-1, None)
     assert not processes.alive(claim.pid, claim.ticks)
-
-
-@contextlib.contextmanager
-def file_size_limit(size):
-    """As on a disk that is full: a write is cut short, the next one is refused."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0, 1, 20])

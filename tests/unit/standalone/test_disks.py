@@ -1,13 +1,12 @@
 """What the supervisor does about a disk that is full: the bus is started again once there is room, logs give way."""
 
-import contextlib
-import resource
 import shutil
 
 import pytest
 
 from spell_standalone import supervisor
 from spell_standalone.bus_disk import BusDisk
+from support.full_disk import file_size_limit
 
 COMPLAINT = b"[ERR] JetStream failed to store a msg: write /d/1.blk: no space left on device\n"
 
@@ -51,21 +50,11 @@ def test_a_log_that_was_removed_with_its_directory_is_no_full_disk(log):
     assert disk.hurt_and_free() is False
 
 
-@contextlib.contextmanager
-def room_for(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_large_log_is_dropped_where_the_disk_has_no_room_for_a_copy(log, monkeypatch):
     monkeypatch.setattr(supervisor, "LOG_BYTES_MAX", 1000)
     add(log, b"x" * 5000)
 
-    with room_for(2000):
+    with file_size_limit(2000):
         supervisor._keep_small(log)
 
     assert [path.stat().st_size for path in sorted(log.parent.iterdir())] == [0, 0]
