@@ -34,6 +34,8 @@ class Pin:
 
 def read(resolved: str) -> Iterator[Pin]:
     """The packages of a resolution."""
+    for system in (*layers.base_part(resolved), *layers.apt_part(resolved)):
+        yield Pin(f"{system.name}=={system.version}", (f"sha256:{system.sha256}",))
     for package in layers.conda_part(resolved):
         yield Pin(layers.title(package), (f"sha256:{package.sha256}",))
     for line in logical_lines(layers.pip_part(resolved), "resolved"):
