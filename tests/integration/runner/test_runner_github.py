@@ -94,15 +94,22 @@ async def test_a_storage_that_is_away_is_waited_for_and_a_stop_ends_the_wait(roo
     await here.assert_whole(stopped)
 
 
-async def test_a_runner_that_is_killed_after_a_fetch_goes_on_with_that_commit(rooms, published):
-    here = await rooms("none")
-    url, first, commit = published
+async def killed_after_a_fetch(here, published):
+    """A run whose runner was killed once it had fetched the code. Its branch has moved on, and its builder is held up."""
+    url, _, commit = published
     here.builder.known = False
     here.builder.release.clear()
     run_id = await here.create("sh main", github={"url": url, "ref": None})
     await here.until_true(lambda: fetched(here, run_id))
     here.runner.kill9()
     commit(main="echo second")
+    return run_id
+
+
+async def test_a_runner_that_is_killed_after_a_fetch_goes_on_with_that_commit(rooms, published):
+    here = await rooms("none")
+    _, first, _ = published
+    run_id = await killed_after_a_fetch(here, published)
     here.front.asked.clear()
 
     here.runner.start()
@@ -120,14 +127,9 @@ async def test_a_runner_that_is_killed_after_a_fetch_goes_on_with_that_commit(ro
 async def test_a_runner_that_is_killed_before_it_told_what_it_fetched_tells_it_once(rooms, published):
     """The commit is written down before anything else is: as if the runner had died right then."""
     here = await rooms("none")
-    url, first, commit = published
-    here.builder.known = False
-    here.builder.release.clear()
-    run_id = await here.create("sh main", github={"url": url, "ref": None})
-    await here.until_true(lambda: fetched(here, run_id))
-    here.runner.kill9()
+    _, first, _ = published
+    run_id = await killed_after_a_fetch(here, published)
     (here.attempt(run_id) / "steps.jsonl").write_bytes(b"")
-    commit(main="echo second")
 
     here.runner.start()
     await here.until_true(lambda: fetched(here, run_id))
