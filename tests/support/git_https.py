@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 BODY_BYTES_MAX = 1 << 30
-_ENVIRONMENT = {
+#: What git gets to know of this machine in a test: nothing of its settings, and a name to commit under.
+ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "HOME": "/nonexistent",
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -79,7 +80,7 @@ class GitHttps:
     def git(*arguments: str) -> str:
         """What git prints, with no settings but a name."""
         return subprocess.run(
-            ["git", *arguments], env=_ENVIRONMENT, check=True, capture_output=True, timeout=60
+            ["git", *arguments], env=ENVIRONMENT, check=True, capture_output=True, timeout=60
         ).stdout.decode()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -100,7 +101,7 @@ def _basic(username: str, password: str) -> str:
 
 async def _backend(root: Path, request: web.Request) -> web.StreamResponse:
     environment = {
-        **_ENVIRONMENT,
+        **ENVIRONMENT,
         "GIT_PROJECT_ROOT": str(root),
         "GIT_HTTP_EXPORT_ALL": "1",
         "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),

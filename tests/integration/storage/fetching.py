@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from integration.storage.git_people import REPOSITORIES, files_of
+from integration.storage.git_people import REPOSITORIES, files_of, posted
 from spell_proto.http import Caller
 from spell_proto.views import Commit, GitCredentialsList, GitCredentialsView, GitHosts, Repository
 from support import git_https
@@ -46,14 +46,8 @@ class Owner:
 
     async def told(self, url, ref=None):
         """Everything that is said about a fetch."""
-        body = json.dumps({"url": url, "ref": ref}).encode()
-        async with self.api.open(
-            "POST",
-            f"/code/{self.owner_id}/fetch",
-            data=body,
-            headers={"Content-Type": "application/json"},
-            stream=True,
-        ) as response:
+        path = f"/code/{self.owner_id}/fetch"
+        async with posted(self.api, path, {"url": url, "ref": ref}) as response:
             assert response.content_type == "application/x-ndjson"
             return [json.loads(line) for line in (await response.read()).splitlines()]
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import os
 import shlex
 import subprocess
 import tempfile
@@ -15,18 +14,12 @@ from pydantic import TypeAdapter
 
 from spell_proto.errors import RefusedError
 from spell_proto.views import Commit, PackHead, Repository, RepositoryList
+from support.git_https import ENVIRONMENT
 
 REPOSITORY = TypeAdapter(Repository)
 REPOSITORIES = TypeAdapter(RepositoryList)
 COMMIT = TypeAdapter(Commit)
 _owners = itertools.count(7_000)
-ENVIRONMENT = {
-    "PATH": os.environ["PATH"],
-    "HOME": "/nonexistent",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    **{f"GIT_{who}_{what}": "x@y" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
 
 
 @dataclass
@@ -65,6 +58,16 @@ class Person:
         self.git("add", "-A")
         self.git("commit", "-q", "--allow-empty", "-m", "x")
         return self.rev()
+
+    def work_in_a_shallow_clone(self, *, commits, depth):
+        """Make that many commits, and go on in a clone that has the last `depth` of them: where they all lie."""
+        work, whole = self.directory / "work", self.directory / "whole"
+        for number in range(commits):
+            self.commit(a=str(number).encode())
+        work.rename(whole)
+        clone = ["git", "clone", "-q", f"--depth={depth}", f"file://{whole}", work]
+        subprocess.run(clone, env=ENVIRONMENT, check=True, timeout=20)
+        return whole
 
     def push(self, repository, commit=None, ref=None, *options, check=True):
         commit = commit or self.rev()
@@ -129,16 +132,16 @@ async def code_of(api, person, commit):
     return refused.value.code
 
 
+def posted(api, path, body):
+    """What is answered to a body of JSON, to be read as it comes."""
+    headers = {"Content-Type": "application/json"}
+    return api.open("POST", path, data=json.dumps(body).encode(), headers=headers, stream=True)
+
+
 async def pack_of(api, person, repository, *want, have=()):
     """What a machine is sent: the head, and the pack."""
-    body = json.dumps({"want": want, "have": list(have)}).encode()
-    async with api.open(
-        "POST",
-        f"/code/{person.owner_id}/{repository.id}/pack",
-        data=body,
-        headers={"Content-Type": "application/json"},
-        stream=True,
-    ) as response:
+    body = {"want": want, "have": list(have)}
+    async with posted(api, f"/code/{person.owner_id}/{repository.id}/pack", body) as response:
         line, _, pack = (await response.read()).partition(b"\n")
     return PackHead.model_validate_json(line), pack
 

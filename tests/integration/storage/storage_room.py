@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from integration.storage.git_people import ENVIRONMENT, git_in
+from integration.storage.git_people import git_in
 from spell_proto import database
 from spell_proto.errors import NotFoundError
 from spell_storage import git
 from spell_storage.code import Code
 from spell_storage.housekeeping import Housekeeping
+from support.git_https import ENVIRONMENT
 
 _owners = itertools.count(11_000)
 DAY = 24 * 3600.0

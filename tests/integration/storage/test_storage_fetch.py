@@ -9,9 +9,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from integration.storage.fetching import HOSTS
-from integration.storage.git_people import ENVIRONMENT, pack_of
+from integration.storage.git_people import pack_of
 from spell_proto.errors import RefusedError
 from spell_proto.views import Commit, Repository
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 
 from integration.storage.fetching import NOTHING, PASSWORD, VIEW, VIEWS
-from integration.storage.git_people import ENVIRONMENT
 from spell_proto.errors import RefusedError
 from support import git_https
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 from integration.storage.git_people import (
-    ENVIRONMENT,
     REPOSITORIES,
     HalfPush,
     a_person,
@@ -21,6 +20,7 @@ from integration.storage.git_people import (
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
 from spell_storage import git
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 
@@ -149,16 +149,7 @@ async def test_sha256_repositories_work_too(api, person):
 
 
 async def test_a_shallow_clone_can_be_pushed(api, person):
-    for number in range(4):
-        person.commit(a=str(number).encode())
-    whole = person.directory / "whole"
-    (person.directory / "work").rename(whole)
-    subprocess.run(
-        ["git", "clone", "-q", "--depth=2", f"file://{whole}", person.directory / "work"],
-        env=ENVIRONMENT,
-        check=True,
-        timeout=20,
-    )
+    whole = person.work_in_a_shallow_clone(commits=4, depth=2)
     tip = person.commit(a=b"new")
     repository = await a_repository(api, person, person.rev("HEAD~2"))
     person.push(repository)

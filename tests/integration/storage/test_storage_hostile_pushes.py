@@ -10,8 +10,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from integration.storage.git_people import ENVIRONMENT, a_repository, code_of, commit_of, files_of, git_in
+from integration.storage.git_people import a_repository, code_of, commit_of, files_of, git_in
 from spell_proto.http import Caller
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 

@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from integration.storage.git_people import (
-    ENVIRONMENT,
     a_repository,
     code_of,
     commit_of,
     files_of,
     git_in,
     pack_of,
+    posted,
     take_in,
 )
 from integration.storage.storage_room import a_room
 from spell_proto.errors import ConflictError, RefusedError
 from spell_storage.packs import Packs
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 
@@ -90,16 +91,7 @@ async def test_annotated_tags_on_the_way_come_along_and_others_do_not(api, perso
 
 
 async def test_the_head_names_where_a_history_is_cut_off(api, person, tmp_path):
-    for number in range(4):
-        person.commit(a=str(number).encode())
-    whole = person.directory / "whole"
-    (person.directory / "work").rename(whole)
-    subprocess.run(
-        ["git", "clone", "-q", "--depth=2", f"file://{whole}", person.directory / "work"],
-        env=ENVIRONMENT,
-        check=True,
-        timeout=20,
-    )
+    person.work_in_a_shallow_clone(commits=4, depth=2)
     tip = person.commit(a=b"new")
     repository = await a_repository(api, person, person.rev("HEAD~2"))
     person.push(repository)
@@ -215,15 +207,8 @@ async def test_git_waits_for_a_slow_reader_and_ends_with_one_that_goes(api, stor
     repository = await a_repository(api, person)
     person.push(repository)
     kept = kept_at(storage, person, repository)
-    body = b'{"want": ["%b"]}' % commit.encode()
 
-    async with api.open(
-        "POST",
-        f"/code/{person.owner_id}/{repository.id}/pack",
-        data=body,
-        headers={"Content-Type": "application/json"},
-        stream=True,
-    ) as response:
+    async with posted(api, f"/code/{person.owner_id}/{repository.id}/pack", {"want": [commit]}) as response:
         await response.content.readline()
         await response.content.readexactly(1_000)
         while_reading = processes_on(kept)

@@ -8,7 +8,8 @@ import asyncssh
 import pytest
 
 from integration.storage.children import Children
-from integration.storage.git_people import ENVIRONMENT, a_person, a_repository, code_of, commit_of
+from integration.storage.git_people import a_person, a_repository, code_of, commit_of
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 

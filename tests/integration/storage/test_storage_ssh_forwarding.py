@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from integration.storage.children import Children
-from integration.storage.git_people import ENVIRONMENT, a_repository
+from integration.storage.git_people import a_repository
 from spell_proto import http
 from support import stack
+from support.git_https import ENVIRONMENT
 
 pytestmark = pytest.mark.integration
 
