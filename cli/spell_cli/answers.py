@@ -183,6 +183,9 @@ class MachineType(TypedDict):
     machines: int
     slots: int
     slots_used: int
+    engines: list[str]
+    gpus: int
+    gpu_models: list[str]
 
 
 class MachineTypes(TypedDict):

@@ -37,6 +37,7 @@ COMMANDS = {
     "events": ("events", "Show what happens to all runs."),
     "verify": ("verify", "Check that nothing was lost and every rule was kept."),
     "status": ("stack", "Show the services, limits and counts."),
+    "machine-types": ("machines", "Show the types of machines and what they have."),
     "up": ("stack", "Start the local stack."),
     "down": ("stack", "Stop the local stack."),
     "keys": ("keys", "Manage the SSH keys that may push your code."),
@@ -58,7 +59,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"spell_cli.commands.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

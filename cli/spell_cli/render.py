@@ -33,6 +33,8 @@ _FINAL_EMOJI = {S.COMPLETE: "🎉", S.STOPPED: "✋", S.KILLED: "💀", S.FAILED
 _QUEUE_TEXT = {
     "owner_limit": "Your limit of concurrent runs is reached -- the run starts by itself when another one ends.",
     "no_machine": "No machine of this type is registered -- the run starts by itself when one is.",
+    "no_engine": "No machine of this type can run it right now, as Docker does not answer -- the run starts by itself "
+    "when it does.",
     "no_slot": "All machines of this type are busy -- the run starts by itself when one is free.",
 }
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from spell_cli.answers import Run, RunPlan
+from spell_cli.answers import MachineType, Run, RunPlan
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
 from spell_proto.checks import github_directory
 from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
@@ -22,6 +22,7 @@ _FAILED_EARLY: dict[str, str] = {Reason.BUILD_FAILED: "Build Failed", Reason.MOU
 QUEUE_REASON = {
     "owner_limit": "your limit of concurrent runs is reached",
     "no_machine": "no machine of this type is registered",
+    "no_engine": "no machine of this type can run it right now, as Docker does not answer",
     "no_slot": "all machines of this type are busy",
 }
 
@@ -124,18 +125,12 @@ def _shortened(lines: list[str]) -> str:
 def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tuple[str, str]]:
     """What a run would be, in the order of what happens. `changes`: uncommitted ones would go with it."""
     environment, machine, code = plan["environment"], plan["machine"], body.get("code")
-    free = machine["slots"] - machine["slots_used"]
-    where = (
-        f"{machine['name']}: {free} of {machine['slots']} slots free"
-        if machine["machines"]
-        else machine["name"]
-    )
     key = (environment["key"] or "")[:_KEY_CHARS]
     became = {
         "ready": f"{key}, reused: nothing is built",
         "known": f"{key}, built: its versions are known, its files are not there any more",
     }.get(environment["state"], "resolved and built")
-    rows = [("Command", body["command"]), ("Machine Type", where)]
+    rows = [("Command", body["command"]), ("Machine Type", _place(machine))]
     if code is not None:
         there = "is there already" if plan["code_known"] else "would be pushed"
         rows.append(("Git Commit", f"{code['commit']}, {there}"))
@@ -145,6 +140,32 @@ def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tup
     rows += [("Python", environment["python"]), ("Environment", became)]
     rows.append(("Packages", "\n".join(environment["packages"])))
     return [(name, value) for name, value in rows if value]
+
+
+def _place(machine: MachineType) -> str:
+    """A type of machine and what a run gets there."""
+    if not machine["machines"]:
+        return f"{machine['name']}: no machine of this type answers right now"
+    free = machine["slots"] - machine["slots_used"]
+    has = [f"{free} of {machine['slots']} slots free", *engines_and_gpus(machine)]
+    return f"{machine['name']}: {', '.join(part for part in has if part)}"
+
+
+def engines_and_gpus(machine: MachineType) -> tuple[str, str]:
+    """With what runs are run on a type of machine, and the GPUs that each gets. Older servers say neither."""
+    gpus, models = machine.get("gpus", 0), machine.get("gpu_models", [])
+    return " ".join(machine.get("engines", [])), f"{gpus} x {' or '.join(models) or 'GPU'}" if gpus else ""
+
+
+def machine_table(kinds: Sequence[MachineType], default: str) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of `spell machine-types`."""
+    rows = []
+    for kind in kinds:
+        engines, gpus = engines_and_gpus(kind)
+        free = f"{kind['slots'] - kind['slots_used']} of {kind['slots']}" if kind["machines"] else ""
+        name = kind["name"] + (" (default)" if kind["name"] == default else "")
+        rows.append([name, str(kind["machines"]), free, engines, gpus])
+    return ["TYPE", "MACHINES", "FREE SLOTS", "ENGINES", "GPUS PER RUN"], rows
 
 
 def _repository(run: Run) -> str:

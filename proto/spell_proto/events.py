@@ -202,8 +202,16 @@ class AttemptHeld(BaseModel):
     steps: int
 
 
+EngineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+ModelName = Annotated[str, Field(pattern=r"^[ -~]{1,100}$")]
+
+
 class Heartbeat(Message):
-    """What a machine is and has. `boot_id` changes with every boot of its operating system."""
+    """What a machine is and has. `boot_id` changes with every boot of its operating system.
+
+    `engines` are those that can run commands there right now; null from a machine that does not say, which is taken
+    to have all. `gpus` is how many GPUs each of its runs gets, `gpu_models` what they are.
+    """
 
     kind: Literal["heartbeat"] = "heartbeat"
     machine_id: str
@@ -212,6 +220,9 @@ class Heartbeat(Message):
     slots: int
     isolation: str
     spot: bool = False
+    engines: Annotated[tuple[EngineName, ...] | None, Field(max_length=16)] = None
+    gpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    gpu_models: Annotated[tuple[ModelName, ...], Field(max_length=16)] = ()
     attempts: tuple[AttemptHeld, ...]
 
 

@@ -17,11 +17,15 @@ class LogView(Shape):
     sha256: str
 
 
+QueueReason = Literal["owner_limit", "no_machine", "no_engine", "no_slot"]
+
+
 class RunView(Shape):
     """A run as its owner sees it. `spec.env` holds names with empty values: values are never shown.
 
     `waiting` says, in a sentence, why a requested run has not started. `queue_reason` is for machines:
-    `owner_limit`, `no_machine` (none of the type is registered) or `no_slot`.
+    `owner_limit`, `no_machine` (none of the type is registered), `no_engine` (none that answers can run it right
+    now) or `no_slot`.
     """
 
     id: int
@@ -46,7 +50,7 @@ class RunView(Shape):
     saved_files: int | None
     saved_bytes: int | None
     log: LogView | None
-    queue_reason: Literal["owner_limit", "no_machine", "no_slot"] | None = None
+    queue_reason: QueueReason | None = None
 
 
 class RunList(Shape):
@@ -105,12 +109,19 @@ class OwnerSummary(Shape):
 
 
 class MachineTypeView(Shape):
-    """A type of machine: how many machines of it answer, and how many slots they have and use."""
+    """A type of machine: how many machines of it answer, and how many slots they have and use.
+
+    `engines` are those that at least one of them can run commands with right now. `gpus` is how many GPUs each run
+    gets, on the machine that gives the fewest, and `gpu_models` what they are; where no machine answers, as it was.
+    """
 
     name: str
     machines: int
     slots: int
     slots_used: int
+    engines: tuple[str, ...] = ()
+    gpus: int = 0
+    gpu_models: tuple[str, ...] = ()
 
 
 class MachineTypeList(Shape):

@@ -6,13 +6,14 @@ from hypothesis import given
 from spell_scheduler.admission import Machine, Queued, admit
 
 TYPES = st.sampled_from(["CPU", "T4"])
+ENGINES = st.frozensets(st.sampled_from(["local", "docker", "other"]))
 
 
 @st.composite
 def snapshots(draw):
     """Machines with free slots, and a queue in any order; an owner's free count is the same in all its rows."""
     machines = [
-        Machine(f"m{number}", "boot", False, draw(TYPES), draw(st.integers(0, 4)))
+        Machine(f"m{number}", "boot", False, draw(TYPES), draw(st.integers(0, 4)), draw(ENGINES))
         for number in range(draw(st.integers(0, 4)))
     ]
     owners = {owner: draw(st.integers(0, 3)) for owner in range(3)}
@@ -20,7 +21,7 @@ def snapshots(draw):
     queued = []
     for run_id in ids:
         owner = draw(st.integers(0, 2))
-        queued.append(Queued(run_id, owner, owners[owner], draw(TYPES)))
+        queued.append(Queued(run_id, owner, owners[owner], draw(TYPES), draw(ENGINES)))
     return queued, machines, owners
 
 
@@ -37,15 +38,22 @@ def test_limits_and_types_are_kept_and_nobody_fitting_is_left_behind(snapshot):
         assert sum(given.id == machine.id for _, given in pairs) <= machine.free
     for owner, free in owners.items():
         assert sum(by_id[run_id].owner_id == owner for run_id in started) <= free
-    assert all(by_id[run_id].machine_type == machine.machine_type for run_id, machine in pairs)
+    assert all(_fits(by_id[run_id], machine) for run_id, machine in pairs)
     for run in queued:
         if run.run_id in started:
             continue
         owner_full = sum(by_id[run_id].owner_id == run.owner_id for run_id in started) >= run.owner_free
-        slots = sum(machine.free for machine in machines if machine.machine_type == run.machine_type)
-        used = sum(by_id[run_id].machine_type == run.machine_type for run_id in started)
-        assert owner_full or used >= slots, "a run that could have started was left waiting"
+        fitting = {machine.id: machine.free for machine in machines if _fits(run, machine)}
         # Whoever took its place is older.
-        rivals = [by_id[run_id] for run_id in started if by_id[run_id].machine_type == run.machine_type]
+        rivals = [by_id[run_id] for run_id, given in pairs if given.id in fitting]
+        assert owner_full or len(rivals) >= sum(fitting.values()), (
+            "a run that could have started was left waiting"
+        )
         if not owner_full:
             assert all(rival.run_id < run.run_id for rival in rivals)
+
+
+def _fits(run, machine):
+    """Written anew: any engine will do where it does not matter which, but there must be one."""
+    has = run.needs & machine.engines if run.needs else machine.engines
+    return machine.machine_type == run.machine_type and len(has) > 0

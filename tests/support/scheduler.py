@@ -27,13 +27,23 @@ from spell_proto.events import (
     LogTotals,
     OutputsSaved,
 )
-from spell_proto.views import CommitsInUse, EndOutcome, RunList, RunView, TransitionList, Verdict
+from spell_proto.views import (
+    CommitsInUse,
+    EndOutcome,
+    MachineTypeList,
+    MachineTypeView,
+    RunList,
+    RunView,
+    TransitionList,
+    Verdict,
+)
 from support.stack import Nats, Postgres
 
 RUN = TypeAdapter(RunView)
 RUNS = TypeAdapter(RunList)
 IN_USE = TypeAdapter(CommitsInUse)
 LOG = TypeAdapter(TransitionList)
+MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
 OUTCOME = TypeAdapter(EndOutcome)
 DEADLINE_SECONDS = 15.0
@@ -135,6 +145,10 @@ class Client:
 
         return await until(reached)
 
+    async def machine_type(self, name: str) -> MachineTypeView:
+        listed = await self.caller.call("GET", "/machine-types", MACHINE_TYPES)
+        return next(view for view in listed.machine_types if view.name == name)
+
     async def in_use(self, commits: list[str]) -> set[str]:
         body = self.owner | {"commits": commits}
         return set((await self.caller.call("POST", "/commits/in-use", IN_USE, body=body)).commits)
@@ -152,6 +166,8 @@ class WireMachine:
         self.boot_id = "boot-1"
         self.machine_type = machine_type
         self.slots = slots
+        #: What it says it has: nothing, as older ones do.
+        self.has: dict[str, Any] = {}
         self.steps: dict[tuple[int, int, int], list[Any]] = {}
         self.commands: list[Any] = []
 
@@ -171,6 +187,7 @@ class WireMachine:
             slots=self.slots,
             isolation="none",
             attempts=held,
+            **self.has,
         )
         data = await self.bus.request(subjects.heartbeat(self.id), codec.encode(message), timeout=5)
         answer = codec.decode(codec.HEARTBEAT_ANSWER, data)

@@ -2,21 +2,22 @@
 
 import asyncio
 import contextlib
-import difflib
 import hashlib
 import re
 import time
 
+from spell_gateway import machine_types
 from spell_gateway.bounded import Bounded
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
-from spell_proto import checks, images
+from spell_proto import images
+from spell_proto.engines import engines_needed
 from spell_proto.environments import UseAsked, UseView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
-from spell_proto.spec import RunRequest, RunSpec, canonical_json
-from spell_proto.views import MachineTypeList, RunView
+from spell_proto.spec import EnvironmentRequest, RunRequest, RunSpec, canonical_json
+from spell_proto.views import MachineTypeList, MachineTypeView, RunView
 
 MACHINE_TYPES_KNOWN_MAX = 10_000
 #: How old the list of machine types may be before a name that is not in it is refused.
@@ -26,8 +27,6 @@ MACHINE_TYPES_BELIEVED_SECONDS = 60.0
 TOGETHER_MAX = 8
 #: So many earlier runs are looked through for one with another environment.
 COMPARED_MAX = 100
-#: Of a name that does not exist, so much is compared with those that do.
-NAME_CHARS_COMPARED = 64
 _KEY = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
 
 
@@ -60,19 +59,20 @@ class Runs:
         """Make a run; the same key and request again give the same run.
 
         Raises:
-            InvalidError: there is no such machine type, code is not fetched from that host, or the environment
-                cannot be made.
+            InvalidError: there is no such machine type, or no machine of it can run that; code is not fetched from that
+                host; or the environment cannot be made.
             ConflictError: the commit is not here, or the key was used for another request.
         """
-        machine_type = await self._machine_type(request.machine_type)
+        machine = await self._machine(request.machine_type, request.docker_image, request.environment)
         if request.github is not None:
             await self._code.check(request.github)
         self._check_image(request)
-        await self._builder.check(request.environment)
+        environment = machine_types.accelerated(request.environment, machine)
+        await self._builder.check(environment)
         spec = RunSpec(
             command=request.command,
-            machine_type=machine_type,
-            environment=request.environment,
+            machine_type=machine.name,
+            environment=environment,
             env=request.env,
             code=None if request.code is None else await self._code.locate(user.id, request.code),
             github=request.github,
@@ -105,10 +105,11 @@ class Runs:
 
         Raises:
             NotFoundError: there is no such run.
-            InvalidError: its environment cannot be had any more.
+            InvalidError: its environment cannot be had any more, or no machine of its type can run it.
         """
         run = await self._scheduler.run(user.id, run_id)
         spec = await self._scheduler.spec(user.id, run_id)
+        await self._machine(spec.machine_type, spec.docker_image, spec.environment)
         if not spec.environment.bare:
             with contextlib.suppress(NotFoundError):
                 used = await self._builder.use(UseAsked(run_id=run_id))
@@ -124,7 +125,7 @@ class Runs:
         Raises:
             InvalidError: it could not be created.
         """
-        machine_type = await self._machine_type(request.machine_type)
+        machine = await self._machine(request.machine_type, request.docker_image, request.environment)
         if request.github is not None:
             await self._code.check(request.github)
         self._check_image(request)
@@ -136,10 +137,10 @@ class Runs:
             except ConflictError:
                 code_known = False
         listed = await self.machine_types()
-        found = next(item for item in listed.machine_types if item.name == machine_type)
+        machine = next(item for item in listed.machine_types if item.name == machine.name)
         return RunPlan(
-            environment=await self._builder.plan(request.environment),
-            machine=found,
+            environment=await self._builder.plan(machine_types.accelerated(request.environment, machine)),
+            machine=machine,
             code_known=code_known,
         )
 
@@ -165,25 +166,29 @@ class Runs:
         self._machine_types, self._machine_types_at = listed, asked_at
         return listed
 
-    async def _machine_type(self, name: str | None) -> str:
-        listed, age = self._machine_types, time.monotonic() - self._machine_types_at
-        if listed is None or age > MACHINE_TYPES_BELIEVED_SECONDS:
-            listed, age = await self.machine_types(), 0.0
-        if name is None:
-            return listed.default
+    async def _machine(
+        self, name: str | None, image: str | None, environment: EnvironmentRequest
+    ) -> MachineTypeView:
+        """The type of machine for a run. What the list does not allow is looked up in a newer one before it is refused:
+        a machine of a new type may have come since it was read, or Docker may have been started.
+        """
+        needs = engines_needed(image, environment)
+        field = "environment" if image is None else "docker_image"
+        # What types there are hardly ever changes; what their machines can do does.
+        believed = MACHINE_TYPES_BELIEVED_SECONDS if needs is None else MACHINE_TYPES_SECONDS
         try:
-            return checks.machine_type(name, [item.name for item in listed.machine_types])
+            listed = await self._machine_types_lately(believed)
+            return machine_types.pick(listed, name, needs, field)
         except InvalidError:
-            if age > MACHINE_TYPES_SECONDS:
-                # A machine of a new type may have come since the list was read.
-                listed = await self.machine_types()
-        names = {item.name.lower(): item.name for item in listed.machine_types}
-        try:
-            return checks.machine_type(name, names.values())
-        except InvalidError as error:
-            near = difflib.get_close_matches(name[:NAME_CHARS_COMPARED].strip().lower(), names, 1)
-            error.hint = f"Did you mean {names[near[0]]}?" if near else None
-            raise
+            listed = await self._machine_types_lately(MACHINE_TYPES_SECONDS)
+            return machine_types.pick(listed, name, needs, field)
+
+    async def _machine_types_lately(self, seconds: float) -> MachineTypeList:
+        """The list as it was at most so long ago."""
+        known = self._machine_types
+        if known is None or time.monotonic() - self._machine_types_at > seconds:
+            return await self.machine_types()
+        return known
 
     async def end_all(self, user: User, batch: Batch, ending: Ending) -> BatchOutcome:
         """Stop or kill several runs. Each is tried; the outcome says what became of which."""

@@ -76,6 +76,7 @@ class Control:
         self._soon: asyncio.TimerHandle | None = None
         self._impatience = SOON_SECONDS
         self._heard = False
+        self._engines: tuple[str, ...] | None = None
         self._trash = asyncio.Event()
 
     # ---- from the start --------------------------------------------------------------------------------------
@@ -198,6 +199,8 @@ class Control:
 
     async def beat(self) -> None:
         """Say what is here, hear what should be."""
+        # First: it may take a while, and what is said of attempts must be true when it is sent.
+        engines = await self._able()
         held = {key: attempt for key, attempt in self._attempts.items() if key not in self._leaving}
         machine = self._machine
         assert self._means is not None
@@ -209,6 +212,7 @@ class Control:
             slots=machine.slots,
             isolation=self._means.engine.isolation,
             spot=machine.spot,
+            engines=engines,
             attempts=tuple(_held(attempt) for attempt in held.values()),
         )
         bus = await self._link.get()
@@ -223,6 +227,14 @@ class Control:
             return
         self._heard = True
         self._apply(answer, held)
+
+    async def _able(self) -> tuple[str, ...]:
+        assert self._means is not None
+        engines = await self._means.engine.able()
+        if engines != self._engines:
+            log.info("engines of this machine", engines=engines, before=self._engines)
+            self._engines = engines
+        return engines
 
     def _apply(self, answer: HeartbeatAnswer, held: dict[Key, Attempt]) -> None:
         wanted = {(one.run_id, one.attempt): one for one in answer.attempts}

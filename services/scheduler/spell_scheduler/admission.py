@@ -1,4 +1,4 @@
-"""Who may start now: the owner's limit, a free slot on a machine of the right type, oldest first.
+"""Who may start now: the owner's limit, a free slot on a machine of the right type that can run it, oldest first.
 
 Pure. The snapshot it decides over is read, and its answer written, under the one admission lock, so that no
 committed instant ever shows more runs than a limit or a machine allows.
@@ -10,23 +10,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that answers, with the slots no run holds."""
+    """A machine that answers, with the slots no run holds, and the engines that can run commands there now."""
 
     id: str
     boot_id: str
     spot: bool
     machine_type: str
     free: int
+    engines: frozenset[str]
+
+    def can_run(self, needs: frozenset[str]) -> bool:
+        """Whether it has one of these engines; any, where it does not matter which."""
+        return bool(self.engines & needs) if needs else bool(self.engines)
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A requested run. `owner_free` is how many more runs its owner may have active."""
+    """A requested run. `owner_free` is how many more runs its owner may have active, `needs` the engines of which
+    one must be there; none where it does not matter which.
+    """
 
     run_id: int
     owner_id: int
     owner_free: int
     machine_type: str
+    needs: frozenset[str] = frozenset()
 
 
 def admit(queued: Iterable[Queued], machines: Iterable[Machine]) -> list[tuple[int, Machine]]:
@@ -43,7 +51,11 @@ def admit(queued: Iterable[Queued], machines: Iterable[Machine]) -> list[tuple[i
     admitted: list[tuple[int, Machine]] = []
     for run in sorted(queued, key=lambda candidate: candidate.run_id):
         left = owner_free.setdefault(run.owner_id, run.owner_free)
-        fitting = [machine for machine in by_type.get(run.machine_type, {}).values() if free[machine.id] > 0]
+        fitting = [
+            machine
+            for machine in by_type.get(run.machine_type, {}).values()
+            if free[machine.id] > 0 and machine.can_run(run.needs)
+        ]
         if left <= 0 or not fitting:
             continue
         best = max(fitting, key=lambda machine: (free[machine.id], machine.id))

@@ -19,6 +19,7 @@ from spell_proto.views import (
     MachineTypeList,
     MachineTypeView,
     OwnerSummary,
+    QueueReason,
     RunList,
     RunView,
     TransitionList,
@@ -34,8 +35,6 @@ COMMITS_ASKED = TypeAdapter(CommitsAsked)
 RUNS_ASKED = TypeAdapter(RunsAsked)
 FIRST_CURSOR = "0-0-0"
 PAGE_MAX = 1000
-
-QueueReason = Literal["owner_limit", "no_machine", "no_slot"]
 
 
 class Api:
@@ -178,22 +177,29 @@ class Api:
         return http.json_response(await self._summary(int(request.match_info["owner_id"])))
 
     async def machine_types(self, _request: web.Request) -> web.Response:
+        known = await self._known_types()
+        names = dict.fromkeys([*self._machine_types, *sorted(known)])
+        views = tuple(
+            known.get(name) or MachineTypeView(name=name, machines=0, slots=0, slots_used=0) for name in names
+        )
+        return http.json_response(MachineTypeList(machine_types=views, default=self._machine_types[0]))
+
+    async def _known_types(self) -> dict[str, MachineTypeView]:
+        """Every type that a machine ever had, by its name."""
         rows = await self._store.pool.fetch(SQL["machine_types"], self._store.settings.reachable_seconds)
-        known = await self._store.pool.fetch(SQL["known_machine_types"])
-        answering = {row["machine_type"]: row for row in rows}
-        names = [*dict.fromkeys([*self._machine_types, *sorted(row["machine_type"] for row in known)])]
-        views = []
-        for name in names:
-            row = answering.get(name)
-            views.append(
-                MachineTypeView(
-                    name=name,
-                    machines=row["machines"] if row else 0,
-                    slots=row["slots"] if row else 0,
-                    slots_used=row["slots_used"] if row else 0,
-                )
+        views = [
+            MachineTypeView(
+                name=row["machine_type"],
+                machines=row["machines"],
+                slots=row["slots"],
+                slots_used=row["slots_used"] if row["machines"] else 0,
+                engines=tuple(row["engines"]),
+                gpus=row["gpus"],
+                gpu_models=tuple(row["gpu_models"]),
             )
-        return http.json_response(MachineTypeList(machine_types=tuple(views), default=self._machine_types[0]))
+            for row in rows
+        ]
+        return {view.name: view for view in views}
 
     async def attempt(self, request: web.Request) -> web.Response:
         run_id, number = _run_id(request), int(request.match_info["attempt"])
@@ -254,14 +260,15 @@ class Api:
         queued = [row for row in rows if row["state"] == RunState.REQUESTED]
         if not queued:
             return {}
-        pool = self._store.pool
         summary = await self._summary(queued[0]["owner_id"])
-        answering = await pool.fetch(SQL["machine_types"], self._store.settings.reachable_seconds)
-        with_machines = {row["machine_type"] for row in answering}
+        known = await self._known_types()
         reasons: dict[int, QueueReason] = {}
         for row in queued:
-            if row["machine_type"] not in with_machines:
+            kind, needs = known.get(row["machine_type"]), runs.needs_of(row)
+            if kind is None or not kind.machines:
                 reasons[row["id"]] = "no_machine"
+            elif not (needs or set(kind.engines)) & set(kind.engines):
+                reasons[row["id"]] = "no_engine"
             elif summary.active >= summary.runs_max:
                 reasons[row["id"]] = "owner_limit"
             else:

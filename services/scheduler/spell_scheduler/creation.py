@@ -66,6 +66,7 @@ class _Fresh:
             "request_sha256": self.new.request_sha256,
             "spec": spec.model_dump(),
             "machine_type": spec.machine_type,
+            "needs": runs.needs_text(spec),
             "repository": runs.repository_of(spec),
             "labels": list(self.new.labels),
             "created_at": self.now,

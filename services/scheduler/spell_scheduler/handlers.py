@@ -7,6 +7,7 @@ import asyncpg
 import orjson
 
 from spell_proto import codec, logs
+from spell_proto.engines import DOCKER, LOCAL
 from spell_proto.errors import CodecError, IllegalTransitionError
 from spell_proto.events import AttemptHeld, AttemptReport, AttemptWanted, Heartbeat, HeartbeatAnswer
 from spell_proto.state import Reason
@@ -19,6 +20,10 @@ log = logs.get()
 DEAD_LETTER_BYTES_MAX = 65_536
 #: What Postgres, or JSON on the way there, has no room for: a number of more than 64 bits, say.
 REFUSED = (asyncpg.DataError, orjson.JSONEncodeError, OverflowError)
+
+
+#: What a machine is taken to have that does not say so: it is of a version that had no words for it.
+EVERY_ENGINE = [LOCAL, DOCKER]
 
 
 class Handlers:
@@ -78,10 +83,17 @@ class Handlers:
             beat.isolation,
             self._store.settings.reachable_seconds,
             [_identity(attempt) for attempt in beat.attempts],
+            EVERY_ENGINE if beat.engines is None else list(beat.engines),
+            beat.gpus,
+            list(beat.gpu_models),
         )
         if look_again:
             log.info(
-                "machine answers", machine_id=beat.machine_id, slots=beat.slots, isolation=beat.isolation
+                "machine answers",
+                machine_id=beat.machine_id,
+                slots=beat.slots,
+                isolation=beat.isolation,
+                engines=beat.engines,
             )
             self._store.admission_wanted.set()
         rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)

@@ -4,17 +4,18 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from spell_proto import checks, database, subjects
 from spell_proto.codec import encode
 from spell_proto.commands import BuildEnvironment
+from spell_proto.engines import engines_needed
 from spell_proto.events import CodeFetched, LogTotals, RunIntentChanged, RunMoved
 from spell_proto.spec import CodeLocation, RunSpec
 from spell_proto.state import Intent, Reason, RunState
-from spell_proto.views import LogView, RunView, TransitionView
+from spell_proto.views import LogView, QueueReason, RunView, TransitionView
 from spell_scheduler.lifecycle import Logged, Run
 
 SQL = database.queries("spell_scheduler", "runs.sql")
@@ -87,9 +88,7 @@ def spec_of(row: Row) -> RunSpec:
     return spec if row["image"] is None else spec.model_copy(update={"docker_image": row["image"]})
 
 
-def view_of(
-    row: Row, *, queue_reason: Literal["owner_limit", "no_machine", "no_slot"] | None = None
-) -> RunView:
+def view_of(row: Row, *, queue_reason: QueueReason | None = None) -> RunView:
     """A run as its owner sees it: no value of an environment variable leaves the scheduler this way."""
     run = run_of(row)
     spec = spec_of(row)
@@ -146,6 +145,16 @@ def _fetched_code(run: Run, spec: RunSpec) -> CodeLocation | None:
         root_directory=checks.github_directory(spec.github.url),
         cwd=".",
     )
+
+
+def needs_text(spec: RunSpec) -> str:
+    """The engines of which one must be where the run goes, as its row has them; empty where it does not matter."""
+    return ",".join(sorted(engines_needed(spec.docker_image, spec.environment) or ()))
+
+
+def needs_of(row: Row) -> frozenset[str]:
+    """The same as a set."""
+    return frozenset(filter(None, row["needs"].split(",")))
 
 
 def repository_of(spec: RunSpec) -> str | None:

@@ -13,12 +13,12 @@ SELECT clock_timestamp() AS now, ARRAY(SELECT nextval('run_ids') FROM generate_s
 -- name: insert_created
 -- New runs, the first row of their log and its message, in one statement.
 WITH made AS (
-  INSERT INTO runs (id, owner_id, creator, idempotency_key, request_sha256, spec, machine_type, repository, labels,
-    created_at, state, intent, version, attempt, fence, spot, steps, timeout_seconds)
-  SELECT n.id, n.owner_id, n.creator, n.idempotency_key, n.request_sha256, n.spec, n.machine_type, n.repository,
-    n.labels, n.created_at, 'requested', 'run', 1, 1, 0, false, 0, n.timeout_seconds
+  INSERT INTO runs (id, owner_id, creator, idempotency_key, request_sha256, spec, machine_type, needs, repository,
+    labels, created_at, state, intent, version, attempt, fence, spot, steps, timeout_seconds)
+  SELECT n.id, n.owner_id, n.creator, n.idempotency_key, n.request_sha256, n.spec, n.machine_type, n.needs,
+    n.repository, n.labels, n.created_at, 'requested', 'run', 1, 1, 0, false, 0, n.timeout_seconds
   FROM jsonb_to_recordset($1) AS n(id bigint, owner_id bigint, creator text, idempotency_key text,
-    request_sha256 text, spec jsonb, machine_type text, repository text, labels text[], created_at timestamptz,
+    request_sha256 text, spec jsonb, machine_type text, needs text, repository text, labels text[], created_at timestamptz,
     timeout_seconds int)
 ), logged AS (
   INSERT INTO transitions (run_id, version, owner_id, kind, before, after, intent, attempt, fence, actor, reason,
@@ -67,33 +67,40 @@ SELECT *, clock_timestamp() AS now FROM runs WHERE id = ANY ($1::bigint[]) ORDER
 
 -- name: free_machines
 -- Machines that answered lately, with the slots that no run holds.
-SELECT m.id, m.boot_id, m.spot, m.machine_type,
+SELECT m.id, m.boot_id, m.spot, m.machine_type, m.engines,
   m.slots - (SELECT count(*) FROM runs r WHERE r.machine_id = m.id
     AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS free,
   clock_timestamp() AS now
 FROM machines m WHERE m.last_seen > clock_timestamp() - make_interval(secs => $1);
 
 -- name: queue_heads
--- The oldest queued runs of each owner that has any and is below its limit, at most $2 per owner and type; each
--- with a fence for the case that it is admitted.
--- The recursive part jumps from owner to owner along the index, so a queue of 100,000 costs what one of 100 does.
+-- The oldest queued runs of each owner that has any and is below its limit, at most $2 per owner, type and needs, of
+-- those that the engines of a type ($4, separated by commas) can run; each with a fence for the case that it is
+-- admitted.
+-- The recursive part jumps from needs to needs and from owner to owner along the index, so a queue of 100,000 costs
+-- what one of 100 does.
 WITH RECURSIVE queue_owner AS (
-  SELECT t.machine_type, (SELECT min(r.owner_id) FROM runs r
-      WHERE r.state = 'requested' AND r.machine_type = t.machine_type) AS owner_id
-  FROM unnest($1::text[]) AS t(machine_type)
+  SELECT t.machine_type, t.engines, first.needs, first.owner_id
+  FROM unnest($1::text[], $4::text[]) AS t(machine_type, engines), LATERAL (
+    SELECT r.needs, r.owner_id FROM runs r WHERE r.state = 'requested' AND r.machine_type = t.machine_type
+    ORDER BY r.needs, r.owner_id LIMIT 1
+  ) AS first
   UNION ALL
-  SELECT q.machine_type, (SELECT min(r.owner_id) FROM runs r
-      WHERE r.state = 'requested' AND r.machine_type = q.machine_type AND r.owner_id > q.owner_id)
-  FROM queue_owner q WHERE q.owner_id IS NOT NULL
+  SELECT q.machine_type, q.engines, following.needs, following.owner_id FROM queue_owner q, LATERAL (
+    SELECT r.needs, r.owner_id FROM runs r WHERE r.state = 'requested' AND r.machine_type = q.machine_type
+      AND (r.needs, r.owner_id) > (q.needs, q.owner_id)
+    ORDER BY r.needs, r.owner_id LIMIT 1
+  ) AS following
 ), able AS (
-  SELECT q.machine_type, q.owner_id, $3::int - (SELECT count(*) FROM runs r
+  SELECT q.machine_type, q.needs, q.owner_id, $3::int - (SELECT count(*) FROM runs r
       WHERE r.owner_id = q.owner_id
         AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS owner_free
-  FROM queue_owner q WHERE q.owner_id IS NOT NULL
+  FROM queue_owner q
+  WHERE q.needs = '' OR string_to_array(q.needs, ',') && string_to_array(q.engines, ',')
 )
 SELECT head.*, able.owner_free, nextval('fences') AS fence_if_admitted, clock_timestamp() AS now FROM able, LATERAL (
   SELECT * FROM runs r WHERE r.state = 'requested' AND r.machine_type = able.machine_type
-    AND r.owner_id = able.owner_id ORDER BY r.id LIMIT least(able.owner_free, $2::int)
+    AND r.needs = able.needs AND r.owner_id = able.owner_id ORDER BY r.id LIMIT least(able.owner_free, $2::int)
 ) AS head WHERE able.owner_free > 0;
 
 -- name: anything_queued
@@ -156,23 +163,29 @@ SELECT $2::int AS runs_max, count(*) FILTER (WHERE state IN ('building', 'mounti
 FROM runs WHERE owner_id = $1;
 
 -- name: machine_types
-SELECT m.machine_type, count(*)::int AS machines, sum(m.slots)::int AS slots,
+-- Every type that ever was. What its runs get is what the machines give that answer; where none does, what they gave.
+SELECT m.machine_type, count(*) FILTER (WHERE m.answers)::int AS machines,
+  coalesce(sum(m.slots) FILTER (WHERE m.answers), 0)::int AS slots,
   (SELECT count(*) FROM runs r JOIN machines o ON o.id = r.machine_id WHERE o.machine_type = m.machine_type
-    AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS slots_used
-FROM machines m WHERE m.last_seen > clock_timestamp() - make_interval(secs => $1) GROUP BY m.machine_type;
-
--- name: known_machine_types
-SELECT DISTINCT machine_type FROM machines;
+    AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS slots_used,
+  ARRAY(SELECT DISTINCT unnest(o.engines) FROM machines o WHERE o.machine_type = m.machine_type
+    AND o.last_seen > clock_timestamp() - make_interval(secs => $1) ORDER BY 1) AS engines,
+  coalesce(min(m.gpus) FILTER (WHERE m.answers), min(m.gpus)) AS gpus,
+  ARRAY(SELECT DISTINCT unnest(o.gpu_models) FROM machines o WHERE o.machine_type = m.machine_type
+    AND (o.last_seen > clock_timestamp() - make_interval(secs => $1) OR NOT bool_or(m.answers)) ORDER BY 1
+  ) AS gpu_models
+FROM (SELECT *, last_seen > clock_timestamp() - make_interval(secs => $1) AS answers FROM machines) AS m
+GROUP BY m.machine_type;
 
 -- name: seen_machine
 -- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
 WITH old AS (SELECT * FROM machines WHERE id = $1)
-INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $8, clock_timestamp())
+INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, engines, gpus, gpu_models, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET boot_id = $2, machine_type = $3, slots = $4, spot = $5, isolation = $6,
-  held = $8, last_seen = clock_timestamp()
+  held = $8, engines = $9, gpus = $10, gpu_models = $11, last_seen = clock_timestamp()
 RETURNING NOT EXISTS (SELECT 1 FROM old WHERE old.slots = $4 AND old.machine_type = $3 AND old.boot_id = $2
-  AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
+  AND old.engines = $9 AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
 
 -- name: attempts_on_machine
 SELECT * FROM runs WHERE machine_id = $1 AND state IN ('building', 'mounting', 'running', 'saving', 'pushing')

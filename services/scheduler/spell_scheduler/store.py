@@ -120,16 +120,24 @@ class Store:
         """Give free slots to the oldest runs that may start. Inside the caller's transaction; how many it gave."""
         await connection.execute(SQL["take_admission_lock"])
         machines = await connection.fetch(SQL["free_machines"], self.settings.reachable_seconds)
-        free = [_machine(row) for row in machines if row["free"] > 0]
+        free = [_machine(row) for row in machines if row["free"] > 0 and row["engines"]]
         if not free:
             return 0
         most = min(sum(machine.free for machine in free), ADMIT_PER_OWNER_MAX)
-        types = sorted({machine.machine_type for machine in free})
-        heads = await connection.fetch(SQL["queue_heads"], types, most, self.settings.runs_max)
+        engines: dict[str, frozenset[str]] = {}
+        for machine in free:
+            engines[machine.machine_type] = engines.get(machine.machine_type, frozenset()) | machine.engines
+        heads = await connection.fetch(
+            SQL["queue_heads"],
+            list(engines),
+            most,
+            self.settings.runs_max,
+            [",".join(sorted(names)) for names in engines.values()],
+        )
         if not heads:
             return 0
         before = {row["id"]: run_of(row) for row in heads}
-        queued = [Queued(row["id"], row["owner_id"], row["owner_free"], row["machine_type"]) for row in heads]
+        queued = [_queued(row) for row in heads]
         pairs = admit(queued, free)
         if not pairs:
             return 0
@@ -193,4 +201,10 @@ def _released(before: Run, after: Run) -> bool:
 
 
 def _machine(row: runs.Row) -> Machine:
-    return Machine(row["id"], row["boot_id"], row["spot"], row["machine_type"], row["free"])
+    engines = frozenset(row["engines"])
+    return Machine(row["id"], row["boot_id"], row["spot"], row["machine_type"], row["free"], engines)
+
+
+def _queued(row: runs.Row) -> Queued:
+    needs = runs.needs_of(row)
+    return Queued(row["id"], row["owner_id"], row["owner_free"], row["machine_type"], needs)

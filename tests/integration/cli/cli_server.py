@@ -412,7 +412,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def machine_types(self, ours: Server, _: Any) -> None:
-        kinds = [{"name": name, "machines": 1, "slots": 4, "slots_used": 1} for name in ("CPU", "V100")]
+        kinds = [
+            {
+                "name": name,
+                "machines": 1,
+                "slots": 4,
+                "slots_used": 1,
+                "engines": engines,
+                "gpus": gpus,
+                "gpu_models": ["Tesla V100"] * gpus,
+            }
+            for name, engines, gpus in (("CPU", ["docker", "local"], 0), ("V100", ["docker"], 1))
+        ]
         self._json(200, {"machine_types": kinds, "default": "CPU"})
 
     def status(self, ours: Server, _: Any) -> None:

@@ -491,3 +491,13 @@ def test_a_standard_stream_that_is_closed_changes_nothing(cli, closed, command):
     )
 
     assert (done.returncode, err(done).count("Traceback")) == (0, 0), err(done)
+
+
+def test_types_of_machines_are_listed_with_what_they_have(cli, server):
+    assert out(cli("machine-types")) == (
+        "TYPE           MACHINES  FREE SLOTS  ENGINES       GPUS PER RUN\n"
+        "CPU (default)  1         3 of 4      docker local\n"
+        "V100           1         3 of 4      docker        1 x Tesla V100\n"
+    )
+    listed = json.loads(out(cli("machine-types", "--json")))
+    assert [kind["gpus"] for kind in listed["machine_types"]] == [0, 1]

@@ -11,6 +11,7 @@ from spell_runner.engines import hardening
 from spell_runner.shim import launch
 from support import docker as daemons
 from support import registries
+from support.scheduler import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: Tries what no run may do; says what worked. None of it may need a program that an image can lack.
@@ -426,10 +427,23 @@ async def test_a_machine_with_both_runs_images_in_docker_and_the_rest_itself(ser
         assert [await here.files(view) for view in views] == [{"made": b"x\n"}, {"made": b"y\n"}]
 
 
-async def test_a_machine_without_docker_says_so(services):
-    async with room(services, SPELL_ENGINE="auto", SPELL_DOCKER_SOCKET="/nowhere/docker.sock") as here:
-        view = await here.until_final(await here.create("true", docker_image="docker.io/library/x:1"))
+async def test_docker_may_come_to_a_machine_and_go_and_runs_of_images_wait_for_it(services, docker, tmp_path):
+    socket = tmp_path / "d.sock"
+    settings = in_docker(docker) | {"SPELL_ENGINE": "auto", "SPELL_DOCKER_SOCKET": str(socket)}
+    async with room(services, **settings, SPELL_HEARTBEAT_SECONDS="0.5") as here:
 
-        assert (view.state, view.reason) == ("failed", "build_failed")
-        assert "the Docker daemon at /nowhere/docker.sock does not answer" in view.message
-        assert (await here.until_final(await here.create("true"))).state == "complete"
+        async def has(*engines):
+            return (await here.client.machine_type(here.machine_type)).engines == engines
+
+        assert await has("local")
+        contained = await here.create("true", docker_image=f"docker.io/{daemons.TINY}")
+        plain = await here.create("true")
+        assert (await here.until_final(plain)).state == "complete"
+        assert (await here.client.get(contained)).queue_reason == "no_engine"
+
+        socket.symlink_to(docker.socket)
+        await until(lambda: has("docker", "local"))
+        assert (await here.until_final(contained)).state == "complete"
+
+        socket.unlink()
+        await until(lambda: has("local"))

@@ -180,6 +180,41 @@ async def test_a_run_waits_for_a_machine_of_its_type_and_starts_when_one_appears
         await client.until_state(run.id, "building")
 
 
+async def test_a_run_goes_only_where_it_can_be_run_and_younger_ones_pass_it(place, nats):
+    """Docker is not there at first. A machine that does not say what it has is taken to have all."""
+    _, client, kind = place
+    image = {"docker_image": "docker.io/library/python:latest"}
+    async with machine(nats, "m-able", kind, slots=2) as box:
+        assert (await client.machine_type(kind)).engines == ("docker", "local")
+        box.has = {"engines": ("local",), "gpus": 2, "gpu_models": ("NVIDIA T4",)}
+        await box.beat()
+
+        contained = await client.create(machine_type=kind, **image)
+        plain = await client.create(machine_type=kind)
+
+        assert (contained.state, contained.queue_reason) == ("requested", "no_engine")
+        assert plain.state == "building"
+        listed = await client.machine_type(kind)
+        assert (listed.engines, listed.gpus, listed.gpu_models) == (("local",), 2, ("NVIDIA T4",))
+
+        box.has = {"engines": ("docker", "local")}
+        await box.beat()
+        await client.until_state(contained.id, "building")
+
+
+async def test_a_machine_whose_only_engine_is_away_gets_nothing(place, nats):
+    _, client, kind = place
+    async with machine(nats, "m-unable", kind) as box:
+        box.has = {"engines": ()}
+        await box.beat()
+        run = await client.create(machine_type=kind)
+        assert (run.state, run.queue_reason) == ("requested", "no_engine")
+
+        box.has = {"engines": ("docker",)}
+        await box.beat()
+        await client.until_state(run.id, "building")
+
+
 async def test_the_machine_is_told_at_once_to_start_and_to_end(place, nats):
     _, client, kind = place
     async with machine(nats, "m-told", kind) as box:

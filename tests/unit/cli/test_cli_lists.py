@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spell_cli.run_lists import info_rows, ps_table, status_text
+from spell_cli.run_lists import info_rows, plan_rows, ps_table, status_text
 from spell_cli.tables import pairs, safe, table
 from spell_cli.times import go_duration, human_size, listing_date, relative
 
@@ -272,3 +272,23 @@ def test_info_says_when_a_machine_is_silent():
     rows = dict(info_rows(a_run(machine_reachable=False), NOW))
 
     assert "does not answer" in rows["Machine"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ({"machines": 1, "engines": ["docker", "local"]}, "T4: 3 of 4 slots free, docker local"),
+        (
+            {"machines": 1, "engines": ["docker"], "gpus": 2, "gpu_models": ["NVIDIA T4"]},
+            "T4: 3 of 4 slots free, docker, 2 x NVIDIA T4",
+        ),
+        ({"machines": 1}, "T4: 3 of 4 slots free"),
+        ({"machines": 0}, "T4: no machine of this type answers right now"),
+    ],
+)
+def test_a_plan_says_what_a_run_gets_on_its_machine(kind, place):
+    environment = {"state": "new", "key": None, "python": "3.12", "packages": []}
+    machine = {"name": "T4", "slots": 4, "slots_used": 1, **kind}
+    plan = {"environment": environment, "machine": machine, "code_known": None}
+
+    assert dict(plan_rows({"command": "true"}, plan, changes=False))["Machine Type"] == place

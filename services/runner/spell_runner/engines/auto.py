@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from spell_proto import logs
+from spell_proto.engines import DOCKER, LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.directory import Directory
@@ -60,6 +61,11 @@ class AutoEngine(Shimmed):
                     return str(error)
                 self._opened = True
         return None
+
+    async def able(self) -> tuple[str, ...]:
+        if await self._docker.able() and await self._open_docker() is None:
+            return LOCAL, DOCKER
+        return (LOCAL,)
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         if spec.spec.docker_image is None:

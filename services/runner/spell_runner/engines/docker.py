@@ -12,12 +12,14 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
+from spell_proto.engines import DOCKER
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.directory import Directory
 from spell_runner.engines import hardening
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
+from spell_runner.engines.pulse import Pulse
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed
 from spell_runner.errors import AttemptError, EngineError
@@ -77,6 +79,7 @@ class DockerEngine(Shimmed):
         self._trees = trees
         self._limits = limits
         self._socket = socket
+        self._pulse = Pulse(socket)
         self._base_image = base_image
         self._log_bytes_max = log_bytes_max
         self._stack = contextlib.AsyncExitStack()
@@ -148,6 +151,9 @@ class DockerEngine(Shimmed):
             if claim is None or not processes.alive(claim.pid, claim.ticks):
                 log.info("container without a shim removed", attempt=name, state=found["State"])
                 await found.delete(force=True, v=True)
+
+    async def able(self) -> tuple[str, ...]:
+        return (DOCKER,) if await self._pulse.beats() else ()
 
     # ---- before ----------------------------------------------------------------------------------------------
 

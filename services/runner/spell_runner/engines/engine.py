@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Let go; what was started lives on."""
         ...
 
+    async def able(self) -> tuple[str, ...]:
+        """The engines that can run commands right now. Asked with every heartbeat, so soon answered."""
+        ...
+
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         """Get ready everything the command needs.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spell_proto import logs
+from spell_proto.engines import LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import layout, skeleton
@@ -70,6 +71,9 @@ class LocalEngine(Shimmed):
         self._trees = trees
         self._log_bytes_max = log_bytes_max
         self._shell = next(path for path in SHELLS if Path(path).exists())
+
+    async def able(self) -> tuple[str, ...]:
+        return (LOCAL,)
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         if spec.spec.docker_image is not None:

@@ -4,6 +4,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from spell_proto.engines import DOCKER, LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent
 from spell_runner.directory import Directory
@@ -28,6 +29,10 @@ class NullEngine:
 
     async def close(self) -> None:
         pass
+
+    async def able(self) -> tuple[str, ...]:
+        # Whatever is asked for, it does nothing of it.
+        return LOCAL, DOCKER
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         del spec, notes, abort

@@ -1,0 +1,71 @@
+"""Which type of machine a run goes to, and whether one of it can run what is asked for. Pure."""
+
+import difflib
+
+from spell_proto import checks
+from spell_proto.engines import DOCKER
+from spell_proto.errors import InvalidError
+from spell_proto.spec import EnvironmentRequest
+from spell_proto.views import MachineTypeList, MachineTypeView
+
+#: Of a name that does not exist, so much is compared with those that do.
+NAME_CHARS_COMPARED = 64
+#: Why no machine of a type can run something that needs the engine, and what helps.
+_MISSING = {
+    DOCKER: (
+        "Docker does not answer on any",
+        "Install Docker on a machine of this type and start it (systemctl start docker); it is noticed within seconds.",
+    )
+}
+
+
+def pick(
+    listed: MachineTypeList, name: str | None, needs: frozenset[str] | None, field: str
+) -> MachineTypeView:
+    """The type called `name`, or the default one. `needs` are engines of which one must be there, `field` asks for it.
+
+    Raises:
+        InvalidError: there is no such type, or no machine of it can run that.
+    """
+    found = _named(listed, listed.default if name is None else name)
+    if _able(found, needs):
+        return found
+    assert needs is not None
+    problem, remedy = next(
+        (_MISSING[engine] for engine in sorted(needs) if engine in _MISSING),
+        (
+            f"none has the engine {' or '.join(sorted(needs))}",
+            "SPELL_ENGINE of its runner says what a machine has.",
+        ),
+    )
+    others = [kind.name for kind in listed.machine_types if kind.machines and _able(kind, needs)]
+    elsewhere = f" Or choose another type of machine: {', '.join(others)}." if others else ""
+    raise InvalidError(
+        "engine_unavailable",
+        f"{field}: no machine of type {found.name} can run this: {problem}",
+        field=field,
+        hint=remedy + elsewhere,
+    )
+
+
+def _named(listed: MachineTypeList, name: str) -> MachineTypeView:
+    kinds = {kind.name.lower(): kind for kind in listed.machine_types}
+    try:
+        exact = checks.machine_type(name, [kind.name for kind in listed.machine_types])
+    except InvalidError as error:
+        near = difflib.get_close_matches(name[:NAME_CHARS_COMPARED].strip().lower(), kinds, 1)
+        error.hint = f"Did you mean {kinds[near[0]].name}?" if near else None
+        raise
+    return next(kind for kind in listed.machine_types if kind.name == exact)
+
+
+def _able(kind: MachineTypeView, needs: frozenset[str] | None) -> bool:
+    """What machines can do that do not answer right now is not known, and not held against them."""
+    return needs is None or not kind.machines or bool(needs & set(kind.engines))
+
+
+def accelerated(environment: EnvironmentRequest, kind: MachineTypeView) -> EnvironmentRequest:
+    """The environment as the GPUs of a machine need it: a framework comes in a variant that uses them."""
+    if environment.framework is None or environment.accelerator is not None or not kind.gpus:
+        return environment
+    return environment.model_copy(update={"accelerator": "cuda"})

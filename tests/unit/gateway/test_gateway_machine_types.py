@@ -1,0 +1,69 @@
+"""Which machines a run may go to: a name is found or refused, and so is what none of them can run."""
+
+import pytest
+
+from spell_gateway.machine_types import accelerated, pick
+from spell_proto.errors import InvalidError
+from spell_proto.spec import EnvironmentRequest
+from spell_proto.views import MachineTypeList, MachineTypeView
+
+DOCKER = frozenset({"docker"})
+
+
+def kind(name, machines=1, engines=("local",), gpus=0):
+    return MachineTypeView(
+        name=name, machines=machines, slots=machines, slots_used=0, engines=engines, gpus=gpus
+    )
+
+
+def listed(*kinds):
+    return MachineTypeList(machine_types=kinds, default=kinds[0].name)
+
+
+def test_a_type_is_found_in_any_letter_case_and_the_first_is_the_default():
+    kinds = listed(kind("CPU"), kind("T4"))
+
+    assert pick(kinds, "t4", None, "docker_image").name == "T4"
+    assert pick(kinds, None, None, "docker_image").name == "CPU"
+
+
+def test_a_name_that_is_nearly_one_is_asked_back():
+    with pytest.raises(InvalidError) as caught:
+        pick(listed(kind("CPU"), kind("V100")), "V10", None, "docker_image")
+
+    assert (caught.value.field, caught.value.hint) == ("machine_type", "Did you mean V100?")
+
+
+def test_an_image_is_refused_where_docker_is_on_no_machine_that_answers():
+    kinds = listed(kind("CPU", 2), kind("T4", engines=("docker", "local")), kind("V100", 0))
+
+    with pytest.raises(InvalidError) as caught:
+        pick(kinds, "CPU", DOCKER, "docker_image")
+
+    assert (caught.value.code, caught.value.field) == ("engine_unavailable", "docker_image")
+    assert "no machine of type CPU can run this: Docker does not answer on any" in str(caught.value)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("Install Docker on a machine of this type and start it")
+    assert caught.value.hint.endswith("Or choose another type of machine: T4.")
+
+
+@pytest.mark.parametrize("engines", [("docker",), ("docker", "local")])
+def test_an_image_is_taken_where_one_machine_has_docker(engines):
+    assert pick(listed(kind("CPU", engines=engines)), None, DOCKER, "docker_image").name == "CPU"
+
+
+def test_what_machines_can_do_that_do_not_answer_is_not_held_against_them():
+    assert pick(listed(kind("CPU", 0, engines=())), None, DOCKER, "docker_image").name == "CPU"
+
+
+def test_an_engine_nobody_has_heard_of_is_named():
+    with pytest.raises(InvalidError, match="none has the engine firecracker"):
+        pick(listed(kind("CPU")), None, frozenset({"firecracker"}), "environment")
+
+
+def test_a_framework_comes_for_gpus_where_a_run_gets_some():
+    framework, bare = EnvironmentRequest(framework="jax"), EnvironmentRequest()
+
+    assert accelerated(framework, kind("T4", gpus=1)).accelerator == "cuda"
+    assert accelerated(framework, kind("CPU")).accelerator is None
+    assert accelerated(bare, kind("T4", gpus=1)) == bare
