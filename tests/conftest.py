@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
+# Its plugin imports it at the end of a session, which some builds of Python 3.11 answer with a SystemError then.
+import hypothesis  # noqa: F401
 import pytest
 
 from support import stack
