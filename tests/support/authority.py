@@ -1,4 +1,4 @@
-"""A certificate authority of a test, and a certificate of it for 127.0.0.1: for clients that tell the two apart."""
+"""A certificate authority of a test, and a certificate of it for 127.0.0.1 and names: for clients that tell them apart."""
 
 import ipaddress
 import ssl
@@ -11,15 +11,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def loopback(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """The file with the authority to trust, and what a server on 127.0.0.1 answers with."""
+def loopback(directory: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
+    """The file with the authority to trust, and what a server on 127.0.0.1, or of these names, answers with."""
     now = datetime.now(UTC)
 
     def signed(
         name: str, issuer: str, key: ec.EllipticCurvePrivateKey, by: ec.EllipticCurvePrivateKey, ca: bool
     ):
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        addresses: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        addresses += map(x509.DNSName, names)
         return (
             x509.CertificateBuilder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]), subject)
             .public_key(key.public_key())
@@ -27,7 +28,7 @@ def loopback(directory: Path) -> tuple[Path, ssl.SSLContext]:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
             .sign(by, hashes.SHA256())
             .public_bytes(serialization.Encoding.PEM)
         )

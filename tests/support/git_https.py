@@ -140,8 +140,8 @@ async def _backend(root: Path, request: web.Request) -> web.StreamResponse:
     return response
 
 
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    """A key, and a certificate for 127.0.0.1 that vouches for itself."""
+def _certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for 127.0.0.1 that vouches for itself, and what a server of it answers with."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "git server of a test")])
     now = datetime.now(UTC)
@@ -166,18 +166,20 @@ def _certificate(directory: Path) -> tuple[Path, Path]:
         )
     )
     ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return key_file, ca_file
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(ca_file, key_file)
+    return ca_file, context
 
 
 @contextmanager
-def serving(directory: Path) -> Iterator[GitHttps]:
-    """Serve the repositories below `directory`/git-https, on a thread of its own: tests may block."""
-    key_file, ca_file = _certificate(directory)
+def serving(directory: Path, served: tuple[Path, ssl.SSLContext] | None = None) -> Iterator[GitHttps]:
+    """Serve the repositories below `directory`/git-https, on a thread of its own: tests may block. `served` is an
+    authority of its own, and what a server of it answers with.
+    """
+    ca_file, context = served or _certificate(directory)
     root = directory / "git-https"
     root.mkdir()
     server = GitHttps(root, ca_file)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(ca_file, key_file)
     loop = asyncio.new_event_loop()
     stop, ready = asyncio.Event(), threading.Event()
 

@@ -17,7 +17,7 @@ from spell_builder.resolver import Recipe, Resolver
 from spell_builder.runs import Runs
 from spell_builder.settings import Settings
 from spell_builder.soundness import Soundness
-from spell_proto import bus, database, http, logs, service, settings, subjects
+from spell_proto import bus, database, http, logs, outside, service, settings, subjects
 
 log = logs.get()
 
@@ -29,7 +29,7 @@ async def main(stop: asyncio.Event) -> None:
     directories = Directories(data)
     directories.make()
     directories.clean()
-    program = uv.locate(os.environ, data)
+    program = _uv(data)
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
@@ -82,6 +82,13 @@ async def main(stop: asyncio.Event) -> None:
                 tasks.create_task(inventory.keep(stop, built))
                 await stop.wait()
                 builder.close()
+
+
+def _uv(data: Path) -> uv.Uv:
+    reach = outside.load()
+    tools = outside.for_tools(reach, outside.ca_file(reach, data / "ca"))
+    # rattler gets to see the same; it knows nothing of the indexes.
+    return uv.locate(outside.merged(os.environ, tools["uv"]), data)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,14 @@ _PASSING = (
     "operation timed out",
     "Network unreachable",
 )
+_UNTRUSTED = ("UnknownIssuer", "unable to get local issuer certificate", "self-signed certificate")
 #: Looks like trouble of the network, and no other try will help.
-_LASTING = ("invalid peer certificate", "certificate verify failed", "builder error")
+_LASTING = (
+    "invalid peer certificate",
+    "certificate verify failed",
+    "builder error",
+    "proxy authorization required",
+)
 
 
 def failure(output: str) -> BuildFailedError:
@@ -65,7 +71,7 @@ def _name(package: str) -> str:
 
 
 def _unreachable(output: str, url: str, last: str) -> BuildFailedError:
-    sentence = cut(f"pip: the package index cannot be read ({url}): {last}")
+    sentence = cut(f"pip: the package index cannot be read ({url}): {last}") + on_trust(output)
     return IndexUnreachableError(sentence) if passing(output) else BuildFailedError(sentence)
 
 
@@ -102,6 +108,12 @@ def _reason(output: str, last: str) -> str:
 def _last_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else "uv gave no reason"
+
+
+def on_trust(output: str) -> str:
+    """What can be done where no authority is trusted that a server's certificate is of."""
+    untrusted = any(word in output for word in _UNTRUSTED)
+    return " (certificates of an own authority can be set with SPELL_CA_BUNDLE)" if untrusted else ""
 
 
 def passing(output: str) -> bool:

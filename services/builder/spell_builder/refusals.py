@@ -21,6 +21,7 @@ def failure(text: str, kind: str, file: CondaFile | None) -> BuildFailedError:
     if kind == "spec":
         return BuildFailedError(cut(f"conda: a package of the file cannot be read: {_flat(text)}"))
     sentence = cut(f"conda: the packages cannot be had: {_flat(text.replace('Caused by:', ':'))}")
+    sentence += complaints.on_trust(text)
     return IndexUnreachableError(sentence) if complaints.passing(text) else BuildFailedError(sentence)
 
 

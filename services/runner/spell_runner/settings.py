@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 
+from spell_proto import outside
 from spell_proto.checks import machine_type_name
 from spell_proto.errors import InvalidError, SettingsError, shown
 from spell_proto.settings import within
@@ -70,7 +71,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine is. `boot_id` changes with every boot; `passed_on` are variables for every command."""
+    """What this machine is. `boot_id` changes with every boot; `passed_on` are variables for every command, and
+    `shown` directories that they name, which every command may read.
+    """
 
     id: str
     boot_id: str
@@ -80,13 +83,15 @@ class Machine:
     user: str
     home: str
     passed_on: Mapping[str, str]
+    shown: tuple[str, ...] = ()
 
 
 def machine(settings: Settings) -> Machine:
     """Find out what this machine is; its id is kept in `machine.json`.
 
     Raises:
-        SettingsError: a choice that does not exist, or an id or a type that is no name.
+        SettingsError: a choice that does not exist, or an id or a type that is no name, or how the outside is
+            reached makes no sense.
     """
     for name, value, allowed in (
         ("SPELL_ENGINE", settings.engine, ENGINES),
@@ -105,6 +110,9 @@ def machine(settings: Settings) -> Machine:
         machine_type_name(settings.machine_type)
     except InvalidError as error:
         raise SettingsError(f"the setting SPELL_MACHINE_TYPE: {error}") from error
+    reach = outside.load()
+    trusted = outside.ca_file(reach, Path(settings.data_dir).resolve() / "ca")
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     account = pwd.getpwuid(os.getuid())
     return Machine(
         id=machine_id,
@@ -114,7 +122,8 @@ def machine(settings: Settings) -> Machine:
         spot=settings.spot,
         user=account.pw_name,
         home=account.pw_dir,
-        passed_on={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+        passed_on=passed_on | outside.for_tools(reach, trusted)["run"],
+        shown=(str(Path(trusted).parent),) if trusted else (),
     )
 
 

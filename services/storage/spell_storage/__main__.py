@@ -6,7 +6,7 @@ import resource
 import sys
 from pathlib import Path
 
-from spell_proto import database, http, logs, service, settings
+from spell_proto import database, http, logs, outside, service, settings
 from spell_storage import api, git, git_server
 from spell_storage.appender import Appender
 from spell_storage.blobs import Blobs
@@ -30,6 +30,9 @@ async def main(stop: asyncio.Event) -> None:
     given = settings.load(Settings)
     data = Path(given.data_dir)
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    reach = outside.load()
+    # The client of the object store reads them from here, and from nowhere else; git is told what stands here.
+    os.environ.update(outside.for_tools(reach, outside.ca_file(reach, data / "ca"))["store"])
     objects = Objects.open(given.blob_store, data / "blobs")
     repositories = git.Repositories(data, push_bytes_max=given.git_push_bytes_max)
     repositories.prepare()

@@ -5,6 +5,7 @@ import re
 
 from spell_builder.settings import Settings as Builder
 from spell_gateway.settings import Settings as Gateway
+from spell_proto.outside import Outside
 from spell_runner.settings import Settings as Runner
 from spell_scheduler.settings import Settings as Scheduler
 from spell_standalone.spelling import KNOWN, complaints
@@ -14,7 +15,7 @@ from spell_storage.settings import Settings as Storage
 def test_every_setting_of_every_service_is_known():
     fields = {
         field.name
-        for settings in (Builder, Gateway, Runner, Scheduler, Storage)
+        for settings in (Builder, Gateway, Outside, Runner, Scheduler, Storage)
         for field in dataclasses.fields(settings)
         if re.fullmatch(r"[a-z_]+", field.name)
     }

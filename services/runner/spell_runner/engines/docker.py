@@ -13,6 +13,7 @@ from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
 from spell_proto.engines import DOCKER
+from spell_proto.outside import CA_FILES
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.directory import Directory
@@ -46,7 +47,6 @@ RUN_UID = 10_000
 _SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
 #: What the options of a mount cannot hold.
 _UNMOUNTABLE = re.compile(r"[,:\\\s]")
-_FILES_PASSED_ON = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _GONE = (DockerError, aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -281,7 +281,7 @@ def container_name(machine_id: str, spec: AttemptSpec) -> str:
 def _within(passed_on: Mapping[str, str]) -> tuple[dict[str, str], list[Bound]]:
     """Variables of the machine as they are true in a container, and the files that they name. Each file is bound once."""
     found, targets = dict(passed_on), dict[str, str]()
-    for name in _FILES_PASSED_ON:
+    for name in CA_FILES:
         path = os.path.realpath(found.pop(name, ""))
         if name in passed_on and Path(path).is_file():
             found[name] = targets.setdefault(path, f"/run/spell/{name.lower()}.pem")

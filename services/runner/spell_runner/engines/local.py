@@ -170,8 +170,8 @@ class LocalEngine(Shimmed):
         }
 
     def _shown(self, environment: Path) -> tuple[str, ...]:
-        """The environment, and the interpreter it links to where that is hidden too."""
-        shown = [str(environment)]
+        """The environment, what every run may read, and the interpreter where that is hidden too."""
+        shown = [str(environment), *self._machine.shown]
         interpreter = Path(os.path.realpath(environment / "bin/python")).parent.parent
         if any(str(interpreter).startswith(f"{path}/") for path in self._place.hidden):
             shown.append(str(interpreter))
