@@ -237,6 +237,7 @@ class EnvironmentUse(TypedDict):
     detail: EnvironmentDetail
     compared_with: int | None
     changes: list[str]
+    framework: str | None
 
 
 class Removed(TypedDict):
@@ -249,6 +250,23 @@ class EnvironmentPlan(TypedDict):
     key: str | None
     python: str
     packages: list[str]
+    framework: str | None
+    notes: list[str]
+    image: str | None
+
+
+class Framework(TypedDict):
+    name: str
+    aliases: list[str]
+    summary: str
+    note: str
+    python: str
+    packages: list[str]
+    image: str | None
+
+
+class Frameworks(TypedDict):
+    frameworks: list[Framework]
 
 
 class RunPlan(TypedDict):

@@ -162,6 +162,9 @@ class Client:
     def environment_of(self, run_id: int) -> answers.EnvironmentUse:
         return cast(answers.EnvironmentUse, self._json("GET", f"/api/runs/{run_id}/environment"))
 
+    def frameworks(self) -> answers.Frameworks:
+        return cast(answers.Frameworks, self._json("GET", "/api/frameworks"))
+
     def remove_environment(self, key: str) -> answers.Removed:
         path = f"/api/environments/{quote(key, safe='')}"
         return cast(answers.Removed, self._json("DELETE", path, seconds=600.0))

@@ -42,6 +42,7 @@ COMMANDS = {
     "down": ("stack", "Stop the local stack."),
     "keys": ("keys", "Manage the SSH keys that may push your code."),
     "rerun": ("env", "Run again exactly what a run was."),
+    "frameworks": ("frameworks", "List what --framework of a run may be."),
     "env": ("env", "Show and remove the environments that runs share."),
     "cluster": ("cluster", "Set up what all users share."),
     "completion": ("completion", "Print the completion script of your shell."),

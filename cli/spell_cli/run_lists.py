@@ -91,6 +91,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Time Limit", go_duration(spec["timeout_seconds"]) if spec["timeout_seconds"] else ""),
         ("Labels", ", ".join(run["labels"])),
         ("Environment Vars", ", ".join(spec["env"])),
+        ("Framework", spec["environment"].get("framework") or ""),
         ("Python Version", spec["environment"].get("python") or ""),
         ("Requirements File", _requirements(spec["environment"].get("requirements") or "")),
         ("Pip Packages", ", ".join(spec["environment"]["pip"])),
@@ -135,8 +136,11 @@ def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tup
         there = "is there already" if plan["code_known"] else "would be pushed"
         rows.append(("Git Commit", f"{code['commit']}, {there}"))
         rows += [("Uncommitted Changes", "go with it")] * changes
-    if "docker_image" in body:
-        return [*rows, ("Docker Image", body["docker_image"])]
+    framework = environment.get("framework")
+    rows += [("Framework", "\n".join([framework, *environment["notes"]]))] if framework else []
+    image = body.get("docker_image") or environment.get("image")
+    if image is not None:
+        return [*rows, ("Docker Image", image)]
     rows += [("Python", environment["python"]), ("Environment", became)]
     rows.append(("Packages", "\n".join(environment["packages"])))
     return [(name, value) for name, value in rows if value]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import checks, images
+from spell_proto import checks, frameworks, images
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -34,6 +34,7 @@ class RunArguments(NamedTuple):
     latest: bool = False
     docker_image: str | None = None
     conda_file: "CondaText | None" = None
+    framework: str | None = None
 
 
 class CondaText(NamedTuple):
@@ -68,6 +69,11 @@ def check(arguments: RunArguments) -> Checked:
     body: dict[str, Any] = {"command": checks.command(command_line(arguments.words))}
     if arguments.machine_type is not None:
         body["machine_type"] = arguments.machine_type
+    checks.one_foundation(
+        framework=arguments.framework is not None,
+        image=arguments.docker_image is not None,
+        conda=arguments.conda_file is not None,
+    )
     asked, more_warnings = asked_environment(arguments)
     if arguments.docker_image is not None:
         _refuse_packages(arguments)
@@ -106,6 +112,8 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
         asked["conda"], warnings = arguments.conda_file
     if arguments.python is not None:
         asked["python"] = checks.python_version(arguments.python)
+    if arguments.framework is not None:
+        asked["framework"] = frameworks.framework(arguments.framework)
     if arguments.latest:
         asked["latest"] = True
     return asked, warnings
@@ -113,12 +121,6 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
 
 def _refuse_packages(arguments: RunArguments) -> None:
     """An image is the whole environment of its run."""
-    if arguments.conda_file is not None:
-        raise InvalidError(
-            "flags_conflict",
-            "Only one of the following options can be specified: --framework, --from, --conda-file",
-            field="docker_image",
-        )
     if arguments.pip or arguments.pip_req is not None:
         raise InvalidError(
             "flags_conflict",

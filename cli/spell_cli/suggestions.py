@@ -32,6 +32,12 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
     if what == "machine_types":
         types = client.machine_types()["machine_types"]
         return [(kind["name"], f"{kind['slots'] - kind['slots_used']} slots free") for kind in types]
+    if what == "frameworks":
+        return [
+            (name, one["summary"])
+            for one in client.frameworks()["frameworks"]
+            for name in (one["name"], *one["aliases"])
+        ]
     if what == "repositories":
         return [(name, None) for name in dict.fromkeys(known["name"] for known in client.repositories())]
     if what == "keys":

@@ -53,6 +53,7 @@ class UseView(Shape):
     detail: EnvironmentDetail
     compared_with: int | None
     changes: tuple[str, ...]
+    framework: str | None = None
 
 
 class PlanAsked(Shape):
@@ -62,12 +63,17 @@ class PlanAsked(Shape):
 
 
 class PlanView(Shape):
-    """What an environment would take: `ready` (reused), `known` (versions are known, files are not there) or `new`."""
+    """What an environment would take: `ready` (reused), `known` (versions are known, files are not there), `new`, or
+    `image` (nothing but that image). `notes` are what is said of its framework.
+    """
 
     state: str
     key: str | None
     python: str
     packages: tuple[str, ...]
+    framework: str | None = None
+    notes: tuple[str, ...] = ()
+    image: str | None = None
 
 
 class Removed(Shape):
@@ -81,3 +87,27 @@ class RunsAsked(Shape):
     """Runs that may have ended."""
 
     run_ids: tuple[int, ...]
+
+
+class FrameworkView(Shape):
+    """A name that `--framework` takes: packages, for a range of Pythons or any, or an image with everything in it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    summary: str
+    note: str
+    python: str
+    packages: tuple[str, ...]
+    image: str | None
+
+
+class FrameworkList(Shape):
+    """All frameworks, the one that the docker engine gives without a name first."""
+
+    frameworks: tuple[FrameworkView, ...]
+
+
+class CheckView(Shape):
+    """An environment can be tried. `image` where it is an image that holds it all."""
+
+    image: str | None = None

@@ -31,8 +31,17 @@ def _channel(tmp_path_factory) -> Channel:
 
 
 @pytest.fixture(scope="module", name="settings")
-def _settings(index, channel) -> dict[str, str]:
-    return {"UV_DEFAULT_INDEX": index.url, "SPELL_CONDA_CHANNELS": f"local={channel.url}"}
+def _settings(index, channel, tmp_path_factory) -> dict[str, str]:
+    own = tmp_path_factory.mktemp("frameworks") / "own.toml"
+    own.write_text(
+        '[frameworks.greek]\nsummary = "Letters"\naliases = ["letters"]\npackages = ["alpha"]\n'
+        'note = "alpha 0.1 is gone"\ncommon = false\n'
+    )
+    return {
+        "UV_DEFAULT_INDEX": index.url,
+        "SPELL_CONDA_CHANNELS": f"local={channel.url}",
+        "SPELL_FRAMEWORKS": str(own),
+    }
 
 
 @pytest.fixture(scope="module", name="project")
@@ -124,6 +133,33 @@ def test_a_lock_and_a_rerun_give_what_a_run_had_and_latest_what_there_is_now(sta
     assert {"alpha 1.0", "abracadabra"} <= set(again.stdout.splitlines())
     explained = stack.spell("env", "explain", number(latest))
     assert re.search(r"Since Run \d+ +alpha 1\.0 → 2\.0", explained.stdout), explained
+
+
+def test_a_framework_of_the_operator_is_listed_offered_foretold_and_installed(stack, project):
+    listed = stack.spell("frameworks")
+    one = stack.spell("frameworks", "letters")
+    words = ("run", "--framework", "Letters==1.0", "--pip", "beta")
+    plan = stack.spell(*words, "--dry-run", "true", cwd=project)
+    result = stack.spell(*words, "python", "-c", SHOW, cwd=project)
+    told = stack.spell("info", number(result))
+    explained = stack.spell("env", "explain", number(result))
+
+    assert re.search(r"^greek +letters +Letters$", listed.stdout, re.MULTILINE), listed
+    assert re.search(r"^caffe .*\(Docker\)$", listed.stdout, re.MULTILINE), listed
+    assert re.search(r"^Note +alpha 0\.1 is gone$", one.stdout, re.MULTILINE), one
+    assert re.search(r"^Framework +letters==1\.0$", plan.stdout, re.MULTILINE), plan
+    assert result.rc == 0, result
+    assert "alpha 1.0" in result.stdout.splitlines()
+    for shown in (told, explained):
+        assert re.search(r"^Framework +letters==1\.0$", shown.stdout, re.MULTILINE), shown
+
+
+def test_a_framework_that_is_not_there_is_refused_with_those_that_are_and_the_nearest(stack, project):
+    result = stack.spell("run", "--framework", "greak", "true", cwd=project)
+
+    assert result.rc == 2, result
+    assert "--framework: there is no framework greak. There is: default, " in " ".join(result.stderr.split())
+    assert "Did you mean greek?" in result.stderr
 
 
 def test_a_dry_run_says_what_would_be_and_creates_nothing(stack, project):

@@ -36,6 +36,7 @@ def test_the_transcript_of_a_first_run_is_the_documented_one(stack, project):
         "✨ Run is building",
         "Machine acquired -- commencing run",
         "Retrieving cached environment...",
+        "Python alone, without packages: --framework and --pip add some (spell frameworks lists the first)",
         "✨ Run is running",
         "running on Spell!",
         "✨ Run is saving",

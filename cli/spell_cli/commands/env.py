@@ -122,6 +122,7 @@ def _explained(use: EnvironmentUse) -> list[tuple[str, str]]:
     detail = use["detail"]
     rows = [
         ("Run", str(use["run_id"])),
+        ("Framework", use.get("framework") or ""),
         ("Environment", "reused: it was there already" if use["reused"] else "built for this run"),
         ("Versions Of", local_time(use["resolved_at"]) if use["resolved_at"] else ""),
         *_about(detail["environment"]),

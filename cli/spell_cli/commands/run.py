@@ -65,6 +65,7 @@ class RunCommand(SpellCommand):
         "spell run --pip scikit-learn --env EPOCHS=5 python train.py",
         "spell run --python 3.12 --pip-req requirements.txt python train.py",
         "spell run --conda-file environment.yml python train.py",
+        "spell run --framework pytorch --pip timm python train.py",
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
@@ -79,6 +80,12 @@ class RunCommand(SpellCommand):
     type=Known("type", "machine_types"),
     metavar="TYPE",
     help="Type of machine to run on.",
+)
+@click.option(
+    "--framework",
+    type=Known("name", "frameworks"),
+    metavar="NAME[==VERSION]",
+    help="Framework to run with; `spell frameworks` lists them.",
 )
 @click.option("--pip", multiple=True, metavar="PACKAGE", help="Python package to install. Repeatable.")
 @click.option(
@@ -141,6 +148,7 @@ class RunCommand(SpellCommand):
 )
 def run(
     machine_type: str | None,
+    framework: str | None,
     pip: tuple[str, ...],
     pip_req: str | None,
     conda_file: str | None,
@@ -185,6 +193,7 @@ def run(
                 latest,
                 docker_image,
                 _conda(conda_file),
+                framework,
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.

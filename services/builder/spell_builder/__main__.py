@@ -10,6 +10,7 @@ from spell_builder.builder import BARE, Builder
 from spell_builder.channels import Channels
 from spell_builder.conda import Conda
 from spell_builder.directories import Directories
+from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
 from spell_builder.pythons import Pythons
 from spell_builder.requests import Requests
@@ -30,6 +31,7 @@ async def main(stop: asyncio.Event) -> None:
     directories.make()
     directories.clean()
     program = _uv(data)
+    frameworks = Frameworks.load(given.frameworks, given.index_hosts)
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
@@ -42,16 +44,12 @@ async def main(stop: asyncio.Event) -> None:
             asyncio.TaskGroup() as tasks,
         ):
             pythons = Pythons(program)
-            conda = Conda(
-                Channels(given.conda_channels, given.conda_base_url),
-                program.environment,
-                data / "conda-cache",
-                directories.root,
-            )
+            channels = Channels(given.conda_channels, given.conda_base_url)
+            conda = Conda(channels, program.environment, data / "conda-cache", directories.root)
             builder = Builder(
                 program,
                 conda,
-                Resolver(program, conda, pythons, given.index_hosts),
+                Resolver(program, conda, pythons, frameworks, given.index_hosts),
                 directories,
                 requests,
                 tasks,
@@ -69,7 +67,7 @@ async def main(stop: asyncio.Event) -> None:
             )
             # Nearly every stack runs something without packages: its environment is there before the first one.
             builder.ensure(BARE).hold()
-            async with http.serve(api.application(builder, inventory), given.listen):
+            async with http.serve(api.application(builder, inventory, frameworks), given.listen):
                 log.info("ready")
                 consumer = nats.consume(
                     stop,

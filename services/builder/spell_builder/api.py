@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from spell_builder.builder import Builder
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import Flight, GivenUpError, Ready
+from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
 from spell_proto import http, logs, service
 from spell_proto.environments import UseAsked
@@ -35,9 +36,9 @@ _ENVIRONMENT: TypeAdapter[EnvironmentRequest] = TypeAdapter(EnvironmentRequest)
 _USE: TypeAdapter[UseAsked] = TypeAdapter(UseAsked)
 
 
-def application(builder: Builder, inventory: Inventory) -> web.Application:
+def application(builder: Builder, inventory: Inventory, frameworks: Frameworks) -> web.Application:
     """The application, ready to be served."""
-    handlers = _Handlers(builder, inventory)
+    handlers = _Handlers(builder, inventory, frameworks)
     app = web.Application(middlewares=[http.errors_to_answers])
     app.add_routes(
         [
@@ -51,6 +52,7 @@ def application(builder: Builder, inventory: Inventory) -> web.Application:
             web.get("/environments", handlers.listed),
             web.get("/environments/{key:[0-9a-f]{4,64}}", handlers.detail),
             web.delete("/environments/{key:[0-9a-f]{4,64}}", handlers.remove),
+            web.get("/frameworks", handlers.frameworks),
             web.get("/verify", handlers.verify),
         ]
     )
@@ -58,7 +60,8 @@ def application(builder: Builder, inventory: Inventory) -> web.Application:
 
 
 class _Handlers:
-    def __init__(self, builder: Builder, inventory: Inventory) -> None:
+    def __init__(self, builder: Builder, inventory: Inventory, frameworks: Frameworks) -> None:
+        self._frameworks = frameworks
         self._builder = builder
         self._inventory = inventory
 
@@ -104,8 +107,10 @@ class _Handlers:
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         """Whether this builder can try to make an environment: a refusal names the part that it cannot."""
-        await self._builder.check(await http.read_json(request, _ENVIRONMENT))
-        return http.json_response({})
+        return http.json_response(await self._builder.check(await http.read_json(request, _ENVIRONMENT)))
+
+    async def frameworks(self, _request: web.Request) -> web.StreamResponse:
+        return http.json_response(self._frameworks.listed())
 
     async def ensure(self, request: web.Request) -> web.StreamResponse:
         """Stream the lines of the build, then its outcome. A stream without outcome means: ask again."""

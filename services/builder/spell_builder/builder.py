@@ -18,7 +18,7 @@ from spell_builder.resolver import Recipe, Resolver
 from spell_builder.soundness import Soundness
 from spell_builder.uv import Uv
 from spell_proto import logs
-from spell_proto.environments import PlanView
+from spell_proto.environments import CheckView, PlanView
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import Verdict
@@ -90,7 +90,9 @@ class Builder:
         key = self._requests.remembered(digest)
         if key is None:
             found = await self._requests.find(digest)
-            key = found.key if found is not None and await self._usable(found) else None
+            if found is not None and await self._usable(found):
+                self._requests.keep(digest, found)
+                key = found.key
         return key
 
     async def _damaged(self, key: str) -> str | None:
@@ -105,7 +107,17 @@ class Builder:
 
     async def plan(self, request: EnvironmentRequest) -> PlanView:
         """What a request would take. Nothing is resolved or built for it."""
-        await self.check(request)
+        checked = await self.check(request)
+        framework = self._resolver.framework(request)
+        if checked.image is not None:
+            plan = PlanView(state="image", key=None, python="", packages=(), image=checked.image)
+        else:
+            plan = await self._plan(request)
+        if framework is None:
+            return plan
+        return plan.model_copy(update={"framework": request.framework, "notes": framework.notes})
+
+    async def _plan(self, request: EnvironmentRequest) -> PlanView:
         digest = request.digest()
         found = None if request.latest else await self._requests.find(digest)
         recipe = self._bare if digest == self._bare_digest else None
@@ -124,9 +136,14 @@ class Builder:
         )
 
     async def _usable(self, found: Resolution) -> bool:
-        """Whether a resolution is recent, and was made for an interpreter of today."""
+        """Whether a resolution is recent, and was made for an interpreter and from a framework of today."""
         recipe = self._recipe(found)
-        return found.fresh and recipe.key == found.key and await self._resolver.there(recipe.interpreter)
+        return (
+            found.fresh
+            and recipe.key == found.key
+            and (found.framework is None or self._resolver.stands(found.framework))
+            and await self._resolver.there(recipe.interpreter)
+        )
 
     def _recipe(self, found: Resolution) -> Recipe:
         return Recipe(found.interpreter or self._uv.interpreter, found.resolved)
@@ -141,17 +158,17 @@ class Builder:
         name = f"latest {uuid.uuid4().hex}" if request.latest else request.digest()
         return self._join(name, work, self._grace_seconds)
 
-    async def check(self, request: EnvironmentRequest) -> None:
+    async def check(self, request: EnvironmentRequest) -> CheckView:
         """See `Resolver.check`."""
         if request.key is None:
-            await self._resolver.check(request)
-            return
+            return await self._resolver.check(request)
         try:
             await self._exactly(request.key)
         except BuildFailedError as error:
             raise InvalidError(
                 "environment_unknown", f"environment.key: {error}", field="environment.key"
             ) from error
+        return CheckView()
 
     def _join(self, name: str, work: Work, grace_seconds: float = 0.0) -> Flight:
         flight = self._flights.get(name)
@@ -216,7 +233,9 @@ class Builder:
                 raise
             flight.say("The package index cannot be read; using the environment of an earlier equal request")
             return ready
-        await patiently(functools.partial(self._requests.remember, digest, recipe))
+        framework = self._resolver.framework(request)
+        fingerprint = None if framework is None else framework.fingerprint
+        await patiently(functools.partial(self._requests.remember, digest, recipe, fingerprint))
         return await self._share(recipe, flight)
 
     async def _below(self, flight: Flight, recipe: Recipe) -> Path:

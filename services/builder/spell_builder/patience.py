@@ -13,14 +13,14 @@ TRIES = 4
 BACKOFF_SECONDS = 1.0
 
 
-async def patiently(ask: Callable[[], Awaitable[T]], say: Say) -> T:
+async def patiently(ask: Callable[[], Awaitable[T]], say: Say, tries: int = TRIES) -> T:
     """What `ask` answers, asked again while the index does not answer, and saying so.
 
     Raises:
         IndexUnreachableError: it did not answer at the last try either.
         BuildFailedError: something else is wrong, for which it is not asked again.
     """
-    for attempt in range(1, TRIES):
+    for attempt in range(1, tries):
         try:
             return await ask()
         except IndexUnreachableError as error:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
+from packaging.specifiers import SpecifierSet
 
 from spell_builder.errors import BuildFailedError
 from spell_builder.keys import Interpreter
@@ -52,13 +54,34 @@ class Pythons:
             await self._look()
             found = _fitting(version, self._found)
         if found is None:
-            there = ", ".join(dict.fromkeys(_version(each) for each in sorted(self._found, key=_order)))
             raise InvalidError(
                 "python_unknown",
-                f"--python: there is no Python {version} on this machine. There is: {there}",
+                f"--python: there is no Python {version} on this machine. There is: {self._listed()}",
                 field="environment.python",
             )
         return found
+
+    async def within(self, versions: str) -> Interpreter:
+        """The default interpreter where its version is in a range, else the newest one that is.
+
+        Raises:
+            InvalidError: there is none; the sentence names those that there are.
+        """
+        allowed = SpecifierSet(versions)
+        for look in (False, True):
+            if look:
+                await self._look()
+            for each in self._found:
+                if allowed.contains(_number(each), prereleases=True):
+                    return each
+        raise InvalidError(
+            "python_unknown",
+            f"it needs Python {versions}, and there is none on this machine. There is: {self._listed()}",
+            field="environment.python",
+        )
+
+    def _listed(self) -> str:
+        return ", ".join(dict.fromkeys(_version(each) for each in sorted(self._found, key=_order)))
 
     async def there(self, interpreter: Interpreter) -> bool:
         """Whether an interpreter is still what it was when an environment was made for it."""
@@ -120,6 +143,12 @@ async def _about(path: str, free: asyncio.Semaphore) -> Interpreter | None:
 def _version(interpreter: Interpreter) -> str:
     """`3.12.1`, of `CPython 3.12.1`."""
     return interpreter.version.partition(" ")[2] or interpreter.version
+
+
+def _number(interpreter: Interpreter) -> str:
+    """`3.13.0`, of `CPython 3.13.0rc1t`."""
+    found = re.match(r"[0-9.]*[0-9]", _version(interpreter))
+    return found[0] if found else "0"
 
 
 def _order(interpreter: Interpreter) -> tuple[list[int], str]:

@@ -26,12 +26,20 @@ _REMEMBERED_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Exact versions for a request, the environment they make, and whether they are recent enough to reuse."""
+    """Exact versions for a request, the environment they make, and how long they are recent enough to reuse.
+
+    `framework` is the fingerprint of the one that was asked for.
+    """
 
     key: str
     resolved: str
-    fresh: bool
+    fresh_seconds: float
     interpreter: Interpreter | None  # none: noted before there was a choice
+    framework: str | None = None
+
+    @property
+    def fresh(self) -> bool:
+        return self.fresh_seconds > 0
 
 
 class Requests:
@@ -51,23 +59,21 @@ class Requests:
     async def find(self, digest: str) -> Resolution | None:
         """The last resolution of a request, fresh or not."""
         row = await self._pool.fetchrow(SQL["find"], digest)
-        if row is None:
-            return None
-        found = _resolution(row, self._fresh_seconds)
-        if found.fresh:
-            self._keep(digest, found.key, self._fresh_seconds - row["age_seconds"])
-        return found
+        return None if row is None else _resolution(row, self._fresh_seconds)
+
+    def keep(self, digest: str, found: Resolution) -> None:
+        """Remember a resolution that is fresh and can be used."""
+        self._keep(digest, found.key, found.fresh_seconds)
 
     async def by_key(self, key: str) -> Resolution | None:
         """What an environment is made from."""
         row = await self._pool.fetchrow(SQL["by_key"], key)
         return None if row is None else _resolution(row, self._fresh_seconds)
 
-    async def remember(self, digest: str, recipe: Recipe) -> None:
+    async def remember(self, digest: str, recipe: Recipe, framework: str | None = None) -> None:
         """Note a resolution of right now."""
-        await self._pool.execute(
-            SQL["remember"], digest, recipe.key, recipe.resolved, asdict(recipe.interpreter)
-        )
+        about = asdict(recipe.interpreter)
+        await self._pool.execute(SQL["remember"], digest, recipe.key, recipe.resolved, about, framework)
         self._keep(digest, recipe.key, self._fresh_seconds)
 
     async def built(self, recipe: Recipe, digest: str, seconds: float) -> int:
@@ -121,7 +127,8 @@ class Requests:
 def _resolution(row: asyncpg.Record, fresh_seconds: float) -> Resolution:
     about = row["interpreter"]
     interpreter = None if about is None else Interpreter(**about)
-    return Resolution(row["key"], row["resolved"], row["age_seconds"] < fresh_seconds, interpreter)
+    left = fresh_seconds - row["age_seconds"]
+    return Resolution(row["key"], row["resolved"], left, interpreter, row["framework"])
 
 
 async def patiently(question: Callable[[], Awaitable[T]]) -> T:

@@ -1,6 +1,6 @@
 -- name: find
 -- What an equal request became the last time, and how many seconds ago.
-SELECT requests.key, environments.resolved, environments.interpreter,
+SELECT requests.key, requests.framework, environments.resolved, environments.interpreter,
     extract(epoch FROM now() - requests.resolved_at)::float8 AS age_seconds
 FROM requests
 JOIN environments USING (key)
@@ -8,7 +8,7 @@ WHERE requests.digest = $1;
 
 -- name: by_key
 -- What an environment is made from.
-SELECT key, resolved, interpreter, 0::float8 AS age_seconds FROM environments WHERE key = $1;
+SELECT key, NULL AS framework, resolved, interpreter, 0::float8 AS age_seconds FROM environments WHERE key = $1;
 
 -- name: remember
 -- A request has been resolved just now.
@@ -16,8 +16,8 @@ WITH environment AS (
     INSERT INTO environments (key, resolved, interpreter) VALUES ($2, $3, $4)
     ON CONFLICT (key) DO UPDATE SET interpreter = excluded.interpreter WHERE environments.interpreter IS NULL
 )
-INSERT INTO requests (digest, key, resolved_at) VALUES ($1, $2, now())
-ON CONFLICT (digest) DO UPDATE SET key = excluded.key, resolved_at = excluded.resolved_at;
+INSERT INTO requests (digest, key, framework, resolved_at) VALUES ($1, $2, $5, now())
+ON CONFLICT (digest) DO UPDATE SET key = excluded.key, framework = excluded.framework, resolved_at = excluded.resolved_at;
 
 -- name: built
 -- An environment has been built, with this content. Gives the digests of other contents that its key has had.

@@ -11,6 +11,7 @@ class Settings:
 
     `index_hosts` are the hosts whose indexes a requirements file may name, besides the index that is set for all.
     `conda_channels` are the channels that a conda file may use: URLs, NAME=URL, or names below `conda_base_url`.
+    `frameworks` is a file of more frameworks, in the form of ours.
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
@@ -30,3 +31,4 @@ class Settings:
     index_hosts: str = ""
     conda_channels: str = ""
     conda_base_url: str = ""
+    frameworks: str = ""

@@ -18,7 +18,7 @@ from spell_builder import commands, complaints
 from spell_builder.commands import Say
 from spell_builder.errors import BuildFailedError, MissingUvError
 from spell_builder.keys import Interpreter
-from spell_builder.patience import patiently
+from spell_builder.patience import TRIES, patiently
 
 RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
@@ -84,26 +84,29 @@ class Uv:
         say: Say,
         *,
         alone: bool = False,
+        tries: int = TRIES,
     ) -> str:
         """Exact versions with hashes for what was asked. `indexes` are options that name them. With `alone`, what
         the packages need is left out.
 
         Raises:
             BuildFailedError: there is no solution, or a package cannot be read.
-            IndexUnreachableError: the index does not answer, also after some tries.
+            IndexUnreachableError: the index does not answer, also after `tries`.
         """
         words = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"]
         words += ["--no-emit-index-url", "--python", interpreter.path, *indexes]
         words += ["--no-deps"] if alone else []
         text = "".join(f"{line}\n" for line in requirements)
         if not constraints:
-            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text)
+            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text, tries=tries)
         # In memory: whatever happens, nothing of it is left anywhere.
         with os.fdopen(os.memfd_create("constraints"), "w") as file:
             file.write("".join(f"{line}\n" for line in constraints))
             file.flush()
             words += ["-c", f"/proc/self/fd/{file.fileno()}"]
-            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text, keep=file.fileno())
+            return await self._patiently(
+                words, RESOLVE_SECONDS_MAX, say, stdin=text, keep=file.fileno(), tries=tries
+            )
 
     async def missing(
         self, python: Path, requirements: Sequence[str], indexes: Sequence[str], say: Say
@@ -151,6 +154,9 @@ class Uv:
             "copy",
             "--break-system-packages",
             *indexes,
+            # The hashes say which file it is, wherever it is from.
+            "--index-strategy",
+            "unsafe-best-match",
         ]
         words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options, "-r", str(pinned)]
         await self._patiently(words, INSTALL_SECONDS_MAX, say, keep=keep)
@@ -178,12 +184,19 @@ class Uv:
             say(f"Compiled byte code in {time.monotonic() - begun:.1f} s", False)
 
     async def _patiently(
-        self, words: Sequence[str], seconds: float, say: Say, *, stdin: str = "", keep: int | None = None
+        self,
+        words: Sequence[str],
+        seconds: float,
+        say: Say,
+        *,
+        stdin: str = "",
+        keep: int | None = None,
+        tries: int = TRIES,
     ) -> str:
         async def ask() -> str:
             return await self._run([self.program, *words], seconds, say, stdin=stdin, keep=keep)
 
-        return await patiently(ask, say)
+        return await patiently(ask, say, tries)
 
     async def _run(
         self,

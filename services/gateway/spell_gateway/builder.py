@@ -3,8 +3,10 @@
 from pydantic import TypeAdapter
 
 from spell_proto.environments import (
+    CheckView,
     EnvironmentDetail,
     EnvironmentList,
+    FrameworkList,
     PlanView,
     Removed,
     UseAsked,
@@ -21,7 +23,9 @@ _DETAIL = TypeAdapter(EnvironmentDetail)
 _USE = TypeAdapter(UseView)
 _REMOVED = TypeAdapter(Removed)
 _BARE = EnvironmentRequest()
-_NOTHING: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+_CHECK = TypeAdapter(CheckView)
+_FRAMEWORKS = TypeAdapter(FrameworkList)
+_POSSIBLE = CheckView()
 
 #: It reads a limited part of what is on disk, which a slow disk may still take long for.
 VERIFY_SECONDS_MAX = 120.0
@@ -35,14 +39,19 @@ class Builder:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def check(self, environment: EnvironmentRequest) -> None:
+    async def check(self, environment: EnvironmentRequest) -> CheckView:
         """See that an environment can be tried. What every builder can do is not worth a question.
 
         Raises:
             InvalidError: which part cannot be had, and what there is.
         """
-        if environment.model_copy(update={"pip": (), "latest": False}) != _BARE:
-            await self._caller.call("POST", "/environments/check", _NOTHING, body=environment)
+        if environment.model_copy(update={"pip": (), "latest": False}) == _BARE:
+            return _POSSIBLE
+        return await self._caller.call("POST", "/environments/check", _CHECK, body=environment)
+
+    async def frameworks(self) -> FrameworkList:
+        """All that `--framework` takes."""
+        return await self._caller.call("GET", "/frameworks", _FRAMEWORKS)
 
     async def plan(self, environment: EnvironmentRequest) -> PlanView:
         """What an environment would take."""

@@ -10,7 +10,7 @@ from spell_gateway.builder import Builder
 from spell_gateway.routes import Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.shapes import Collection, RunPlan, User
-from spell_proto.environments import EnvironmentDetail, EnvironmentList, Removed, UseView
+from spell_proto.environments import EnvironmentDetail, EnvironmentList, FrameworkList, Removed, UseView
 from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_proto.http import json_response
 from spell_proto.spec import RunRequest
@@ -45,6 +45,10 @@ class EnvironmentsApi:
         del user
         return json_response(await self._builder.detail(_key(request)))
 
+    async def frameworks(self, request: web.Request, user: User) -> web.Response:
+        del request, user
+        return json_response(await self._builder.frameworks())
+
     async def remove(self, request: web.Request, user: User) -> web.Response:
         _only_admins(user)
         return json_response(await self._builder.remove(_key(request)))
@@ -72,6 +76,7 @@ class EnvironmentsApi:
             Route("POST", "/api/runs/plan", self.plan, "Say what creating a run would do", "runs", RunPlan, RunRequest),
             Route("POST", "/api/runs/{id}/rerun", self.again, "Make a run that is exactly what another one was", "runs", RunView, None, (KEY,), 201, NO_RUN | {200: "the run that an earlier request with this key made"}),
             Route("GET", "/api/runs/{id}/environment", self.of_run, "Show the environment of a run", "environments", UseView, also=NO_RUN),
+            Route("GET", "/api/frameworks", self.frameworks, "List what a framework may be", "environments", FrameworkList),
             Route("GET", "/api/environments", self.listed, "List environments, the last used first", "environments", EnvironmentList),
             Route("POST", "/api/environments/collect", self.collect, "Remove environments that there is no room for", "environments", Removed, Collection, also=ADMIN),
             Route("GET", "/api/environments/{key}", self.shown, "Show an environment with its lock", "environments", EnvironmentDetail, also=NO_ENVIRONMENT),

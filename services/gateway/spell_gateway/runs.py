@@ -27,6 +27,8 @@ MACHINE_TYPES_BELIEVED_SECONDS = 60.0
 TOGETHER_MAX = 8
 #: So many earlier runs are looked through for one with another environment.
 COMPARED_MAX = 100
+#: The environment of a run in an image.
+BARE = EnvironmentRequest()
 _KEY = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
 
 
@@ -68,7 +70,11 @@ class Runs:
             await self._code.check(request.github)
         self._check_image(request)
         environment = machine_types.accelerated(request.environment, machine)
-        await self._builder.check(environment)
+        image = (await self._builder.check(environment)).image
+        if image is not None:
+            # A framework that is an image is a run in that image, and nothing else.
+            environment = BARE
+            machine = await self._machine(machine.name, image, environment, "environment.framework")
         spec = RunSpec(
             command=request.command,
             machine_type=machine.name,
@@ -78,7 +84,7 @@ class Runs:
             github=request.github,
             description=request.description,
             timeout_seconds=request.timeout_seconds,
-            docker_image=request.docker_image,
+            docker_image=request.docker_image or image,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
 
@@ -138,18 +144,18 @@ class Runs:
                 code_known = False
         listed = await self.machine_types()
         machine = next(item for item in listed.machine_types if item.name == machine.name)
-        return RunPlan(
-            environment=await self._builder.plan(machine_types.accelerated(request.environment, machine)),
-            machine=machine,
-            code_known=code_known,
-        )
+        environment = await self._builder.plan(machine_types.accelerated(request.environment, machine))
+        if environment.image is not None:
+            await self._machine(machine.name, environment.image, BARE, "environment.framework")
+        return RunPlan(environment=environment, machine=machine, code_known=code_known)
 
     async def used_by(self, user: User, run_id: int) -> UseView:
         """The environment of a run, and how it differs from that of the last run with another one."""
-        await self._scheduler.run(user.id, run_id)
+        run = await self._scheduler.run(user.id, run_id)
         before = await self._scheduler.runs(user.id, limit=COMPARED_MAX, before=run_id)
         others = tuple(run.id for run in before.runs)
-        return await self._builder.use(UseAsked(run_id=run_id, others=others))
+        used = await self._builder.use(UseAsked(run_id=run_id, others=others))
+        return used.model_copy(update={"framework": run.spec.environment.framework})
 
     async def machine_type_of(self, owner_id: int, run_id: int) -> str:
         """The machine type a run asked for, which never changes. The caller knows that the run is the owner's."""
@@ -167,13 +173,13 @@ class Runs:
         return listed
 
     async def _machine(
-        self, name: str | None, image: str | None, environment: EnvironmentRequest
+        self, name: str | None, image: str | None, environment: EnvironmentRequest, field: str | None = None
     ) -> MachineTypeView:
-        """The type of machine for a run. What the list does not allow is looked up in a newer one before it is refused:
+        """The type of machine for a run; `field` is what asks for the image. What the list does not allow is looked up in a newer one before it is refused:
         a machine of a new type may have come since it was read, or Docker may have been started.
         """
         needs = engines_needed(image, environment)
-        field = "environment" if image is None else "docker_image"
+        field = field or ("environment" if image is None else "docker_image")
         # What types there are hardly ever changes; what their machines can do does.
         believed = MACHINE_TYPES_BELIEVED_SECONDS if needs is None else MACHINE_TYPES_SECONDS
         try:

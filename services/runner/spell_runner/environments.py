@@ -16,6 +16,8 @@ from spell_runner.notes import Notes
 
 REMEMBER_SECONDS = 3600.0
 CACHED = "Retrieving cached environment..."
+#: What a run gets that asks for nothing.
+BARE = "Python alone, without packages: --framework and --pip add some (spell frameworks lists the first)"
 WAITING = "The builder does not answer; waiting for it"
 
 
@@ -50,7 +52,7 @@ class Environments:
         # The builder is told of each run that uses packages: what is used is kept, and may be built anew meanwhile.
         seen = self._seen.get(digest) if request.bare else None
         if seen and time.monotonic() - seen.at < REMEMBER_SECONDS and (seen.path / "bin/python").exists():
-            notes.line(CACHED)
+            notes.lines([CACHED, BARE])
             return seen.path
 
         async def ask() -> Path:
@@ -60,6 +62,8 @@ class Environments:
             path = await asking.until_answered(ask, notes, run_id, "the builder", WAITING)
         except RefusedError as error:
             raise AttemptError(Reason.BUILD_FAILED, error.message) from error
+        if request.bare:
+            notes.line(BARE)
         self._seen[digest] = _Seen(path, time.monotonic())
         return path
 

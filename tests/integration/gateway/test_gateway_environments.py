@@ -81,6 +81,18 @@ ROWS = [
         "pip_option_not_allowed",
         "--conda-file: line 2: -e is not",
     ),
+    ("", {"framework": "py torch"}, "framework_invalid", "is not NAME or NAME==VERSION"),
+    ("", {"framework": "pytroch"}, "framework_unknown", "there is no framework pytroch. There is: default, "),
+    ("", {"framework": "caffe==2"}, "framework_version_unknown", "can only be had as an image"),
+    ("", {"framework": "caffe", "pip": ["six"]}, "flags_conflict", "is an image with everything in it"),
+    (
+        "",
+        {"framework": "jax", "conda": "dependencies: [a]"},
+        "flags_conflict",
+        "--framework, --from, --conda",
+    ),
+    ("", {"framework": ["jax"]}, "field_invalid", "environment.framework"),
+    ("", {"accelerator": "rocm"}, "field_invalid", "environment.accelerator"),
     ("", {"requirements": 7}, "field_invalid", "environment.requirements"),
     ("", {"latest": "yes"}, "field_invalid", "environment.latest"),
 ]
@@ -125,6 +137,23 @@ async def test_what_is_not_there_is_not_found(client, method, path, status, code
     answered, refused = await client.ask(method, path)
 
     assert (answered, refused["code"]) == (status, code)
+
+
+async def test_frameworks_are_listed_the_default_first(client):
+    status, listed = await client.ask("GET", "/api/frameworks")
+
+    assert status == 200, listed
+    assert listed["frameworks"][0]["name"] == "default"
+    assert {"mxnet", "caffe", "pytorch"} <= {one["name"] for one in listed["frameworks"]}
+
+
+async def test_a_framework_that_is_an_image_is_a_run_in_that_image(client):
+    made = await client.create("CPU", environment={"framework": "caffe"})
+    await client.ask("POST", f"/api/runs/{made['id']}/kill")
+    await client.until_final(made["id"])
+
+    assert made["spec"]["docker_image"] == "docker.io/bvlc/caffe:cpu"
+    assert made["spec"]["environment"]["framework"] is None
 
 
 async def test_the_text_of_a_requirements_file_is_shown_with_the_run_and_not_in_lists(client):

@@ -14,6 +14,7 @@ from integration.runner.room import room
 from spell_proto import codec, subjects
 from spell_proto.commands import StartAttempt
 from spell_proto.journal import RecordKind, whole_records
+from spell_runner.environments import BARE, CACHED
 from spell_runner.shim import launch, processes
 from support.scheduler import until
 from support.shelf import code
@@ -50,7 +51,7 @@ async def test_a_run_goes_through_its_whole_life(rooms, isolation):
     assert await here.lines(run_id) == [
         "Run is building",
         "Machine acquired -- commencing run",
-        "Retrieving cached environment...",
+        *(["Retrieving cached environment..."] if isolation == "docker" else [CACHED, BARE]),
         "Run is running",
         "Run is saving",
         "Scanning for modified or new files from the run",

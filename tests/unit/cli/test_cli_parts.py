@@ -116,6 +116,8 @@ SAME = [
     (answers.EnvironmentDetail, environments.EnvironmentDetail),
     (answers.EnvironmentUse, environments.UseView),
     (answers.EnvironmentPlan, environments.PlanView),
+    (answers.Framework, environments.FrameworkView),
+    (answers.Frameworks, environments.FrameworkList),
     (answers.Removed, environments.Removed),
     (answers.RunPlan, shapes.RunPlan),
 ]

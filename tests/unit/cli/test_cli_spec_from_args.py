@@ -7,6 +7,7 @@ import pytest
 from spell_cli import spec_from_args
 from spell_cli.repository import Repository, Snapshot
 from spell_cli.spec_from_args import (
+    CondaText,
     OptionNames,
     Requirements,
     RunArguments,
@@ -114,6 +115,23 @@ CATALOGUE = [
         for packages in ({"pip": ("six",)}, {"python": "3.12"}, {"latest": True})
     ),
     *(
+        ("", {"framework": value}, "framework_invalid", "framework", "`spell frameworks` lists them")
+        for value in ("", "py torch", "pytorch>=2", "pytorch==", "-x", "x" * 200, "pytorch\n", "pytörch")
+    ),
+    *(
+        (
+            "",
+            {"framework": "pytorch", **other},
+            "flags_conflict",
+            field,
+            "Only one of the following options can be specified: --framework, --from, --conda-file",
+        )
+        for field, other in (
+            ("docker_image", {"docker_image": "python"}),
+            ("framework", {"conda_file": CondaText("dependencies: [a]", ())}),
+        )
+    ),
+    *(
         ("B50", {"timeout": value}, "number_out_of_range", "timeout", "--timeout")
         for value in ("-1", "0", "1e9", "NaN", "１２", "0x10", "", "2 h", "1.5", "400d", "9" * 11)
     ),
@@ -138,6 +156,16 @@ def test_a_field_that_is_wrong_is_refused_by_name(given, code, field, holds):
     assert (caught.value.code, caught.value.field) == (code, field)
     assert holds in caught.value.message
     assert len(caught.value.message) < 400
+
+
+def test_a_framework_goes_with_packages_in_its_one_form():
+    given = arguments(framework="PyTorch==2.9", pip=("timm",), python="3.12")
+
+    assert check(given).body["environment"] == {
+        "pip": ["timm"],
+        "python": "3.12",
+        "framework": "pytorch==2.9",
+    }
 
 
 def test_a_newline_in_a_value_is_fine():
