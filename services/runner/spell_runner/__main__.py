@@ -12,7 +12,7 @@ from spell_proto.bus import connect
 from spell_proto.errors import SettingsError
 from spell_proto.http import Caller, json_response, serve
 from spell_proto.views import Health
-from spell_runner import doorbell, isolation
+from spell_runner import doorbell, isolation, nvml
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.engines.auto import AutoEngine
@@ -26,6 +26,7 @@ from spell_runner.engines.shimmed import used_code
 from spell_runner.environments import Environments
 from spell_runner.errors import EngineError, IsolationError
 from spell_runner.forward import Forwarder
+from spell_runner.gpus import models
 from spell_runner.link import Link
 from spell_runner.reports import Reporter
 from spell_runner.settings import Machine, Settings, machine
@@ -42,7 +43,13 @@ async def main(stop: asyncio.Event) -> None:
     os.umask(0o022)
     data = Path(chosen.data_dir)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    here = machine(chosen)
+    here = machine(chosen, nvml.present())
+    if here.gpus:
+        log.info(
+            "gpus found", gpus=[gpu.uuid for gpu in here.gpus], models=models(here.gpus), each=here.run_gpus
+        )
+        if here.run_gpus * here.slots > len(here.gpus):
+            log.warning("runs share GPUs: there are more slots than GPUs for them", slots=here.slots)
     async with AsyncExitStack() as stack:
         scheduler, storage, builder = [
             await stack.enter_async_context(Caller(address))

@@ -26,6 +26,7 @@ from spell_proto.state import REASON_TEXT, Intent, Reason, harder
 from spell_runner import workspace
 from spell_runner.attempt import Attempt, Means
 from spell_runner.directory import SPEC, Directory
+from spell_runner.gpus import models
 from spell_runner.link import Link
 from spell_runner.reports import Account
 from spell_runner.settings import Machine
@@ -213,6 +214,8 @@ class Control:
             isolation=self._means.engine.isolation,
             spot=machine.spot,
             engines=engines,
+            gpus=machine.run_gpus,
+            gpu_models=models(machine.gpus),
             attempts=tuple(_held(attempt) for attempt in held.values()),
         )
         bus = await self._link.get()

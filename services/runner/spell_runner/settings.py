@@ -14,6 +14,8 @@ from spell_proto import outside
 from spell_proto.checks import machine_type_name
 from spell_proto.errors import InvalidError, SettingsError, shown
 from spell_proto.settings import within
+from spell_runner import gpus
+from spell_runner.gpus import Gpu
 
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ENGINES = ("auto", "local", "docker", "null")
@@ -41,7 +43,8 @@ class Settings:
     """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health.
 
     `docker_image` is what runs of the docker engine get that name no image. What such a run may use is `run_memory_bytes`,
-    `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory.
+    `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
+    `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
     """
 
     data_dir: str
@@ -66,13 +69,15 @@ class Settings:
     run_cpus: float = within(0.0, 0.0, 10_000.0)
     run_shm_bytes: int = within(0, 0, 1 << 50)
     run_pids: int = within(4096, 16, 1 << 22)
+    run_gpus: int = within(0, 0, 1024)
+    machine_gpus: str = "auto"
     listen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What this machine is. `boot_id` changes with every boot; `passed_on` are variables for every command, and
-    `shown` directories that they name, which every command may read.
+    `shown` directories that they name, which every command may read. Of its `gpus`, every run gets `run_gpus`.
     """
 
     id: str
@@ -84,10 +89,12 @@ class Machine:
     home: str
     passed_on: Mapping[str, str]
     shown: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    run_gpus: int = 0
 
 
-def machine(settings: Settings) -> Machine:
-    """Find out what this machine is; its id is kept in `machine.json`.
+def machine(settings: Settings, present: tuple[Gpu, ...] = ()) -> Machine:
+    """Find out what this machine is; its id is kept in `machine.json`. `present` are the GPUs that the driver knows.
 
     Raises:
         SettingsError: a choice that does not exist, or an id or a type that is no name, or how the outside is
@@ -114,16 +121,22 @@ def machine(settings: Settings) -> Machine:
     trusted = outside.ca_file(reach, Path(settings.data_dir).resolve() / "ca")
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     account = pwd.getpwuid(os.getuid())
+    found = gpus.of_machine(settings.machine_gpus, present)
+    slots = settings.slots or (
+        gpus.slots_for(len(found), settings.run_gpus) if found else max(2, os.cpu_count() or 1)
+    )
     return Machine(
         id=machine_id,
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         type=settings.machine_type,
-        slots=settings.slots or max(2, os.cpu_count() or 1),
+        slots=slots,
         spot=settings.spot,
         user=account.pw_name,
         home=account.pw_dir,
         passed_on=passed_on | outside.for_tools(reach, trusted)["run"],
         shown=(str(Path(trusted).parent),) if trusted else (),
+        gpus=found,
+        run_gpus=gpus.each(len(found), slots, settings.run_gpus),
     )
 
 

@@ -364,7 +364,7 @@ async def test_an_image_cannot_override_what_a_run_is(rooms, docker):
 
     uid = os.geteuid() or 10_000
     assert (await here.output(run_id)).decode().splitlines() == [
-        "in", str(uid), "/spell/repo", f",,{run_id},/tmp,kept,/bin:/own", "up", "term",
+        "in", str(uid), "/spell/repo", f"void,,{run_id},/tmp,kept,/bin:/own", "up", "term",
     ]  # fmt: skip
     assert (view.state, view.exit_code) == ("stopped", 2)
     assert found["Config"]["Labels"][hardening.RUN] == str(run_id)

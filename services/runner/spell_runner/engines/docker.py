@@ -16,13 +16,14 @@ from spell_proto.engines import DOCKER
 from spell_proto.outside import CA_FILES
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
+from spell_runner import gpus
 from spell_runner.directory import Directory
 from spell_runner.engines import hardening
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
 from spell_runner.engines.pulse import Pulse
 from spell_runner.engines.server import ShimServer
-from spell_runner.engines.shimmed import Shimmed
+from spell_runner.engines.shimmed import Shimmed, used_gpus
 from spell_runner.errors import AttemptError, EngineError
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
@@ -173,6 +174,8 @@ class DockerEngine(Shimmed):
                 lambda: notes.line("Storage does not answer; waiting for it"),
             )
         cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort)
+        # Nothing may come between here and the writing: what is written is what makes them taken.
+        mine = gpus.choose(self._machine.gpus, used_gpus(self._data / "attempts"), self._machine.run_gpus)
         told = Launch(
             argv=(image.shell, "-c", spec.spec.command),
             env={},
@@ -186,7 +189,8 @@ class DockerEngine(Shimmed):
             log_bytes_max=self._log_bytes_max,
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
-            container=self._container(spec, directory, image, code, cwd),
+            container=self._container(spec, directory, image, code, cwd, mine),
+            gpus=mine,
         )
         directory.write(launch.LAUNCH, told.encode())
 
@@ -236,7 +240,13 @@ class DockerEngine(Shimmed):
         return f"{_SPELL}/{relative}"
 
     def _container(
-        self, spec: AttemptSpec, directory: Directory, image: Image, code: Code | None, cwd: str
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        image: Image,
+        code: Code | None,
+        cwd: str,
+        mine: tuple[str, ...],
     ) -> Container:
         bound = [Bound(directory / launch.TEMPORARY, _TMP, read_only=False)]
         if code is not None:
@@ -248,7 +258,7 @@ class DockerEngine(Shimmed):
         wanted = Wanted(
             image=image.id,
             argv=(image.shell, "-c", spec.spec.command),
-            env=_environ(passed_on, spec, image.shell),
+            env=_environ(passed_on, spec, image.shell) | {"SPELL_GPUS": ",".join(mine)},
             user=f"{uid}:{gid}",
             cwd=cwd,
             labels={
@@ -261,6 +271,7 @@ class DockerEngine(Shimmed):
             network=self._network,
             workspace=Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK),
             bound=tuple(bound),
+            gpus=mine,
         )
         body = hardening.container(wanted, self._limits)
         return Container(self._socket, container_name(self._machine.id, spec), body, image.pinned)

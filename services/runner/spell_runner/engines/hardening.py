@@ -10,13 +10,22 @@ from typing import Any
 
 FILES_MAX = 65_536
 #: What a run may not learn from its image, or have its image do to the machine: a name without a value removes it.
+#: The NVIDIA ones are read by the hook that brings GPUs into containers [S27].
 STRIPPED = (
     "LD_PRELOAD",
     "LD_LIBRARY_PATH",
     "LD_AUDIT",
-    "NVIDIA_VISIBLE_DEVICES",
     "NVIDIA_DRIVER_CAPABILITIES",
+    "NVIDIA_GDRCOPY",
+    "NVIDIA_GDS",
+    "NVIDIA_IMEX_CHANNELS",
+    "NVIDIA_MIG_CONFIG_DEVICES",
+    "NVIDIA_MIG_MONITOR_DEVICES",
+    "NVIDIA_MOFED",
+    "NVIDIA_NVSWITCH",
 )
+#: Set, not removed: without it the hook gives every GPU to an image that looks old.
+_VISIBLE, _NONE_VISIBLE = "NVIDIA_VISIBLE_DEVICES", "void"
 MANAGED = "com.spellrun.managed"
 MACHINE = "com.spellrun.machine"
 RUN, ATTEMPT, FENCE = "com.spellrun.run", "com.spellrun.attempt", "com.spellrun.fence"
@@ -59,7 +68,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be run, and where. `user` is `uid:gid`."""
+    """What is to be run, and where. `user` is `uid:gid`, `gpus` are UUIDs."""
 
     image: str
     argv: tuple[str, ...]
@@ -70,6 +79,7 @@ class Wanted:
     network: str
     workspace: Overlay
     bound: tuple[Bound, ...]
+    gpus: tuple[str, ...] = ()
 
 
 def files_max() -> int:
@@ -84,8 +94,7 @@ def container(wanted: Wanted, limits: Limits) -> dict[str, Any]:
         "Image": wanted.image,
         "Entrypoint": [wanted.argv[0]],
         "Cmd": list(wanted.argv[1:]),
-        "Env": [f"{name}={value}" for name, value in wanted.env.items()]
-        + [name for name in STRIPPED if name not in wanted.env],
+        "Env": _env(wanted),
         "User": wanted.user,
         "WorkingDir": wanted.cwd,
         "Labels": dict(wanted.labels),
@@ -96,6 +105,11 @@ def container(wanted: Wanted, limits: Limits) -> dict[str, Any]:
         "Tty": False,
         "HostConfig": _host(wanted, limits),
     }
+
+
+def _env(wanted: Wanted) -> list[str]:
+    given = [f"{name}={value}" for name, value in wanted.env.items() if name not in {*STRIPPED, _VISIBLE}]
+    return [*given, *STRIPPED, f"{_VISIBLE}={','.join(wanted.gpus) or _NONE_VISIBLE}"]
 
 
 def _host(wanted: Wanted, limits: Limits) -> dict[str, Any]:
@@ -109,6 +123,8 @@ def _host(wanted: Wanted, limits: Limits) -> dict[str, Any]:
         "UTSMode": "",
         "CgroupnsMode": "private",
         "Devices": [],
+        # Only the run's own, by the names that stay with them [S27, S28].
+        "DeviceRequests": [_gpus(wanted.gpus)] if wanted.gpus else [],
         # [S21] every limit is set; no swap, so that a run that needs too much memory ends instead of crawling.
         "Memory": limits.memory_bytes,
         "MemorySwap": limits.memory_bytes,
@@ -130,6 +146,10 @@ def _host(wanted: Wanted, limits: Limits) -> dict[str, Any]:
         "NetworkMode": wanted.network,
         "Mounts": [_workspace(wanted.workspace), *(_bound(one) for one in wanted.bound)],
     }
+
+
+def _gpus(uuids: tuple[str, ...]) -> dict[str, Any]:
+    return {"Driver": "nvidia", "DeviceIDs": list(uuids), "Capabilities": [["gpu"]]}
 
 
 def _workspace(layers: Overlay) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from spell_proto import logs
 from spell_proto.engines import LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import layout, skeleton
+from spell_runner import gpus, layout, skeleton
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
-from spell_runner.engines.shimmed import Shimmed
+from spell_runner.engines.shimmed import Shimmed, used_gpus
 from spell_runner.environments import Environments
 from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
@@ -99,7 +99,11 @@ class LocalEngine(Shimmed):
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay and not Path(directory / BASELINE).exists():
             await self._copy(code, directory, abort)
-        directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment).encode())
+        # Nothing may come between: what is written is what makes them taken.
+        mine = gpus.choose(
+            self._machine.gpus, used_gpus(self._place.data / "attempts"), self._machine.run_gpus
+        )
+        directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment, mine).encode())
 
     async def _copy(self, code: Code | None, directory: Directory, abort: Abort) -> None:
         workspace = Path(directory / launch.WORKSPACE)
@@ -123,7 +127,12 @@ class LocalEngine(Shimmed):
         return baseline
 
     def _launch(
-        self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Path
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        code: Code | None,
+        environment: Path,
+        mine: tuple[str, ...],
     ) -> Launch:
         private = self.isolation != "none"
         root = SPELL if private else directory / launch.WORKSPACE
@@ -131,7 +140,7 @@ class LocalEngine(Shimmed):
         cwd = root if where is None else os.path.normpath(f"{root}/{where.root_directory}/{where.cwd}")
         return Launch(
             argv=(self._shell, "-c", spec.spec.command),
-            env=self._environ(spec, directory, environment, root),
+            env=self._environ(spec, directory, environment, root) | self._shown_gpus(mine),
             isolation=self.isolation,
             overlay=self._isolation.overlay,
             lower=str(self._place.empty if code is None else code.lower),
@@ -143,6 +152,7 @@ class LocalEngine(Shimmed):
             bubblewrap=self._isolation.bubblewrap,
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
+            gpus=mine,
         )
 
     def _environ(
@@ -168,6 +178,11 @@ class LocalEngine(Shimmed):
             "SPELL_RUN": str(spec.run_id),
             "SPELL_WORKSPACE": root,
         }
+
+    def _shown_gpus(self, mine: tuple[str, ...]) -> dict[str, str]:
+        """On a machine with GPUs, those of the run alone are visible, and none to a run that has none."""
+        named = ",".join(mine)
+        return {"SPELL_GPUS": named} | ({"CUDA_VISIBLE_DEVICES": named} if self._machine.gpus else {})
 
     def _shown(self, environment: Path) -> tuple[str, ...]:
         """The environment, what every run may read, and the interpreter where that is hidden too."""

@@ -109,6 +109,23 @@ def used_code(attempts: Path) -> set[str]:
     return found
 
 
+def used_gpus(attempts: Path) -> list[str]:
+    """The GPUs of the commands on this machine that run, or are about to, once for each of them."""
+    found: list[str] = []
+    for told in attempts.glob(f"*/{launch.LAUNCH}"):
+        with contextlib.suppress(OSError, ValueError):
+            gpus = Launch.decode(told.read_bytes()).gpus
+            if gpus and _may_run(launch.read(told.parent)):
+                found.extend(gpus)
+    return found
+
+
+def _may_run(claim: launch.Claim | None) -> bool:
+    if claim is None:
+        return True
+    return claim.pid > 0 and claim.ending is None and processes.alive(claim.pid, claim.ticks)
+
+
 def _time(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds / 1e6, UTC)
 

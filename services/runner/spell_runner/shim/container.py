@@ -10,6 +10,7 @@ Standard library only: this is loaded once by the fork server and then only fork
 """
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -39,6 +40,10 @@ _STARTED = -1
 _FRAME_HEAD_BYTES = 8
 _KINDS = {1: RecordKind.STDOUT, 2: RecordKind.STDERR}
 
+NO_GPUS = (
+    "Docker on this machine cannot give GPUs to containers: the NVIDIA Container Toolkit has to be installed there "
+    "and the daemon restarted"
+)
 DOCKER_RESTARTED, OOM = "docker_restarted", "oom"
 
 
@@ -92,8 +97,10 @@ class ContainerShim(Shim):
             self._listen()
             self._started, self._started_us = time.monotonic(), now_us()
             self._daemon.ask("POST", container(self._container, "/start"), seconds=START_SECONDS_MAX)
-        except OSError:
+        except OSError as error:
             self._remove(0.0)
+            if "could not select device driver" in str(error):
+                raise OSError(errno.ENODEV, NO_GPUS) from error
             raise
         self._command = _STARTED
         self._sink.phase("running", "Run is running")

@@ -58,7 +58,8 @@ class Launch:
     `isolation` is `bubblewrap`, `unshare`, `none`, or `docker`, where `container` says the rest. With `overlay`, the workspace is `lower` with the attempt's
     own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
     root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`. The directory
-    `repository` with `objects` in it is bound over the workspace's `.git`, if it is named.
+    `repository` with `objects` in it is bound over the workspace's `.git`, if it is named. `gpus` are the UUIDs of
+    those that are the attempt's for as long as its command may run.
     """
 
     argv: tuple[str, ...]
@@ -75,6 +76,7 @@ class Launch:
     repository: str = ""
     objects: str = ""
     container: Container | None = None
+    gpus: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}
@@ -85,8 +87,8 @@ class Launch:
     @classmethod
     def decode(cls, data: bytes) -> "Launch":
         members = json.loads(data)
-        for name in ("argv", "hidden", "read_only"):
-            members[name] = tuple(members[name])
+        for name in ("argv", "hidden", "read_only", "gpus"):
+            members[name] = tuple(members.get(name, ()))
         if members.get("container") is not None:
             members["container"] = Container(**members["container"])
         return cls(**members)
