@@ -148,6 +148,20 @@ class GitCredentials(TypedDict):
     created_at: str
 
 
+class Registry(TypedDict):
+    """That a login is stored for a registry."""
+
+    registry: str
+    kind: str
+    username: str
+    created_at: str
+
+
+class Registries(TypedDict):
+    registries: list[Registry]
+    aws_role: str | None
+
+
 class Check(TypedDict):
     id: str
     title: str

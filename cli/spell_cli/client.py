@@ -151,6 +151,18 @@ class Client:
     def remove_git_credentials(self, host: str) -> None:
         self._json("DELETE", f"/api/git-credentials/{quote(host, safe='')}")
 
+    def registries(self) -> answers.Registries:
+        return cast(answers.Registries, self._json("GET", "/api/registries"))
+
+    def put_registry(self, registry: str, username: str, password: str) -> answers.Registry:
+        body = {"username": username, "password": password}
+        return cast(
+            answers.Registry, self._json("PUT", f"/api/registries/{quote(registry, safe='')}", body=body)
+        )
+
+    def remove_registry(self, registry: str) -> None:
+        self._json("DELETE", f"/api/registries/{quote(registry, safe='')}")
+
     # Environments
 
     def environments(self) -> answers.Environments:

@@ -46,6 +46,8 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
         return [(host, None) for host in client.git_hosts()]
     if what == "git_credentials":
         return [(known["host"], known["username"]) for known in client.git_credentials()]
+    if what == "registries":
+        return [(known["registry"], known["username"]) for known in client.registries()["registries"]]
     if what in {"environments", "pythons"}:
         known_ones = client.environments()["environments"]
         if what == "pythons":

@@ -132,8 +132,8 @@ def _strict(data: bytes) -> None:
         raise RefusedError("json_invalid", f"body: no valid JSON: {shown(error)}") from None
 
 
-async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
-    """The body of a request as a shape.
+async def read_json(request: web.Request, adapter: TypeAdapter[T], *, secret: bool = False) -> T:
+    """The body of a request as a shape. A refusal quotes nothing of it where it holds a `secret`.
 
     Raises:
         RefusedError: 415 for another content type, 413 above 1 MiB, 400 for what is no JSON.
@@ -145,10 +145,10 @@ async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
         refused = RefusedError("content_type", f"body: {shown(media_type)}, application/json is allowed")
         refused.status = 415
         raise refused
-    return parse_json(await request.read(), adapter)
+    return parse_json(await request.read(), adapter, secret=secret)
 
 
-def parse_json(data: bytes, adapter: TypeAdapter[T]) -> T:
+def parse_json(data: bytes, adapter: TypeAdapter[T], *, secret: bool = False) -> T:
     """JSON bytes as a shape; see `read_json` for what it raises."""
     _strict(data)
     try:
@@ -157,10 +157,10 @@ def parse_json(data: bytes, adapter: TypeAdapter[T]) -> T:
         problems = error.errors(include_url=False)
         if problems[0]["type"] == "json_invalid":
             raise RefusedError("json_invalid", f"body: {problems[0]['msg']}") from None
-        raise _all_wrong(problems) from None
+        raise _all_wrong(problems, secret=secret) from None
 
 
-def _all_wrong(problems: Sequence[Any]) -> InvalidError:
+def _all_wrong(problems: Sequence[Any], *, secret: bool) -> InvalidError:
     """One refusal that names every wrong member by its JSON path; code and field are those of the first."""
     code, parts = "field_invalid", []
     for number, problem in enumerate(problems[:PROBLEMS_MAX]):
@@ -171,7 +171,8 @@ def _all_wrong(problems: Sequence[Any]) -> InvalidError:
             parts.append(refused.message)
             code = refused.code if number == 0 else code
         else:
-            found = "" if problem["type"] == "missing" else f" (found {shown(problem['input'], 40)})"
+            silent = secret or problem["type"] == "missing"
+            found = "" if silent else f" (found {shown(problem['input'], 40)})"
             parts.append(f"{where}: {problem['msg']}{found}")
     first = problems[0].get("ctx", {}).get("error")
     # A rule about several members has no path; it names the one to look at.

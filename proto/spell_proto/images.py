@@ -20,6 +20,11 @@ REGISTRIES = (
     "mcr.microsoft.com,nvcr.io,registry.gitlab.com"
 )
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", re.ASCII)
+_ALSO_DEFAULT = frozenset({"index.docker.io", "registry-1.docker.io"})
+_ECR = re.compile(
+    r"(?P<account>[0-9]{12})\.dkr\.ecr(-fips)?\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?", re.ASCII
+)
+_GOOGLE = ("gcr.io", "*.gcr.io", "*-docker.pkg.dev")
 _PART = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -60,7 +65,7 @@ def parse(value: str) -> Image:
     if not _HOST.fullmatch(first):
         raise _wrong(value, f"{shown(first)} is no registry")
     registry = first.lower()
-    if registry in {"index.docker.io", "registry-1.docker.io"}:
+    if registry in _ALSO_DEFAULT:
         registry = DEFAULT_REGISTRY
     if any(not _PART.fullmatch(part) for part in path.split("/")):
         why = (
@@ -88,12 +93,54 @@ def check_registry(value: str, allowed: str) -> None:
         InvalidError: it does not.
     """
     registry = parse(value).registry
-    if not any(fnmatchcase(registry, one.strip().lower()) for one in allowed.split(",")):
+    if not listed(registry, allowed):
         raise InvalidError(
             "registry_not_allowed",
             f"--docker-image: images do not come from {shown(registry)} here; allowed are: {allowed.replace(',', ', ')}",
             field="docker_image",
         )
+
+
+def listed(registry: str, allowed: str) -> bool:
+    """Whether a registry is among names with commas between, * for any part of one."""
+    return any(fnmatchcase(registry, one.strip().lower()) for one in allowed.split(","))
+
+
+def registry_name(value: str) -> str:
+    """A registry as names of images begin with it.
+
+    Raises:
+        InvalidError: no name of an image begins like this.
+    """
+    name = value.lower()
+    host, _, port = name.partition(":")
+    # Without a dot or a port, it would be the name of a team at the default registry.
+    recognised = "." in host or port or name == "localhost"
+    if (
+        not recognised
+        or len(name) > NAME_CHARS_MAX
+        or not _HOST.fullmatch(name)
+        or ".." in host
+        or (port and not 1 <= int(port) <= 65535)
+    ):
+        # What stands before an @ may be a secret.
+        echoed = "…@" + value.rpartition("@")[2] if "@" in value else value
+        raise InvalidError(
+            "registry_invalid",
+            f"registry: {shown(echoed)} is no registry, as in registry.example.org or registry.example.org:5000",
+            field="registry",
+        )
+    return DEFAULT_REGISTRY if name in _ALSO_DEFAULT else name
+
+
+def is_ecr(registry: str) -> bool:
+    """Whether a registry is one of Amazon's, which takes tokens that are good for hours only."""
+    return _ECR.fullmatch(registry) is not None
+
+
+def is_google(registry: str) -> bool:
+    """Whether a registry is one of Google's, which takes the key of a service account."""
+    return any(fnmatchcase(registry, one) for one in _GOOGLE)
 
 
 def _wrong(value: str, why: str) -> InvalidError:

@@ -9,32 +9,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from support import authority
 from support.docker import Docker, absent
 
 UP_SECONDS_MAX = 20.0
 
 
 @contextmanager
-def registry(directory: Path, user: str = "", password: str = "") -> Iterator[str]:
-    """Its host and port, for as long as the context lasts."""
+def registry(directory: Path, user: str = "", password: str = "", *, tls: bool = False) -> Iterator[str]:
+    """Its host and port, for as long as the context lasts. With `tls`, the authority to trust is `ca.pem` in `directory`."""
     for program in ("docker-registry", "htpasswd"):
         if shutil.which(program) is None:
             absent(f"{program} is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
-    config = {
+    http: dict[str, Any] = {"addr": host}
+    if tls:
+        authority.loopback(directory)
+        http["tls"] = {"certificate": str(directory / "server.pem"), "key": str(directory / "server.key")}
+    config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {"filesystem": {"rootdirectory": str(directory / "registry")}},
-        "http": {"addr": host},
+        "http": http,
     }
     if user:
-        users = directory / "htpasswd"
-        argv = ["htpasswd", "-Bbn", user, password]
-        users.write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
-        config["auth"] = {"htpasswd": {"realm": "tests", "path": str(users)}}
+        change_password(directory, user, password)
+        config["auth"] = {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}}
     (directory / "registry.yml").write_text(json.dumps(config))
     with (directory / "registry.log").open("ab") as log:
         process = subprocess.Popen(
@@ -51,6 +55,12 @@ def registry(directory: Path, user: str = "", password: str = "") -> Iterator[st
     finally:
         process.terminate()
         process.wait(20)
+
+
+def change_password(directory: Path, user: str, password: str) -> None:
+    """The registry in this directory takes this login from now on, and no other."""
+    argv = ["htpasswd", "-Bbn", user, password]
+    (directory / "htpasswd").write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
 
 
 def _listening(host: str) -> bool:

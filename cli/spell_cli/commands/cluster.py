@@ -1,20 +1,17 @@
 """`spell cluster`: what administrators set up for everybody."""
 
-import getpass
 import json
 import os
-import sys
 
 import click
 
-from spell_cli import config
+from spell_cli import config, passwords
 from spell_cli.args import Known, OrderedGroup, json_option
 from spell_cli.client import Client
+from spell_cli.commands import registries
 from spell_cli.tables import table
 from spell_cli.terminal import say
 from spell_cli.times import local_time
-
-_PASSWORD_CHARS_MAX = 1024
 
 
 @click.group(
@@ -22,7 +19,7 @@ _PASSWORD_CHARS_MAX = 1024
     cls=OrderedGroup,
     epilog="\b\nExamples:\n"
     "  spell cluster add-git-credentials github.com --username alice\n"
-    "  spell cluster list-git-credentials",
+    "  spell cluster add-docker-registry --registry registry.example.org --username alice",
 )
 def cluster() -> None:
     """Set up what all users share. For administrators."""
@@ -43,7 +40,8 @@ def add_git_credentials(username: str, password_stdin: bool, host: str) -> None:
 
     The password, or access token, is asked for and never shown again. Use one that can only read.
     """
-    password = _from_stdin() if password_stdin else _asked(username, host)
+    prompt = f"Password or access token of {username} for {host}: "
+    password = passwords.from_stdin() if password_stdin else passwords.asked(prompt)
     client = Client(config.load(os.environ).connect())
     stored = client.put_git_credentials(host, username, password)
     say(f"Successfully stored credentials of {stored['username']} for {stored['host']}.")
@@ -74,26 +72,9 @@ def delete_git_credentials(host: str) -> None:
     say(f"Successfully deleted the credentials for {host}.")
 
 
-def _from_stdin() -> str:
-    return _checked(sys.stdin.readline(_PASSWORD_CHARS_MAX + 2).removesuffix("\n").removesuffix("\r"))
-
-
-def _asked(username: str, host: str) -> str:
-    if not sys.stdin.isatty():
-        raise click.UsageError(
-            "Nobody is there to ask for the password: use --password-stdin.", click.get_current_context()
-        )
-    try:
-        return _checked(getpass.getpass(f"Password or access token of {username} for {host}: "))
-    except EOFError:
-        raise click.Abort from None
-
-
-def _checked(password: str) -> str:
-    """Nothing of it is echoed, whatever is wrong with it."""
-    if not 1 <= len(password) <= _PASSWORD_CHARS_MAX or not (password.isascii() and password.isprintable()):
-        raise click.UsageError(
-            f"password: 1 to {_PASSWORD_CHARS_MAX} printable ASCII characters are allowed",
-            click.get_current_context(),
-        )
-    return password
+for _command in (
+    registries.add_docker_registry,
+    registries.list_docker_registries,
+    registries.delete_docker_registry,
+):
+    cluster.add_command(_command)

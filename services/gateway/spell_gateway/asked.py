@@ -21,15 +21,15 @@ BODY_SECONDS_MAX = 30.0
 FIELD_CHARS_MAX = 80
 
 
-async def body(request: web.Request, adapter: TypeAdapter[T]) -> T:
-    """The JSON body of a request."""
+async def body(request: web.Request, adapter: TypeAdapter[T], *, secret: bool = False) -> T:
+    """The JSON body of a request. Nothing of it is echoed where it holds a `secret`."""
     if request.headers.get("Content-Encoding", "identity") != "identity":
         refused = RefusedError("content_encoding", "body: it is compressed; plain JSON is allowed")
         refused.status = 415
         raise refused
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
-            return await read_json(request, adapter)
+            return await read_json(request, adapter, secret=secret)
     except TimeoutError:
         late = RefusedError("request_timeout", f"body: it did not arrive in {BODY_SECONDS_MAX:.0f} seconds")
         late.status = 408

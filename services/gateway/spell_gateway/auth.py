@@ -28,6 +28,14 @@ class UnknownCallerError(RefusedError):
         )
 
 
+def only_admins(user: User) -> None:
+    """Raise `RefusedError` for everybody else."""
+    if not user.admin:
+        refused = RefusedError("admin_only", "only an administrator may do this")
+        refused.status = 403
+        raise refused
+
+
 class Authenticator:
     """Answers who the holder of a token is."""
 

@@ -5,12 +5,12 @@ from pydantic import TypeAdapter
 
 from spell_gateway import asked
 from spell_gateway.accounts import Accounts
+from spell_gateway.auth import only_admins
 from spell_gateway.outlet import relay
-from spell_gateway.routes import Route
+from spell_gateway.routes import ADMIN, Route
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import GitCredentials, RepositoryRequest, User, host_name
 from spell_gateway.storage import Storage
-from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
 from spell_proto.views import GitCredentialsList, GitCredentialsView, GitHosts, Repository, RepositoryList
 
@@ -18,7 +18,6 @@ REPOSITORY_REQUEST = TypeAdapter(RepositoryRequest)
 CREDENTIALS = TypeAdapter(GitCredentials)
 PATCH = "text/x-diff"
 NO_RUN = {404: "no such run, or somebody else's"}
-ADMIN = {403: "only administrators may"}
 
 
 class CodeApi:
@@ -56,19 +55,19 @@ class CodeApi:
 
     async def credentials(self, request: web.Request, user: User) -> web.Response:
         del request
-        _only_admins(user)
+        only_admins(user)
         return json_response(await self._storage.git_credentials())
 
     async def put_credentials(self, request: web.Request, user: User) -> web.Response:
-        _only_admins(user)
+        only_admins(user)
         host = host_name(request.match_info["host"])
-        given = await asked.body(request, CREDENTIALS)
+        given = await asked.body(request, CREDENTIALS, secret=True)
         # On record before it happens: what is done is never without its record, whatever breaks in between.
         await self._accounts.note(user, "git credentials sent", host)
         return json_response(await self._storage.put_git_credentials(host, given))
 
     async def delete_credentials(self, request: web.Request, user: User) -> web.Response:
-        _only_admins(user)
+        only_admins(user)
         host = host_name(request.match_info["host"])
         await self._accounts.note(user, "git credentials withdrawn", host)
         await self._storage.delete_git_credentials(host)
@@ -87,10 +86,3 @@ class CodeApi:
             Route("DELETE", "/api/git-credentials/{host}", self.delete_credentials, "Delete the credentials for a host", "code", None, status=204, also=ADMIN | {404: "none are stored for it"}),
         ]
         # fmt: on
-
-
-def _only_admins(user: User) -> None:
-    if not user.admin:
-        refused = RefusedError("admin_only", "only an administrator may do this")
-        refused.status = 403
-        raise refused

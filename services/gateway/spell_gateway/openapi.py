@@ -27,6 +27,7 @@ _PATH_PARTS = {
         "description": "the key of an environment, or enough of it",
     },
     "host": {"type": "string", "description": "a host name, with a port where it is not 443"},
+    "registry": {"type": "string", "description": "a registry, as names of its images begin with it"},
     "label": {"type": "string", "minLength": 1, "maxLength": 64},
     "path": {"type": "string", "maxLength": 4096, "examples": ["runs/7/model.joblib"]},
 }

@@ -14,6 +14,7 @@ OpenHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BYTES = "application/octet-stream"
 LINES = "application/x-ndjson"
+ADMIN = {403: "only administrators may"}
 JSON = "application/json"
 
 

@@ -10,9 +10,9 @@ from spell_gateway import machine_types
 from spell_gateway.bounded import Bounded
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
+from spell_gateway.registries import Registries
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
-from spell_proto import images
 from spell_proto.engines import engines_needed
 from spell_proto.environments import UseAsked, UseView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
@@ -46,9 +46,7 @@ def idempotency_key(value: str | None) -> str | None:
 class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
-    def __init__(
-        self, scheduler: Scheduler, code: Code, builder: Builder, registries: str = images.REGISTRIES
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, code: Code, builder: Builder, registries: Registries) -> None:
         self._scheduler = scheduler
         self._code = code
         self._builder = builder
@@ -68,7 +66,7 @@ class Runs:
         machine = await self._machine(request.machine_type, request.docker_image, request.environment)
         if request.github is not None:
             await self._code.check(request.github)
-        self._check_image(request)
+        await self._check_image(request)
         environment = machine_types.accelerated(request.environment, machine)
         image = (await self._builder.check(environment)).image
         if image is not None:
@@ -88,9 +86,9 @@ class Runs:
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
 
-    def _check_image(self, request: RunRequest) -> None:
+    async def _check_image(self, request: RunRequest) -> None:
         if request.docker_image is not None:
-            images.check_registry(request.docker_image, self._registries)
+            await self._registries.check(request.docker_image)
 
     async def _made(
         self, user: User, spec: RunSpec, labels: tuple[str, ...], asked: bytes, key: str | None
@@ -134,7 +132,7 @@ class Runs:
         machine = await self._machine(request.machine_type, request.docker_image, request.environment)
         if request.github is not None:
             await self._code.check(request.github)
-        self._check_image(request)
+        await self._check_image(request)
         code_known: bool | None = None
         if request.code is not None:
             try:

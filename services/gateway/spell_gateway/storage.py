@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from spell_gateway.shapes import GitCredentials, RepositoryRequest
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
+from spell_proto.registries import RegistryList, RegistryView
+from spell_proto.spec import Shape
 from spell_proto.views import (
     Commit,
     GitCredentialsList,
@@ -26,12 +28,16 @@ REPOSITORIES = TypeAdapter(RepositoryList)
 GIT_HOSTS = TypeAdapter(GitHosts)
 GIT_CREDENTIALS = TypeAdapter(GitCredentialsView)
 GIT_CREDENTIALS_LIST = TypeAdapter(GitCredentialsList)
+REGISTRY = TypeAdapter(RegistryView)
+REGISTRIES = TypeAdapter(RegistryList)
 NOTHING: TypeAdapter[dict[str, None]] = TypeAdapter(dict[str, None])
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
 
 #: Storage reads every byte of a run to check it, which for some 100 GB takes minutes.
 VERIFY_SECONDS_MAX = 600.0
+#: A login is tried before it is stored.
+TRIED_SECONDS_MAX = 60.0
 
 Response = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
@@ -92,6 +98,16 @@ class Storage:
 
     async def delete_git_credentials(self, host: str) -> None:
         await self._caller.call("DELETE", f"/git-credentials/{host}", NOTHING)
+
+    async def registries(self) -> RegistryList:
+        return await self._caller.call("GET", "/registries", REGISTRIES)
+
+    async def put_registry(self, registry: str, given: Shape) -> RegistryView:
+        path = f"/registries/{registry}"
+        return await self._caller.call("PUT", path, REGISTRY, body=given, seconds=TRIED_SECONDS_MAX)
+
+    async def delete_registry(self, registry: str) -> None:
+        await self._caller.call("DELETE", f"/registries/{registry}", NOTHING)
 
     async def manifest(self, owner_id: int, digest: str) -> Manifest:
         return await self._caller.call("GET", f"/manifests/{digest}?owner_id={owner_id}", MANIFEST)

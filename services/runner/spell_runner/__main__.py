@@ -139,6 +139,7 @@ def _docker(
         server,
         trees,
         limits,
+        storage,
         socket=chosen.docker_socket,
         base_image=chosen.docker_image,
         grace_seconds=chosen.grace_seconds,

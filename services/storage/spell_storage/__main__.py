@@ -19,7 +19,11 @@ from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
+from spell_storage.registries import Registries
+from spell_storage.registry_api import RegistryRoutes
+from spell_storage.registry_door import Door
 from spell_storage.remote import FetchLimits, Remote
+from spell_storage.sealed import Seal
 from spell_storage.settings import Settings
 
 log = logs.get()
@@ -54,12 +58,18 @@ async def main(stop: asyncio.Event) -> None:
         server = git_server.GitServer(
             code, repositories, git_server.owners_from(gateway), _push_limits(given)
         )
-        credentials = Credentials(pool, read_hosts(given.git_hosts), data / "git-credentials.key")
+        seal = Seal(data / "git-credentials.key")
+        credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
+        registries = Registries(pool, seal, Door(given.docker_registries))
         fetcher = Fetcher(code, repositories, credentials, remote)
         housekeeping = Housekeeping(
             pool, repositories, runs_of(scheduler) if given.scheduler_url else None, given.commit_kept_seconds
         )
-        routes = (CodeRoutes(code, repositories), FetchRoutes(fetcher, credentials))
+        routes = (
+            CodeRoutes(code, repositories),
+            FetchRoutes(fetcher, credentials),
+            RegistryRoutes(registries),
+        )
         app = api.make(pool, journals, appender, Blobs(pool, objects), *routes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(appender.run())

@@ -19,6 +19,7 @@ from spell_storage.code_api import CodeRoutes
 from spell_storage.fetch_api import FetchRoutes
 from spell_storage.journal_api import JournalRoutes
 from spell_storage.journals import Journals
+from spell_storage.registry_api import RegistryRoutes
 
 _HEALTH_SECONDS_MAX = 2.0
 _TOTALS: dict[str, Callable[[str, str], object]] = {
@@ -31,7 +32,11 @@ _TOTALS: dict[str, Callable[[str, str], object]] = {
 
 
 def make(
-    pool: asyncpg.Pool, journals: Journals, appender: Appender, blobs: Blobs, *more: CodeRoutes | FetchRoutes
+    pool: asyncpg.Pool,
+    journals: Journals,
+    appender: Appender,
+    blobs: Blobs,
+    *more: CodeRoutes | FetchRoutes | RegistryRoutes,
 ) -> web.Application:
     """The application. Every handler answers refusals in the shape that all services share."""
     app = web.Application(middlewares=[errors_to_answers], client_max_size=MANIFEST_BYTES_MAX)

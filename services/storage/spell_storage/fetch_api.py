@@ -67,7 +67,7 @@ class FetchRoutes:
         return json_response(GitCredentialsList(credentials=await self._credentials.all()))
 
     async def put(self, request: web.Request) -> web.Response:
-        new = await read_json(request, _NEW_LOGIN)
+        new = await read_json(request, _NEW_LOGIN, secret=True)
         host = request.match_info["host"]
         return json_response(await self._credentials.put(host, new.username, new.password))
 

@@ -10,9 +10,10 @@ from spell_proto.spec import GithubSource
 from spell_proto.views import Commit
 from spell_storage import git
 from spell_storage.code import Code
-from spell_storage.credentials import Credentials, Login, UnreadableError, not_allowed
+from spell_storage.credentials import Credentials, not_allowed
 from spell_storage.remote import ALL_REFS, Remote
 from spell_storage.remote_refs import FetchError, RemoteRefs, is_full, is_part
+from spell_storage.sealed import Login, UnreadableError
 
 log = logs.get()
 

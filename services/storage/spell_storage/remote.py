@@ -14,8 +14,8 @@ from spell_proto import checks
 from spell_proto.errors import UnavailableError
 from spell_proto.git import environment
 from spell_storage import git
-from spell_storage.credentials import Login
 from spell_storage.remote_refs import FetchError, RemoteRefs, explained, read_refs
+from spell_storage.sealed import Login
 
 #: Where the branches of another host lie in a repository of ours. Its tags lie where tags lie.
 FETCHED = "refs/fetched"

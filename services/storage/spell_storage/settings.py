@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from spell_proto.images import REGISTRIES
 from spell_proto.settings import within
 
 
@@ -26,6 +27,8 @@ class Settings:
     git_hosts: str = "github.com"
     #: Certificate authorities to trust for these hosts, instead of the machine's.
     git_ca_file: str = ""
+    #: Where images may come from, as the gateway knows it: such a registry may be one that is not public.
+    docker_registries: str = REGISTRIES
     #: The history of one fetched repository, and the time that one fetch may take and may be silent.
     git_fetch_bytes_max: int = within(5 << 30, 1, 1 << 50)
     git_fetch_seconds_max: float = within(1800.0, 1.0, 24 * 3600.0)

@@ -74,6 +74,8 @@ class Server:
         self.remote_url = ""
         self.repositories: list[dict[str, Any]] = []
         self.credentials: list[dict[str, Any]] = []
+        self.registries: list[dict[str, Any]] = []
+        self.aws_role: str | None = None
         self.patch = b""
         self.has_commit: Callable[[str], bool] = lambda _: True
         self.final = {"state": "complete", "exit_code": 0, "run_seconds": 6.870837}
@@ -411,6 +413,19 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(204)
         self.end_headers()
 
+    def list_registries(self, ours: Server, _: Any) -> None:
+        self._json(200, {"registries": ours.registries, "aws_role": ours.aws_role})
+
+    def put_registry(self, ours: Server, body: Any, registry: str) -> None:
+        view = {"registry": registry, "kind": "login", "username": body["username"], "created_at": CREATED}
+        ours.registries.append(view)
+        self._json(200, view)
+
+    def remove_registry(self, ours: Server, _: Any, registry: str) -> None:
+        ours.registries = [known for known in ours.registries if known["registry"] != registry]
+        self.send_response(204)
+        self.end_headers()
+
     def machine_types(self, ours: Server, _: Any) -> None:
         kinds = [
             {
@@ -472,6 +487,9 @@ ROUTES = [
     (r"GET /api/git-credentials", Handler.list_credentials),
     (r"PUT /api/git-credentials/(.+)", Handler.put_credentials),
     (r"DELETE /api/git-credentials/(.+)", Handler.remove_credentials),
+    (r"GET /api/registries", Handler.list_registries),
+    (r"PUT /api/registries/(.+)", Handler.put_registry),
+    (r"DELETE /api/registries/(.+)", Handler.remove_registry),
     (r"GET /api/machine-types", Handler.machine_types),
     (r"GET /api/status", Handler.status),
     (r"GET /api/verify", Handler.verify),

@@ -330,6 +330,9 @@ def test_a_tab_offers_what_there_is(two, server):
         "add-git-credentials",
         "list-git-credentials",
         "delete-git-credentials",
+        "add-docker-registry",
+        "list-docker-registries",
+        "delete-docker-registry",
     }
 
 

@@ -94,6 +94,8 @@ class Stage:
                 "SPELL_DATABASE_URL": postgres.url("storage"),
                 "SPELL_LISTEN": socket["storage"],
                 "SPELL_GATEWAY_URL": socket["gateway"],
+                # The gateway is not told, so that images come from there only once a login is stored.
+                "SPELL_DOCKER_REGISTRIES": "127.0.0.1:*",
             },
         )
         self.builder = Process(

@@ -90,6 +90,7 @@ class Services:
                 "SPELL_DATABASE_URL": postgres.url("storage"),
                 "SPELL_LISTEN": self.storage_url,
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
+                "SPELL_DOCKER_REGISTRIES": "127.0.0.1:*",
                 **git.settings,
             },
         )

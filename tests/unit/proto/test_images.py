@@ -91,3 +91,59 @@ def test_an_image_is_the_whole_environment_of_a_request():
 
     with pytest.raises(ValidationError, match="an image is the whole environment"):
         RunRequest(command="x", docker_image="python", environment=EnvironmentRequest(pip=("numpy",)))
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("docker.io", "docker.io"),
+        ("index.docker.io", "docker.io"),
+        ("Registry.Example.org:5000", "registry.example.org:5000"),
+        ("localhost", "localhost"),
+        ("127.0.0.1:5000", "127.0.0.1:5000"),
+        ("box:5000", "box:5000"),
+    ],
+)
+def test_a_registry_is_called_as_names_of_its_images_begin(given, known):
+    assert images.registry_name(given) == known
+    assert images.parse(f"{given}/a/b").registry == known
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "python",
+        "team",
+        "https://registry.example.org",
+        "registry.example.org/v2/",
+        "ada:secret@registry.example.org",
+        "registry.example.org:",
+        "registry.example.org:0",
+        "registry.example.org:65536",
+        "registry.example.org:port",
+        "registry.example.org:50 00",
+        "registry..example.org",
+        "-oProxy.example.org",
+        ".example.org",
+        "registry.example.org\n",
+        "registry.example.org\0",
+        "rеgistry.example.org",
+        "[::1]:5000",
+        "x" * 300 + ".org",
+    ],
+)
+def test_what_is_no_registry_is_refused(given):
+    with pytest.raises(InvalidError) as caught:
+        images.registry_name(given)
+
+    assert (caught.value.code, caught.value.field) == ("registry_invalid", "registry")
+    assert "is no registry, as in registry.example.org" in str(caught.value)
+
+
+def test_registries_with_logins_of_their_own_kind_are_told_apart():
+    assert images.is_ecr("123456789012.dkr.ecr.us-west-2.amazonaws.com")
+    assert images.is_ecr("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn")
+    assert not any(map(images.is_ecr, ("public.ecr.aws", "1.dkr.ecr.x.amazonaws.com", "amazonaws.com")))
+    assert all(map(images.is_google, ("gcr.io", "eu.gcr.io", "europe-west1-docker.pkg.dev")))
+    assert not any(map(images.is_google, ("docker.io", "gcr.io.example.org", "x-python.pkg.dev")))

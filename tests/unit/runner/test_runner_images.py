@@ -33,5 +33,17 @@ def test_every_cause_has_a_sentence_with_dockers_words_behind_it(said, told):
     assert cause(said).endswith(f"({said})")
 
 
+def test_a_missing_login_says_what_an_administrator_can_do():
+    """And a login that is stored, but not taken, says so."""
+    said = "unauthorized: authentication required"
+    command = "an administrator can store {}: spell cluster add-docker-registry --registry r.example.org"
+
+    assert command.format("one") in cause(said, "r.example.org")
+    stored = cause(said, "r.example.org", stored=True)
+    assert "the one that is stored for r.example.org cannot" in stored
+    assert command.format("another") in stored
+    assert "add-docker-registry" not in cause("no space left on device", "r.example.org")
+
+
 def test_what_nobody_has_heard_of_is_told_as_it_is():
     assert cause("the whale is asleep") == "the whale is asleep"

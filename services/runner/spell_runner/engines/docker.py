@@ -13,10 +13,12 @@ from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
 from spell_proto.engines import DOCKER
+from spell_proto.http import Caller
 from spell_proto.outside import CA_FILES
+from spell_proto.registries import RegistryLogin, login_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import gpus
+from spell_runner import asking, gpus
 from spell_runner.directory import Directory
 from spell_runner.engines import hardening
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
@@ -48,6 +50,7 @@ RUN_UID = 10_000
 _SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
 #: What the options of a mount cannot hold.
 _UNMOUNTABLE = re.compile(r"[,:\\\s]")
+_STORAGE_AWAY = "Storage does not answer; waiting for it"
 _GONE = (DockerError, aiohttp.ClientError, TimeoutError, OSError)
 
 
@@ -58,7 +61,9 @@ def account() -> tuple[int, int]:
 
 
 class DockerEngine(Shimmed):
-    """See `spell_runner.engines.engine`. `socket` is the path of the daemon's; `base_image` is for runs that name none."""
+    """See `spell_runner.engines.engine`. `socket` is the path of the daemon's; `base_image` is for runs that name none.
+    `storage` is asked what private registries are told.
+    """
 
     isolation = ISOLATION
 
@@ -69,6 +74,7 @@ class DockerEngine(Shimmed):
         server: ShimServer,
         trees: Trees,
         limits: Limits,
+        storage: Caller,
         *,
         socket: str,
         base_image: str,
@@ -79,6 +85,7 @@ class DockerEngine(Shimmed):
         self._machine = machine
         self._trees = trees
         self._limits = limits
+        self._storage = storage
         self._socket = socket
         self._pulse = Pulse(socket)
         self._base_image = base_image
@@ -165,13 +172,13 @@ class DockerEngine(Shimmed):
                 "this machine runs commands in Docker images only, and packages cannot be added to them yet; "
                 "name an image that has them with --docker-image",
             )
-        image = await self._image(spec.spec.docker_image or self._base_image, notes)
+        image = await self._image(spec.spec.docker_image or self._base_image, spec.run_id, notes)
         code = None
         if spec.spec.code is not None:
             code = await self._trees.get(
                 spec.owner_id,
                 spec.spec.code,
-                lambda: notes.line("Storage does not answer; waiting for it"),
+                lambda: notes.line(_STORAGE_AWAY),
             )
         cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort)
         # Nothing may come between here and the writing: what is written is what makes them taken.
@@ -194,15 +201,22 @@ class DockerEngine(Shimmed):
         )
         directory.write(launch.LAUNCH, told.encode())
 
-    async def _image(self, name: str, notes: Notes) -> Image:
+    async def _image(self, name: str, run_id: int, notes: Notes) -> Image:
         """Waits for as long as the daemon is away."""
         assert self._control is not None
         assert self._images is not None
         pause, said = 0.1, False
+
+        async def login(registry: str) -> RegistryLogin | None:
+            async def ask() -> RegistryLogin | None:
+                return await login_for(self._storage, registry)
+
+            return await asking.until_answered(ask, notes, run_id, "storage", _STORAGE_AWAY)
+
         while True:
             try:
                 await self._find_network(self._control)
-                return await self._images.get(name, notes.line)
+                return await self._images.get(name, notes.line, login)
             except _GONE as error:
                 if isinstance(error, DockerError) and 400 <= error.status < 500:
                     raise AttemptError(

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,16 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from spell_proto import images, logs
+from spell_proto.errors import RefusedError
+from spell_proto.registries import RegistryLogin
 from spell_proto.state import Reason
 from spell_runner.environments import CACHED
 from spell_runner.errors import AttemptError
 
 log = logs.get()
+
+#: Asks what a registry is told, which some have anew every few hours.
+AskLogin = Callable[[str], Awaitable[RegistryLogin | None]]
 
 #: Control calls answer soon or never; a pull says something at least this often.
 SILENCE_SECONDS_MAX = 120.0
@@ -70,8 +75,8 @@ class Images:
         self._shells: dict[str, str] = {}
         self._pulls: dict[str, asyncio.Lock] = {}
 
-    async def get(self, name: str, say: Callable[[str], None]) -> Image:
-        """The image of that name, pulled if it is not here.
+    async def get(self, name: str, say: Callable[[str], None], ask_login: AskLogin) -> Image:
+        """The image of that name, pulled if it is not here. Only then a login is asked for.
 
         Raises:
             AttemptError: it cannot be had, or no command can run in it.
@@ -85,7 +90,7 @@ class Images:
                 found = await self._inspect(name)
                 if found is None:
                     say(f"Pulling the image {name}")
-                    await self._pull(name)
+                    await self._pull(name, ask_login)
                     found = await self._inspect(name)
         if found is None:
             raise _failed(name, "it is gone again right after it was pulled")
@@ -102,10 +107,16 @@ class Images:
                 return None
             raise
 
-    async def _pull(self, name: str) -> None:
+    async def _pull(self, name: str, ask_login: AskLogin) -> None:
+        registry = images.parse(name).registry
         for attempt in range(1, PULLS_MAX + 1):
             try:
-                pulling = self._streams.images.pull(name, stream=True)
+                login = await ask_login(registry)
+            except RefusedError as error:
+                raise _failed(name, error.message) from error
+            try:
+                auth = None if login is None else login.auth()
+                pulling = self._streams.images.pull(name, auth=auth, stream=True)
                 async with asyncio.timeout(SILENCE_SECONDS_MAX) as limit:
                     async for _ in pulling:
                         limit.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS_MAX)
@@ -117,9 +128,11 @@ class Images:
                 problem = f"the Docker daemon broke off: {error}"
             else:
                 return
+            if login is not None:
+                problem = login.redact(problem)
             log.info("an image cannot be pulled", image=name, attempt=attempt, problem=problem)
             if attempt == PULLS_MAX or not _PASSING.search(problem):
-                raise _failed(name, cause(problem))
+                raise _failed(name, cause(problem, registry, stored=login is not None))
             await asyncio.sleep(2.0**attempt)
 
     async def _shell(self, name: str, image_id: str) -> str:
@@ -148,12 +161,20 @@ def pinned(name: str, digests: list[str]) -> str:
     return ""
 
 
-def cause(problem: str) -> str:
-    """Why an image cannot be had, with the daemon's own words behind it."""
+def cause(problem: str, registry: str = images.DEFAULT_REGISTRY, *, stored: bool = False) -> str:
+    """Why an image cannot be had, with the daemon's own words behind it. `stored`: a login was sent along."""
     for pattern, text in _CAUSES:
         if re.search(pattern, problem, re.IGNORECASE):
-            return f"{text} ({problem})"
+            advice = f"; {_advice(registry, stored=stored)}" if "login" in text else ""
+            return f"{text}{advice} ({problem})"
     return problem
+
+
+def _advice(registry: str, *, stored: bool) -> str:
+    command = f"spell cluster add-docker-registry --registry {registry}"
+    if stored:
+        return f"the one that is stored for {registry} cannot; an administrator can store another: {command}"
+    return f"an administrator can store one: {command}"
 
 
 def _failed(name: str, why: str) -> AttemptError:

@@ -1,0 +1,84 @@
+"""Private registries: what is told about them, and how a service learns what to say to one right before it asks for an image."""
+
+import base64
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from spell_proto.errors import NotFoundError
+from spell_proto.http import Caller
+from spell_proto.spec import Shape
+
+#: Shorter secrets would take half of a sentence with them.
+_MASKED_CHARS_MIN = 4
+
+
+class RegistryKind(StrEnum):
+    """What is stored for a registry: what it is told as it is, or what tokens of Amazon's are got with."""
+
+    LOGIN = "login"
+    AWS_KEY = "aws_key"
+    AWS_ROLE = "aws_role"
+
+
+class RegistryView(Shape):
+    """That a login is stored for a registry; the password is never shown again. `username` may be an access key, or a role."""
+
+    registry: str
+    kind: RegistryKind
+    username: str
+    created_at: datetime
+
+
+class RegistryList(Shape):
+    """`aws_role` is the IAM role of the cluster, null where an operator has named none."""
+
+    registries: tuple[RegistryView, ...]
+    aws_role: str | None = None
+
+
+class RegistryLogin(Shape):
+    """What a registry is told. For one pull or push: it is kept in no file, log, event or label."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"RegistryLogin({self.username!r}, …)"
+
+    __str__ = __repr__
+
+    def auth(self) -> dict[str, str]:
+        """What a Docker daemon takes as the header X-Registry-Auth, before it is encoded."""
+        return {"username": self.username, "password": self.password}
+
+    def redact(self, text: str) -> str:
+        """A sentence of somebody else's without the password, however it is written there."""
+        both = f"{self.username}:{self.password}".encode()
+        masked = (
+            self.password,
+            *(encode(both).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)),
+        )
+        for secret in masked:
+            if len(secret) >= _MASKED_CHARS_MIN:
+                text = text.replace(secret, "…")
+        return text
+
+
+_LOGIN: TypeAdapter[RegistryLogin] = TypeAdapter(RegistryLogin)
+
+
+async def login_for(storage: Caller, registry: str) -> RegistryLogin | None:
+    """What to tell a registry, as `spell_proto.images.parse` names it; None where nothing is stored for it.
+
+    Ask right before every pull and push: some logins are good for hours only.
+
+    Raises:
+        RefusedError: there is one, and it cannot be had; the sentence is for users.
+        UnavailableError: storage does not answer.
+    """
+    try:
+        return await storage.call("GET", f"/registries/{registry}/login", _LOGIN)
+    except NotFoundError:
+        return None

@@ -1,0 +1,67 @@
+"""What a registry asks for, and which addresses are asked at all."""
+
+import pytest
+
+from spell_storage.registry_door import Challenge, challenge, is_loopback, is_public
+
+
+@pytest.mark.parametrize(
+    ("headers", "wanted"),
+    [
+        (['Basic realm="Registry"'], Challenge()),
+        (["basic"], Challenge()),
+        (
+            ['Bearer realm="https://auth.example.org/token",service="registry",scope="a:b:c"'],
+            Challenge("https://auth.example.org/token", "registry"),
+        ),
+        (['bearer realm="https://auth.example.org/token"'], Challenge("https://auth.example.org/token")),
+        (["Negotiate", 'Basic realm="x"'], Challenge()),
+        (["Negotiate"], None),
+        (['Bearer service="x"'], None),
+        (["Bearer"], None),
+        (["Basically"], None),
+        (['Bearer realm="' + "x" * 10_000 + '"'], None),
+        ([""], None),
+        ([], None),
+    ],
+)
+def test_a_challenge_is_read_as_far_as_it_is_understood(headers, wanted):
+    assert challenge(headers) == wanted
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101"])
+def test_an_address_that_everybody_reaches_is_public(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "100.100.100.200",
+        "169.254.169.254",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1%eth0",
+        "fd00:ec2::254",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+    ],
+)
+def test_an_address_of_a_network_of_somebodys_own_is_not(address):
+    assert not is_public(address)
+
+
+def test_plain_http_is_for_this_machine_alone():
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
+    assert not any(map(is_loopback, ("10.0.0.1", "registry.example.org", "127.0.0.1.example.org")))
