@@ -76,7 +76,11 @@ def check(arguments: RunArguments) -> Checked:
     )
     asked, more_warnings = asked_environment(arguments)
     if arguments.docker_image is not None:
-        _refuse_packages(arguments)
+        checks.image_alone(
+            packages=bool(arguments.pip) or arguments.pip_req is not None,
+            python=arguments.python is not None,
+            latest=arguments.latest,
+        )
         body["docker_image"] = images.whole(arguments.docker_image)
     if asked:
         body["environment"] = asked
@@ -117,24 +121,6 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
     if arguments.latest:
         asked["latest"] = True
     return asked, warnings
-
-
-def _refuse_packages(arguments: RunArguments) -> None:
-    """An image is the whole environment of its run."""
-    if arguments.pip or arguments.pip_req is not None:
-        raise InvalidError(
-            "flags_conflict",
-            "--apt, --pip, or --pip-req cannot be specified when --from is provided. Please install packages from "
-            "the specified Dockerfile.",
-            field="docker_image",
-        )
-    for name, given in (("--python", arguments.python), ("--latest", arguments.latest)):
-        if given:
-            raise InvalidError(
-                "flags_conflict",
-                f"{name} cannot be specified when --from is provided: the image has its own Python and packages.",
-                field="docker_image",
-            )
 
 
 def github(url: str | None, ref: str | None, commit_ref: str | None) -> dict[str, str] | None:

@@ -382,6 +382,24 @@ def one_foundation(*, framework: bool = False, image: bool = False, conda: bool 
         )
 
 
+def image_alone(*, packages: bool, python: bool = False, latest: bool = False) -> None:
+    """An image is the whole environment of its run."""
+    if packages:
+        raise InvalidError(
+            "flags_conflict",
+            "--apt, --pip, or --pip-req cannot be specified when --from is provided. Please install packages from "
+            "the specified Dockerfile.",
+            field="docker_image",
+        )
+    for name, given in (("--python", python), ("--latest", latest)):
+        if given:
+            raise InvalidError(
+                "flags_conflict",
+                f"{name} cannot be specified when --from is provided: the image has its own Python and packages.",
+                field="docker_image",
+            )
+
+
 def python_version(value: str) -> str:
     """The version of Python of a run: as much of it as matters."""
     if not _PYTHON.fullmatch(value):

@@ -238,7 +238,16 @@ class RunRequest(Shape):
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:
-        if self.docker_image is not None and self.environment != _BARE:
+        asked = self.environment
+        if self.docker_image is not None and asked != _BARE:
+            checks.one_foundation(
+                framework=asked.framework is not None, image=True, conda=asked.conda is not None
+            )
+            checks.image_alone(
+                packages=bool(asked.pip or asked.apt or asked.requirements or asked.constraints),
+                python=asked.python is not None,
+                latest=asked.latest,
+            )
             raise InvalidError(
                 "flags_conflict",
                 "docker_image: an image is the whole environment, so 'environment' must be left out",

@@ -89,13 +89,17 @@ BODIES = [
         ("B46", run(docker_image=value), 422, "registry_not_allowed", "docker_image", "images do not come from")
         for value in ("localhost:5000/x", "10.0.0.1/x", "metadata.internal/x")
     ),
-    (
-        "B47",
-        run(docker_image="python", environment={"pip": ["six"]}),
-        422,
-        "flags_conflict",
-        "docker_image",
-        "an image is the whole environment",
+    *(
+        ("B47", run(docker_image="python", environment=environment), 422, "flags_conflict", "docker_image", sentence)
+        for environment, sentence in (
+            ({"pip": ["six"]}, "--apt, --pip, or --pip-req cannot be specified when --from is provided. Please"),
+            ({"apt": ["git"]}, "--apt, --pip, or --pip-req cannot be specified when --from is provided. Please"),
+            ({"requirements": "six"}, "--apt, --pip, or --pip-req cannot be specified when --from is provided."),
+            ({"conda": "dependencies: [python]"}, "Only one of the following options can be specified: --framework, "),
+            ({"framework": "jax"}, "specified: --framework, --from, --conda-file"),
+            ({"python": "3.12"}, "--python cannot be specified when --from is provided"),
+            ({"key": "0" * 64}, "an image is the whole environment"),
+        )
     ),
     ("B50", raw(b'{"command": "a", "timeout_seconds": NaN}'), 422, "field_invalid", "timeout_seconds", "found 'nan'"),
     ("B51", run(description="x" * 10_000), 422, "description_too_long", "description", "at most 4,096 are allowed"),

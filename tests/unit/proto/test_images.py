@@ -89,7 +89,7 @@ def test_an_image_is_the_whole_environment_of_a_request():
     request = RunRequest(command="x", docker_image="python")
     assert request.docker_image == "docker.io/library/python:latest"
 
-    with pytest.raises(ValidationError, match="an image is the whole environment"):
+    with pytest.raises(ValidationError, match="cannot be specified when --from is provided"):
         RunRequest(command="x", docker_image="python", environment=EnvironmentRequest(pip=("numpy",)))
 
 
