@@ -260,6 +260,25 @@ def tiny_archive() -> bytes:
     )
 
 
+def foreign_archive(name: str, processor: str) -> bytes:
+    """What `docker save` writes of an image that is for another kind of processor."""
+    layer = tiny_archive()
+    config = {
+        "architecture": processor,
+        "os": "linux",
+        "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    return archive(
+        {
+            "config.json": json.dumps(config).encode(),
+            "layer.tar": layer,
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+
+
 def archive(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
     """A tar archive of programs, and of links to them."""
     buffer = io.BytesIO()

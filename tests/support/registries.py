@@ -1,11 +1,13 @@
 """A real registry on this machine, open or with a user and a password."""
 
 import base64
+import hashlib
 import json
 import shutil
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +63,28 @@ def change_password(directory: Path, user: str, password: str) -> None:
     """The registry in this directory takes this login from now on, and no other."""
     argv = ["htpasswd", "-Bbn", user, password]
     (directory / "htpasswd").write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
+
+
+def put_list(host: str, repository: str, tag: str, processor: str, of: str) -> None:
+    """A list of manifests, as images for several kinds of processors have one, with the manifest of the tag `of` alone."""
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    address = f"http://{host}/v2/{repository}/manifests"
+    asked = urllib.request.Request(f"{address}/{of}", headers={"Accept": kind})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        manifest = answer.read()
+    entry = {
+        "mediaType": kind,
+        "size": len(manifest),
+        "digest": f"sha256:{hashlib.sha256(manifest).hexdigest()}",
+        "platform": {"architecture": processor, "os": "linux"},
+    }
+    kind = "application/vnd.docker.distribution.manifest.list.v2+json"
+    body = {"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}
+    told = urllib.request.Request(
+        f"{address}/{tag}", json.dumps(body).encode(), headers={"Content-Type": kind}, method="PUT"
+    )
+    with urllib.request.urlopen(told, timeout=10):
+        pass
 
 
 def _listening(host: str) -> bool:

@@ -142,6 +142,8 @@ def _docker(
         storage,
         socket=chosen.docker_socket,
         base_image=chosen.docker_image,
+        image_bytes_max=chosen.image_bytes_max,
+        floor=chosen.docker_floor,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )

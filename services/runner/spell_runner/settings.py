@@ -19,6 +19,7 @@ from spell_runner.gpus import Gpu
 
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ENGINES = ("auto", "local", "docker", "null")
+FLOORS = ("warn", "refuse", "off")
 ISOLATIONS = ("auto", "bubblewrap", "unshare", "none")
 
 #: Variables of the runner that a command needs to reach the world as the runner does.
@@ -65,6 +66,8 @@ class Settings:
     platform_dir: str = ""
     docker_socket: str = "/var/run/docker.sock"
     docker_image: str = "docker.io/library/debian:bookworm-slim"
+    docker_floor: str = "warn"
+    image_bytes_max: int = within(100_000_000_000, 0, 1 << 60)
     run_memory_bytes: int = within(0, 0, 1 << 50)
     run_cpus: float = within(0.0, 0.0, 10_000.0)
     run_shm_bytes: int = within(0, 0, 1 << 50)
@@ -103,6 +106,7 @@ def machine(settings: Settings, present: tuple[Gpu, ...] = ()) -> Machine:
     for name, value, allowed in (
         ("SPELL_ENGINE", settings.engine, ENGINES),
         ("SPELL_ISOLATION", settings.isolation, ISOLATIONS),
+        ("SPELL_DOCKER_FLOOR", settings.docker_floor, FLOORS),
     ):
         if value not in allowed:
             raise SettingsError(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 
 import pytest
@@ -405,6 +406,44 @@ async def test_images_are_pulled_and_a_registry_that_refuses_is_quoted(rooms, do
     assert (pulled.state, await here.output(pulled.id)) == ("complete", b"in\n")
     assert f"Pulling the image {host}/open/tiny:1" in await here.lines(pulled.id)
     assert "the registry has no such image or tag" in missing.message
+
+
+async def test_an_image_for_another_processor_is_refused_with_what_it_is_for(rooms, docker, tmp_path):
+    here = await rooms("docker")
+    mine = docker.ask("GET", "/version")["Arch"]
+    other = "arm64" if mine == "amd64" else "amd64"
+    docker.ask("POST", "/images/load", daemons.foreign_archive("spell-tests/foreign:latest", other))
+    with registries.registry(tmp_path) as host:
+        registries.push(docker, "spell-tests/foreign:latest", f"{host}/foreign:one")
+        registries.put_list(host, "foreign", "many", other, of="one")
+        one, many = [
+            await here.until_final(await here.create("true", docker_image=f"{host}/foreign:{tag}"))
+            for tag in ("one", "many")
+        ]
+
+    for view in (one, many):
+        assert (view.state, view.reason) == ("failed", "build_failed")
+        assert "there is no version of it for the processor of this machine" in view.message
+    assert f"it is for {other}, and this is {mine}" in one.message
+    assert not docker.has(f"{host}/foreign:one")
+
+
+async def test_an_image_that_is_too_large_is_not_pulled_whole_and_not_kept(services, docker, tmp_path):
+    docker.bring("spell-tests/big:latest", daemons.archive({"big": os.urandom(30 << 20)}))
+    settings = in_docker(docker) | {"SPELL_IMAGE_BYTES_MAX": "20000000"}
+    with registries.registry(tmp_path) as host:
+        registries.push(docker, "spell-tests/big:latest", f"{host}/big:1")
+        docker.ask("DELETE", "/images/spell-tests/big:latest")
+        async with room(services, **settings) as here:
+            pulled = await here.until_final(await here.create("true", docker_image=f"{host}/big:1"))
+            there = await here.until_final(await here.create("true"))
+
+    assert (pulled.state, pulled.reason) == ("failed", "build_failed")
+    assert re.search(
+        r"it is too large, with 3\d\.\d MB or more: at most 20\.0 MB are allowed", pulled.message
+    )
+    assert not docker.has(f"{host}/big:1")
+    assert f"the image {daemons.BASE} cannot be had: it is too large" in there.message
 
 
 async def test_packages_need_another_engine(rooms):

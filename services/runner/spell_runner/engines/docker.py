@@ -21,6 +21,7 @@ from spell_proto.state import Reason
 from spell_runner import asking, gpus
 from spell_runner.directory import Directory
 from spell_runner.engines import hardening
+from spell_runner.engines.about import About, read
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
 from spell_runner.engines.pulse import Pulse
@@ -62,7 +63,7 @@ def account() -> tuple[int, int]:
 
 class DockerEngine(Shimmed):
     """See `spell_runner.engines.engine`. `socket` is the path of the daemon's; `base_image` is for runs that name none.
-    `storage` is asked what private registries are told.
+    `storage` is asked what private registries are told. `floor` says what becomes of a daemon that is too old.
     """
 
     isolation = ISOLATION
@@ -80,8 +81,13 @@ class DockerEngine(Shimmed):
         base_image: str,
         grace_seconds: float,
         log_bytes_max: int,
+        image_bytes_max: int = 0,
+        floor: str = "warn",
     ) -> None:
         super().__init__(data, server, grace_seconds)
+        self._image_bytes_max = image_bytes_max
+        self._floor = floor
+        self._owner = account()
         self._machine = machine
         self._trees = trees
         self._limits = limits
@@ -107,13 +113,35 @@ class DockerEngine(Shimmed):
             for kind in ((CONTROL, CONTROLS_AT_ONCE), (STREAMS, 0))
         ]
         try:
-            about = await control.version()
+            about = read(await control.version(), await control.system.info())
+            self._accept(about)
             await self._remove_orphans(control)
+        except EngineError:
+            await self._stack.aclose()
+            raise
         except _GONE as error:
-            await self.close()
+            await self._stack.aclose()
             raise EngineError(f"the Docker daemon at {self._socket} does not answer: {error}") from error
-        self._control, self._images = control, Images(control, streams)
-        log.info("docker found", version=about["Version"], api=about["ApiVersion"])
+        self._control, self._images = control, Images(control, streams, about, self._image_bytes_max)
+        log.info("docker found", version=about.version, api=about.api, mapped=about.mapped)
+
+    def _accept(self, about: About) -> None:
+        """Raises `EngineError` where nothing must be run in containers of this daemon, or nothing can."""
+        if about.outdated and self._floor != "off":
+            problem = f"{'; '.join(about.outdated)}: programs can get out of containers by known holes"
+            if self._floor == "refuse":
+                raise EngineError(f"{problem} (SPELL_DOCKER_FLOOR)")
+            log.warning("docker should be updated, unless the distribution has repaired it", problem=problem)
+        uid, gid = account()
+        if about.maps_users:
+            if about.mapped is None or os.geteuid():
+                raise EngineError(
+                    "the Docker daemon maps users (userns-remap), so workspaces have to be given to those whom it maps "
+                    "to, which only a runner of the superuser can do"
+                )
+            self._owner = about.mapped[0] + uid, about.mapped[1] + gid
+        else:
+            self._owner = uid, gid
 
     async def close(self) -> None:
         await super().close()
@@ -234,7 +262,7 @@ class DockerEngine(Shimmed):
 
     def _lay_out(self, spec: AttemptSpec, directory: Directory, code: Code | None, abort: Abort) -> str:
         """Make the layers of the workspace the run's own; where its command starts."""
-        uid, gid = account()
+        uid, gid = self._owner
         for part in (launch.TEMPORARY, launch.UPPER, launch.WORK):
             path = Path(directory / part)
             path.mkdir(mode=0o755, exist_ok=True)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from spell_proto import images, logs
 from spell_proto.errors import RefusedError
 from spell_proto.registries import RegistryLogin
 from spell_proto.state import Reason
+from spell_runner.engines.about import About
 from spell_runner.environments import CACHED
 from spell_runner.errors import AttemptError
 
@@ -67,11 +68,17 @@ class Image:
 
 
 class Images:
-    """One for the machine. `control` has short limits, `streams` none."""
+    """One for the machine. `control` has short limits, `streams` none. No image may have more than `bytes_max` (0: any
+    size).
+    """
 
-    def __init__(self, control: aiodocker.Docker, streams: aiodocker.Docker) -> None:
+    def __init__(
+        self, control: aiodocker.Docker, streams: aiodocker.Docker, about: About, bytes_max: int
+    ) -> None:
         self._control = control
         self._streams = streams
+        self._about = about
+        self._bytes_max = bytes_max
         self._shells: dict[str, str] = {}
         self._pulls: dict[str, asyncio.Lock] = {}
 
@@ -82,7 +89,7 @@ class Images:
             AttemptError: it cannot be had, or no command can run in it.
             DockerError, aiohttp.ClientError, OSError: the daemon does not answer.
         """
-        found = await self._inspect(name)
+        found, pulled = await self._inspect(name), False
         if found is not None:
             say(CACHED)
         else:
@@ -91,13 +98,31 @@ class Images:
                 if found is None:
                     say(f"Pulling the image {name}")
                     await self._pull(name, ask_login)
-                    found = await self._inspect(name)
+                    found, pulled = await self._inspect(name), True
         if found is None:
             raise _failed(name, "it is gone again right after it was pulled")
         image_id = found["Id"]
+        try:
+            self._check(name, found)
+        except AttemptError:
+            if pulled:
+                with contextlib.suppress(DockerError):
+                    await self._control.images.delete(name)
+            raise
         if image_id not in self._shells:
             self._shells[image_id] = await self._shell(name, image_id)
         return Image(image_id, pinned(name, found.get("RepoDigests") or []), self._shells[image_id])
+
+    def _check(self, name: str, found: dict[str, Any]) -> None:
+        if 0 < self._bytes_max < found.get("Size", 0):
+            raise too_large(name, found["Size"], self._bytes_max)
+        processor = found.get("Architecture") or ""
+        if not self._about.runs(processor):
+            raise _failed(
+                name,
+                "there is no version of it for the processor of this machine: "
+                f"it is for {processor}, and this is {self._about.processor}",
+            )
 
     async def _inspect(self, name: str) -> dict[str, Any] | None:
         try:
@@ -117,9 +142,7 @@ class Images:
             try:
                 auth = None if login is None else login.auth()
                 pulling = self._streams.images.pull(name, auth=auth, stream=True)
-                async with asyncio.timeout(SILENCE_SECONDS_MAX) as limit:
-                    async for _ in pulling:
-                        limit.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS_MAX)
+                await self._follow(name, pulling)
             except TimeoutError:
                 problem = "its registry cannot be reached: timeout"
             except DockerError as error:
@@ -134,6 +157,17 @@ class Images:
             if attempt == PULLS_MAX or not _PASSING.search(problem):
                 raise _failed(name, cause(problem, registry, stored=login is not None))
             await asyncio.sleep(2.0**attempt)
+
+    async def _follow(self, name: str, pulling: AsyncIterator[dict[str, Any]]) -> None:
+        """Wait for the end of a pull. To go away before that breaks it off."""
+        packed: dict[str, int] = {}
+        async with asyncio.timeout(SILENCE_SECONDS_MAX) as limit:
+            async for said in pulling:
+                limit.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS_MAX)
+                if said.get("status") == "Downloading":
+                    packed[said.get("id", "")] = (said.get("progressDetail") or {}).get("total") or 0
+                if 0 < self._bytes_max < sum(packed.values()):
+                    raise too_large(name, sum(packed.values()), self._bytes_max)
 
     async def _shell(self, name: str, image_id: str) -> str:
         """The best shell in an image. A container that never starts is the way to look into it."""
@@ -175,6 +209,19 @@ def _advice(registry: str, *, stored: bool) -> str:
     if stored:
         return f"the one that is stored for {registry} cannot; an administrator can store another: {command}"
     return f"an administrator can store one: {command}"
+
+
+def too_large(name: str, size: int, most: int) -> AttemptError:
+    """`size` is that of the whole, or of the part that was known when it was too much already, packed as it may be."""
+    return _failed(
+        name,
+        f"it is too large, with {_size(size)} or more: at most {_size(most)} are allowed on this machine "
+        "(SPELL_IMAGE_BYTES_MAX)",
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _failed(name: str, why: str) -> AttemptError:
