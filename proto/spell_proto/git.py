@@ -2,6 +2,9 @@
 
 import os
 
+#: Whose the repositories are that the platform fetches for itself.
+PLATFORM = 0
+
 
 def environment() -> dict[str, str]:
     """All that a git process of ours gets to know of this one."""

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from spell_proto import checks
+from spell_proto import checks, git_packages
 from spell_proto.errors import InvalidError, shown
+from spell_proto.git_packages import GitPackage, NoGitPackageError
 
 #: The flat text of a request.
 TEXT_BYTES_MAX = 512 * 1024
@@ -39,7 +40,7 @@ _WHY_NOT = {
     "-r": "the files it names are with the caller; `spell run --pip-req` puts them in its place",
     "-c": "the files it names are with the caller; `spell run --pip-req` puts them in its place",
     "-e": "a run imports its own code from where it stands, without installing it",
-    "-f": "packages come from an index",
+    "-f": "packages come from an index, which says what their hashes are",
 }
 _LONG = {"--requirement": "-r", "--constraint": "-c", "--editable": "-e", "--find-links": "-f"}
 
@@ -54,12 +55,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A package with versions, the hashes that its files may have (any where there are none), and its origin."""
+    """A package with versions, the hashes that its files may have (any where there are none), and its origin. One that
+    comes from a repository (`git`) may have no name yet.
+    """
 
     requirement: str
     name: str
     hashes: tuple[str, ...]
     origin: str
+    git: GitPackage | None = None
 
     def canonical(self) -> str:
         return " ".join((self.requirement, *(f"--hash={item}" for item in self.hashes)))
@@ -84,6 +88,11 @@ class Parsed:
 
     entries: tuple[Entry, ...] = ()
     indexes: tuple[Index, ...] = ()
+
+    @property
+    def repositories(self) -> tuple[Entry, ...]:
+        """The packages that come from repositories."""
+        return tuple(entry for entry in self.entries if entry.git is not None)
 
     @property
     def hashed(self) -> bool:
@@ -223,14 +232,31 @@ def _entry(line: Line) -> Entry:
         other = _HASH.sub("", options).strip()
         if other:
             raise not_allowed(re.split(r"[\s=]", other, maxsplit=1)[0], line.origin)
+    if len(text) > checks.PIP_SPEC_CHARS_MAX:
+        raise refused("pip_spec_too_long", line.origin, f"{shown(text, 40)} is above 1,000 characters")
+    if git_packages.looks_like_one(text):
+        return _from_git(text, hashes, line.origin)
     requirement = _requirement(text, line.origin)
     name = canonicalize_name(requirement.name)
     return Entry(str(requirement), name, tuple(sorted(set(hashes))), line.origin)
 
 
+def _from_git(text: str, hashes: list[str], origin: str) -> Entry:
+    try:
+        package = git_packages.parse(text)
+    except NoGitPackageError as error:
+        raise refused("pip_url_not_allowed", origin, str(error)) from None
+    if hashes:
+        raise refused(
+            "pip_hash_invalid",
+            origin,
+            f"{package.url}: a repository has no --hash; name its full commit hash, as in @{'0123456789' * 4}",
+        )
+    name = canonicalize_name(package.name) if package.name else ""
+    return Entry(package.requirement(), name, (), origin, package)
+
+
 def _requirement(text: str, origin: str) -> Requirement:
-    if len(text) > checks.PIP_SPEC_CHARS_MAX:
-        raise refused("pip_spec_too_long", origin, f"{shown(text, 40)} is above 1,000 characters")
     if "://" in text or _PLACE.match(text) or text.lower().endswith((".whl", ".zip", ".tar.gz")):
         raise _no_url(text, origin)
     try:
@@ -250,7 +276,9 @@ def _requirement(text: str, origin: str) -> Requirement:
 def _no_url(text: str, origin: str) -> InvalidError:
     text = re.sub(r"://[^/\s]*@", "://…@", text)
     return refused(
-        "pip_url_not_allowed", origin, f"{shown(text)}: a package name is allowed, no URL and no path"
+        "pip_url_not_allowed",
+        origin,
+        f"{shown(text)}: a package name is allowed, no path and no URL but git+https://",
     )
 
 
@@ -278,10 +306,21 @@ def _index(name: str, url: str, origin: str) -> Index:
 
 
 def _all_or_none_hashed(parsed: Parsed) -> None:
-    """As pip has it: where one file is held against its hash, all are. A package that is not would be a back door."""
+    """As pip has it: where one file is held against its hash, all are. A package that is not would be a back door. Unlike
+    pip, a full commit hash is as good.
+    """
     if not parsed.hashed:
         return
     for entry in parsed.entries:
+        if entry.git is not None:
+            if not entry.git.exact:
+                raise refused(
+                    "pip_hash_missing",
+                    entry.origin,
+                    f"{entry.name or entry.git.url} is not named by its full commit hash, and other lines have a "
+                    "--hash; all or none is allowed",
+                )
+            continue
         if not entry.hashes:
             raise refused(
                 "pip_hash_missing",

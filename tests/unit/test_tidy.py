@@ -73,11 +73,14 @@ def test_test_files_have_unique_names():
 def test_nothing_names_a_machine_or_a_registry():
     """No absolute home or build paths, and no package index hosts, in what is shipped."""
     banned = re.compile(r"/root/|/home/[a-z]+/|/work/main|pypi\.org|pythonhosted|registry\.npmjs")
+    # What people may name in their requirements has to be told somewhere.
+    named_by_people = ROOT / "services/builder/spell_builder/hosts.py"
     offenders = []
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
         if (
             not path.is_file()
+            or path == named_by_people
             or parts[0] in {".git", ".venv", "out"}
             or any(p.startswith(".") and p != ".ci" for p in parts[:1])
         ):

@@ -13,11 +13,13 @@ from spell_builder.directories import Directories
 from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
 from spell_builder.pythons import Pythons
+from spell_builder.repositories import Repositories
 from spell_builder.requests import Requests
 from spell_builder.resolver import Recipe, Resolver
 from spell_builder.runs import Runs
 from spell_builder.settings import Settings
 from spell_builder.soundness import Soundness
+from spell_builder.sources import Sources
 from spell_proto import bus, database, http, logs, outside, service, settings, subjects
 
 log = logs.get()
@@ -30,7 +32,6 @@ async def main(stop: asyncio.Event) -> None:
     directories = Directories(data)
     directories.make()
     directories.clean()
-    program = _uv(data)
     frameworks = Frameworks.load(given.frameworks, given.index_hosts)
     async with (
         database.pool(given.database_url, "builder") as pool,
@@ -41,15 +42,18 @@ async def main(stop: asyncio.Event) -> None:
         built = asyncio.Event()
         async with (
             http.Caller(given.scheduler_url or "unix:///nobody") as scheduler,
+            http.Caller(given.storage_url or "unix:///nobody") as storage,
             asyncio.TaskGroup() as tasks,
         ):
+            repositories = Repositories(data / "git", storage)
+            program = _uv(data, repositories)
             pythons = Pythons(program)
             channels = Channels(given.conda_channels, given.conda_base_url)
             conda = Conda(channels, program.environment, data / "conda-cache", directories.root)
             builder = Builder(
                 program,
                 conda,
-                Resolver(program, conda, pythons, frameworks, given.index_hosts),
+                Resolver(program, conda, pythons, frameworks, Sources(given.index_hosts, repositories)),
                 directories,
                 requests,
                 tasks,
@@ -82,11 +86,11 @@ async def main(stop: asyncio.Event) -> None:
                 builder.close()
 
 
-def _uv(data: Path) -> uv.Uv:
+def _uv(data: Path, repositories: Repositories) -> uv.Uv:
     reach = outside.load()
     tools = outside.for_tools(reach, outside.ca_file(reach, data / "ca"))
     # rattler gets to see the same; it knows nothing of the indexes.
-    return uv.locate(outside.merged(os.environ, tools["uv"]), data)
+    return uv.locate(outside.merged(os.environ, tools["uv"]), data, repositories)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ _LASTING = (
 def failure(output: str) -> BuildFailedError:
     """The error to raise for what uv wrote."""
     output = _CREDENTIALS.sub("", printable(output))
+    error = _failure(output)
+    error.output = output
+    return error
+
+
+def _failure(output: str) -> BuildFailedError:
     causes = _causes(output)
     last = causes[-1] if causes else _last_line(output)
     fetch = _FETCH.search(output)
@@ -65,8 +71,10 @@ def failure(output: str) -> BuildFailedError:
     return BuildFailedError(cut(f"pip: the packages cannot be installed: {_plain(last)}"))
 
 
-def _name(package: str) -> str:
-    """The name of `name[extra]>=1`."""
+def _name(package: str) -> str | None:
+    """The name of `name[extra]>=1`; none where only a URL is named."""
+    if package.startswith("git+"):
+        return None
     return re.split(r"[^A-Za-z0-9._-]", package, maxsplit=1)[0]
 
 

@@ -15,12 +15,13 @@ class BuilderError(SpellError):
 
 class BuildFailedError(BuilderError):
     """The environment cannot be built. The message is the sentence its run fails with; `package` is the one whose
-    fault it is, where one can be named.
+    fault it is, where one can be named; `output` what the program wrote that failed.
     """
 
-    def __init__(self, message: str, package: str | None = None) -> None:
+    def __init__(self, message: str, package: str | None = None, output: str = "") -> None:
         super().__init__(message)
         self.package = package
+        self.output = output
 
 
 class IndexUnreachableError(BuildFailedError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from spell_proto import git_packages
 from spell_proto.spec import canonical_json
 
 #: Raised when the same packages would be laid out differently: older environments are then not found any more.
@@ -57,6 +58,9 @@ def wanted(requirements: tuple[str, ...]) -> tuple[list[str], list[str]]:
     lines: set[str] = set()
     notes: set[str] = set()
     for text in requirements:
+        if git_packages.looks_like_one(text):
+            lines.add(text)
+            continue
         requirement = Requirement(text)
         name = _MEANT.get(canonicalize_name(requirement.name))
         if name is not None:

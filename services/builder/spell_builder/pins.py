@@ -1,5 +1,6 @@
 """Exact versions with hashes, as uv writes them: held against the hashes that were asked for, and where from."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,24 +9,36 @@ from packaging.utils import canonicalize_name
 
 from spell_builder import keys, layers
 from spell_builder.errors import BuildFailedError
+from spell_proto import git_packages, outside
 from spell_proto.requirements import Entry, Index, Parsed, logical_lines
 
 _OPTIONS = {"--index-url": "--default-index", "--extra-index-url": "--index"}
+_NAME = re.compile(r"[A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
     """One package of an environment, and the hashes of the files that it may come from."""
 
-    head: str  # name==version
+    head: str  # name==version, or name @ URL
     hashes: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return canonicalize_name(self.head.partition("==")[0])
+        found = _NAME.match(self.head)
+        assert found is not None
+        return canonicalize_name(found[0])
+
+    @property
+    def url(self) -> str:
+        """Where it comes from that has no hashes; empty for what an index has."""
+        return self.head.partition(" @ ")[2]
 
     @property
     def version(self) -> str:
+        """Of a repository, the commit."""
+        if self.url:
+            return self.url.partition("#")[0].rpartition("@")[2]
         return self.head.partition("==")[2].partition(";")[0].strip()
 
     def text(self) -> str:
@@ -44,6 +57,33 @@ def read(resolved: str) -> Iterator[Pin]:
             yield Pin(head.strip(), tuple(item.strip() for item in hashes))
 
 
+def apart(pinned: str) -> tuple[str, list[str]]:
+    """What has hashes, and the lines of what comes from repositories."""
+    found = list(read(pinned))
+    return "".join(pin.text() for pin in found if not pin.url), [pin.head for pin in found if pin.url]
+
+
+def only_allowed(resolved: str) -> None:
+    """Refuse packages from other places than an index and repositories: a package may need what it likes.
+
+    Raises:
+        BuildFailedError: there is one.
+    """
+    for pin in read(resolved):
+        if pin.url and not _is_exact(pin.head):
+            raise BuildFailedError(
+                f"pip: {pin.name} would come from {outside.hidden(pin.url)}; a package index and git+https:// are allowed",
+                pin.name,
+            )
+
+
+def _is_exact(head: str) -> bool:
+    try:
+        return git_packages.parse(head).exact
+    except git_packages.NoGitPackageError:
+        return False
+
+
 def held(resolved: str, wanted: Sequence[Parsed], *, all_listed: bool) -> str:
     """A resolution with no other hashes than were asked for; as it is where none were.
 
@@ -54,16 +94,25 @@ def held(resolved: str, wanted: Sequence[Parsed], *, all_listed: bool) -> str:
     if not any(parsed.hashed for parsed in wanted):
         return resolved
     asked: dict[str, list[Entry]] = {}
+    # A full commit hash says as much as a hash.
+    named = {
+        f"git+{package.requirement().partition('git+')[2]}"
+        for parsed in wanted
+        for entry in parsed.repositories
+        if (package := entry.git) is not None
+    }
     for parsed in wanted:
         for entry in parsed.entries:
             if entry.hashes:
                 asked.setdefault(keys.meant(entry.name), []).append(entry)
-    return "".join(_held(pin, asked.get(pin.name), all_listed=all_listed).text() for pin in read(resolved))
+    return "".join(
+        _held(pin, asked.get(pin.name), named, all_listed=all_listed).text() for pin in read(resolved)
+    )
 
 
-def _held(pin: Pin, asked: list[Entry] | None, *, all_listed: bool) -> Pin:
+def _held(pin: Pin, asked: list[Entry] | None, named: set[str], *, all_listed: bool) -> Pin:
     if asked is None:
-        if all_listed:
+        if all_listed and pin.url not in named:
             raise BuildFailedError(
                 f"pip: {pin.head} is needed by another package and has no --hash in the requirements file"
             )

@@ -17,10 +17,11 @@ from spell_builder.flight import GivenUpError
 from spell_builder.frameworks import Expanded, Frameworks
 from spell_builder.keys import Interpreter
 from spell_builder.pythons import Pythons
+from spell_builder.sources import Sources
 from spell_builder.uv import Uv
 from spell_proto.conda import CondaFile
 from spell_proto.environments import CheckView
-from spell_proto.errors import InvalidError, shown
+from spell_proto.errors import InvalidError, UnavailableError
 from spell_proto.requirements import Index, Parsed
 from spell_proto.spec import EnvironmentRequest
 
@@ -50,13 +51,13 @@ class Resolver:
     """Requests to recipes."""
 
     def __init__(
-        self, uv: Uv, conda: Conda, pythons: Pythons, frameworks: Frameworks, index_hosts: str
+        self, uv: Uv, conda: Conda, pythons: Pythons, frameworks: Frameworks, sources: Sources
     ) -> None:
         self._uv = uv
         self._conda = conda
         self._pythons = pythons
         self._frameworks = frameworks
-        self._hosts = frozenset(host for host in index_hosts.lower().replace(",", " ").split() if host)
+        self._sources = sources
         self._free = asyncio.Semaphore(RESOLVES_MAX)
 
     async def check(self, request: EnvironmentRequest) -> CheckView:
@@ -83,14 +84,10 @@ class Resolver:
                 "docker engine can install",
                 field="environment.framework",
             )
-        for parsed in request.parsed():
-            for index in parsed.indexes:
-                self._check_index(index, "--pip-req")
+        await self._sources.check(request)
         file = request.conda_file()
         if file is not None:
             self._conda.channels.of(file)
-            for index in file.pip.indexes:
-                self._check_index(index, "--conda-file")
         await self._interpreter(request, framework)
         return CheckView()
 
@@ -127,17 +124,6 @@ class Resolver:
             error.message = f"--framework {framework.name}: {error.message}"
             raise
 
-    def _check_index(self, index: Index, flag: str) -> None:
-        if index.host not in self._hosts:
-            allowed = ", ".join(sorted(self._hosts)) or "none"
-            raise InvalidError(
-                "pip_index_not_allowed",
-                f"{flag}: {pins.where(index.origin)}: {index.option}: the host {shown(index.host)} is not on the "
-                f"operator's list (SPELL_INDEX_HOSTS); allowed: {allowed}",
-                field="environment.requirements",
-                hint="Without the line, packages come from the index that the operator has set.",
-            )
-
     async def recipe(self, request: EnvironmentRequest, say: Say, below: Below) -> Recipe:
         """Resolve a request. What pip installs over conda packages is resolved against these, so they are made first.
 
@@ -154,6 +140,8 @@ class Resolver:
             interpreter = await self._interpreter(request, framework)
         except InvalidError as error:
             raise BuildFailedError(error.message) from error
+        except UnavailableError as error:
+            raise GivenUpError(error.message) from error
         file = request.conda_file()
         if file is not None:
             return await self._conda_recipe(file, say, below)

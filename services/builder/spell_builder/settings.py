@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from spell_builder import hosts
 from spell_proto.settings import within
 
 
@@ -28,7 +29,8 @@ class Settings:
     scheduler_url: str = ""
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     environment_check_share: float = within(0.05, 0.001, 1000.0)
-    index_hosts: str = ""
+    storage_url: str = ""
+    index_hosts: str = hosts.PUBLIC
     conda_channels: str = ""
     conda_base_url: str = ""
     frameworks: str = ""

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from spell_builder import commands, complaints
+from spell_builder import commands, complaints, pins
 from spell_builder.commands import Say
 from spell_builder.errors import BuildFailedError, MissingUvError
 from spell_builder.keys import Interpreter
 from spell_builder.patience import TRIES, patiently
+from spell_builder.repositories import Brought, Repositories
 
 RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
@@ -26,7 +27,9 @@ COMPILE_SECONDS_MAX = 600.0
 VENV_SECONDS_MAX = 60.0
 LIST_SECONDS_MAX = 60.0
 #: A line of what uv would do.
-_ADDED = re.compile(r" \+ (?P<name>\S+)==(?P<version>\S+)")
+_ADDED = re.compile(
+    r" \+ (?P<name>[^\s=]+)(?:==(?P<version>\S+)(?: \(from (?P<built>\S+)\))?| @ (?P<url>\S+))"
+)
 
 _PASSED = frozenset(
     {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "NETRC"}
@@ -62,7 +65,8 @@ def scrubbed(environ: Mapping[str, str], data: Path) -> dict[str, str]:
     passed.setdefault("UV_CACHE_DIR", str(data / "uv-cache"))
     # We try again ourselves, and say so.
     passed.setdefault("UV_HTTP_RETRIES", "1")
-    return passed | {"HOME": str(data / "home"), "LC_ALL": "C.UTF-8", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    ours = {"HOME": str(data / "home"), "LC_ALL": "C.UTF-8", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    return passed | ours | Brought().variables()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Uv:
     environment: Mapping[str, str]
     home: Path
     pyenv: Path
+    repositories: Repositories
 
     async def resolve(
         self,
@@ -96,17 +101,28 @@ class Uv:
         words = ["pip", "compile", "-", "--generate-hashes", "--no-header", "--no-annotate"]
         words += ["--no-emit-index-url", "--python", interpreter.path, *indexes]
         words += ["--no-deps"] if alone else []
-        text = "".join(f"{line}\n" for line in requirements)
-        if not constraints:
-            return await self._patiently(words, RESOLVE_SECONDS_MAX, say, stdin=text, tries=tries)
-        # In memory: whatever happens, nothing of it is left anywhere.
-        with os.fdopen(os.memfd_create("constraints"), "w") as file:
-            file.write("".join(f"{line}\n" for line in constraints))
-            file.flush()
-            words += ["-c", f"/proc/self/fd/{file.fileno()}"]
-            return await self._patiently(
-                words, RESOLVE_SECONDS_MAX, say, stdin=text, keep=file.fileno(), tries=tries
-            )
+
+        async def work(lines: Sequence[str], variables: Mapping[str, str]) -> str:
+            text, limits = _text(lines[: len(requirements)]), _text(lines[len(requirements) :])
+            # In memory: whatever happens, nothing of it is left anywhere.
+            with os.fdopen(os.memfd_create("constraints"), "w") as file:
+                file.write(limits)
+                file.flush()
+                held = file.fileno()
+                more = ["-c", f"/proc/self/fd/{held}"] if limits else []
+                return await self._patiently(
+                    [*words, *more],
+                    RESOLVE_SECONDS_MAX,
+                    say,
+                    stdin=text,
+                    keep=held,
+                    tries=tries,
+                    variables=variables,
+                )
+
+        resolved = await self.repositories.over([*requirements, *constraints], say, work)
+        pins.only_allowed(resolved)
+        return resolved
 
     async def missing(
         self, python: Path, requirements: Sequence[str], indexes: Sequence[str], say: Say
@@ -121,13 +137,25 @@ class Uv:
         def hear(line: str, failing: bool) -> None:
             change = _ADDED.fullmatch(line)
             if change is not None:
-                found.append(f"{change['name']}=={change['version']}")
+                url = change["url"] or change["built"]
+                exact = f" @ {url}" if url else f"=={change['version']}"
+                found.append(f"{change['name']}{exact}")
             elif failing:
                 say(line, failing)
 
         words = ["pip", "install", "--dry-run", "--break-system-packages", "--python", str(python)]
-        text = "".join(f"{line}\n" for line in requirements)
-        await self._patiently([*words, *indexes, "-r", "-"], RESOLVE_SECONDS_MAX, hear, stdin=text)
+
+        async def work(lines: Sequence[str], variables: Mapping[str, str]) -> None:
+            found.clear()
+            await self._patiently(
+                [*words, *indexes, "-r", "-"],
+                RESOLVE_SECONDS_MAX,
+                hear,
+                stdin=_text(lines),
+                variables=variables,
+            )
+
+        await self.repositories.over(requirements, say, work)
         return sorted(set(found))
 
     async def pythons(self) -> str:
@@ -145,10 +173,12 @@ class Uv:
     async def install(
         self, directory: Path, pinned: Path, indexes: Sequence[str], say: Say, keep: int
     ) -> None:
-        """Install what `pinned` holds, each file checked against its hash, copied so that no run reaches the cache."""
+        """Install what `pinned` holds, each file checked against its hash and each repository at its commit, copied so
+        that no run reaches the cache.
+        """
+        hashed, repositories = pins.apart(pinned.read_text())
         # A Python of conda may say that it is not ours to install into.
         options = [
-            "--require-hashes",
             "--no-deps",
             "--link-mode",
             "copy",
@@ -158,8 +188,24 @@ class Uv:
             "--index-strategy",
             "unsafe-best-match",
         ]
-        words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options, "-r", str(pinned)]
-        await self._patiently(words, INSTALL_SECONDS_MAX, say, keep=keep)
+        words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options]
+        if hashed:
+            pinned.write_text(hashed)
+            strictly = [*words, "--require-hashes", "-r", str(pinned)]
+            await self._patiently(strictly, INSTALL_SECONDS_MAX, say, keep=keep)
+
+        async def work(lines: Sequence[str], variables: Mapping[str, str]) -> None:
+            await self._patiently(
+                [*words, "-r", "-"],
+                INSTALL_SECONDS_MAX,
+                say,
+                stdin=_text(lines),
+                keep=keep,
+                variables=variables,
+            )
+
+        if repositories:
+            await self.repositories.over(repositories, say, work)
 
     async def compile(self, directory: Path, say: Say, keep: int) -> None:
         """Compile byte code now: a run sees the environment read-only and could never keep what it compiles.
@@ -192,9 +238,14 @@ class Uv:
         stdin: str = "",
         keep: int | None = None,
         tries: int = TRIES,
+        variables: Mapping[str, str] | None = None,
     ) -> str:
+        environment = {**self.environment, **(variables or {})}
+
         async def ask() -> str:
-            return await self._run([self.program, *words], seconds, say, stdin=stdin, keep=keep)
+            return await self._run(
+                [self.program, *words], seconds, say, stdin=stdin, keep=keep, environment=environment
+            )
 
         return await patiently(ask, say, tries)
 
@@ -221,7 +272,11 @@ class Uv:
         return done.out
 
 
-def locate(environ: Mapping[str, str], data: Path) -> Uv:
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def locate(environ: Mapping[str, str], data: Path, repositories: Repositories) -> Uv:
     """The uv of our own installation, else one on PATH.
 
     Raises:
@@ -235,4 +290,4 @@ def locate(environ: Mapping[str, str], data: Path) -> Uv:
         raise MissingUvError("uv is missing: install spellrun[builder]")
     home = Path(environ.get("HOME", "/nonexistent"))
     pyenv = Path(environ.get("PYENV_ROOT", home / ".pyenv"))
-    return Uv(program, base_interpreter(), scrubbed(environ, data), home, pyenv)
+    return Uv(program, base_interpreter(), scrubbed(environ, data), home, pyenv, repositories)

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from aiohttp import web
 
 from spell_proto.errors import InvalidError, RefusedError, shown
+from spell_proto.git import PLATFORM
 from spell_storage import ranges
 
 #: An answer on its way. It is closed when the client goes away, and with it the file or process behind it.
@@ -36,9 +37,9 @@ def number(
 
 
 def owner(request: web.Request) -> int:
-    """Whose things a request is about."""
+    """Whose things a request is about: a user's, or the platform's own."""
     given = request.match_info.get("owner_id") or request.query.get("owner_id")
-    return number(given, "owner_id", least=1)
+    return number(given, "owner_id", least=PLATFORM)
 
 
 def sha256(text: str | None, name: str) -> str:

@@ -54,7 +54,11 @@ def test_an_index_is_kept_with_its_host():
         ("--requirement=x", "pip_option_not_allowed", "the option --requirement is"),
         ("-e .", "pip_option_not_allowed", "-e is not supported: a run imports its own code"),
         ("--editable ./x", "pip_option_not_allowed", "--editable is not supported"),
-        ("-f https://x.example", "pip_option_not_allowed", "the option -f is"),
+        (
+            "-f https://x.example",
+            "pip_option_not_allowed",
+            "the option -f is not allowed: packages come from",
+        ),
         ("--find-links=/etc", "pip_option_not_allowed", "the option --find-links is"),
         ("--trusted-host x", "pip_option_not_allowed", "the option --trusted-host is"),
         ("--no-index", "pip_option_not_allowed", "the option --no-index is"),
@@ -68,13 +72,36 @@ def test_an_index_is_kept_with_its_host():
         ("--index-url", "pip_index_not_allowed", "is not the URL of an index"),
         ("--index-url https://[::1", "pip_index_not_allowed", "is not the URL of an index"),
         ("--index-url https://x.example/?a=b", "pip_index_not_allowed", "no ? and no #"),
-        ("foo @ file:///etc/passwd", "pip_url_not_allowed", "no URL and no path"),
-        ("foo@https://x.example/foo.whl", "pip_url_not_allowed", "no URL and no path"),
-        ("git+ssh://x.example/y", "pip_url_not_allowed", "no URL and no path"),
-        ("./x", "pip_url_not_allowed", "no URL and no path"),
-        ("../x.whl", "pip_url_not_allowed", "no URL and no path"),
-        ("/etc/x", "pip_url_not_allowed", "no URL and no path"),
-        ("foo-1.0-py3-none-any.whl", "pip_url_not_allowed", "no URL and no path"),
+        ("foo @ file:///etc/passwd", "pip_url_not_allowed", "no path and no URL but git+https://"),
+        ("foo@https://x.example/foo.whl", "pip_url_not_allowed", "no path and no URL"),
+        ("git+ssh://x.example/y", "pip_url_not_allowed", "'git+ssh' is not allowed, only git+https is"),
+        ("foo @ git+file:///etc", "pip_url_not_allowed", "'git+file' is not allowed"),
+        ("foo @ git+http://x.example/y", "pip_url_not_allowed", "'git+http' is not allowed"),
+        ("git+git@x.example:o/r", "pip_url_not_allowed", "only git+https is"),
+        ("git+https:///r", "pip_url_not_allowed", "is no package of a repository, as in NAME @ git+"),
+        ("git+https://x.example", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/a/../b", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r@", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r@-x", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r@a..b", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r?x=y", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r#egg=a b", "pip_url_not_allowed", "is no package of a repository"),
+        ("git+https://x.example/r#egg=a>1", "pip_url_not_allowed", "'a>1' is no name of a package"),
+        ("git+https://x.example/r#sha256=0", "pip_url_not_allowed", "behind # are allowed egg=NAME"),
+        ("git+https://x.example/r#egg=a&egg=b", "pip_url_not_allowed", "once each"),
+        ("git+https://x.example/r#subdirectory=../x", "pip_url_not_allowed", "within the repository"),
+        ("git+https://x.example/r#subdirectory=/x", "pip_url_not_allowed", "within the repository"),
+        ("a @ git+https://x.example/r ; nonsense", "pip_url_not_allowed", "'nonsense' is no marker"),
+        (f"a @ git+https://x.example/r {HASH}", "pip_hash_invalid", "a repository has no --hash; name its"),
+        (
+            f"six==1 {HASH}\na @ git+https://x.example/r@v1",
+            "pip_hash_missing",
+            "not named by its full commit",
+        ),
+        ("./x", "pip_url_not_allowed", "no path and no URL"),
+        ("../x.whl", "pip_url_not_allowed", "no path and no URL"),
+        ("/etc/x", "pip_url_not_allowed", "no path and no URL"),
+        ("foo-1.0-py3-none-any.whl", "pip_url_not_allowed", "no path and no URL"),
         ("foo==", "pip_spec_invalid", "'foo==' is not a package with versions"),
         ("foo bar", "pip_spec_invalid", "'foo bar' is not a package with versions"),
         ("- x", "pip_spec_invalid", "'- x' is no package"),
@@ -92,6 +119,34 @@ def test_what_is_not_allowed_is_refused_with_its_line(line, code, part):
     assert refused.value.code == code
     assert part in refused.value.message
     assert "requirements, line " in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("line", "requirement"),
+    [
+        ("a @ git+https://X.example/o/r.git", "a @ git+https://x.example/o/r.git"),
+        ("a[y,x]@git+https://x.example:8443/r@v1.0", "a[x,y] @ git+https://x.example:8443/r@v1.0"),
+        (
+            "git+https://x.example/r@feature/x#egg=A.b[c]&subdirectory=py/sub/ ; python_version > '3.8'",
+            'A.b[c] @ git+https://x.example/r@feature/x#subdirectory=py/sub ; python_version > "3.8"',
+        ),
+        ("git+https://x.example/r", "git+https://x.example/r"),
+    ],
+)
+def test_a_package_may_be_a_repository_in_every_spelling_and_is_read_again_as_it_is_written(
+    line, requirement
+):
+    (entry,) = parse_text(line).entries
+    (again,) = parse_text(entry.canonical()).entries
+
+    assert entry.requirement == again.requirement == requirement
+    assert entry.git == again.git
+
+
+def test_a_full_commit_hash_is_as_good_as_a_hash():
+    parsed = parse_text(f"six==1 {HASH}\na @ git+https://x.example/r@{'0' * 40}")
+
+    assert [bool(entry.git) for entry in parsed.entries] == [False, True]
 
 
 @pytest.mark.parametrize(
