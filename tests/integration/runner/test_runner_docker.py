@@ -9,7 +9,7 @@ import pytest
 
 from integration.runner.room import in_docker, room
 from spell_runner.engines import hardening
-from spell_runner.shim import launch
+from spell_runner.shim import launch, memory
 from support import docker as daemons
 from support import registries
 from support.scheduler import until
@@ -161,9 +161,28 @@ async def test_memory_that_is_used_up_fails_the_run_and_keeps_its_files(rooms):
     view = await here.until_final(run_id)
 
     assert (view.state, view.reason, view.exit_code) == ("failed", "oom", 137)
-    assert view.message == "it ran out of memory: it may use 256 MiB, and had used all of it"
+    # How much it was at most can be seen only while it runs: a command that is quick may be gone by then.
+    assert re.fullmatch(
+        "it ran out of memory: it may use 256 MiB, and had used all of it(, 256 MiB at its peak)?",
+        view.message,
+    )
     assert await here.files(view) == {"file": b"kept\n"}
     await here.assert_whole(view)
+
+
+async def test_the_most_that_a_run_had_used_is_told_where_the_kernel_shows_it(rooms, docker):
+    here = await rooms("docker")
+    run_id = await here.create(
+        "echo up; exec python3 -c 'import time; x = bytearray(100 << 20); time.sleep(2); y = bytearray(900 << 20)'"
+    )
+    await until_running(here, run_id)
+    container = docker.container(names_of(here, run_id))
+    group = memory.group_of(container["State"]["Pid"], container["Id"])
+    visible = group is not None and os.access(f"{group.path}/cgroup.event_control", os.W_OK)
+
+    view = await here.until_final(run_id)
+    assert (view.reason, view.exit_code) == ("oom", 137)
+    assert view.message.endswith(", 256 MiB at its peak" if visible else "and had used all of it")
 
 
 async def test_a_child_that_used_memory_up_is_mentioned_and_the_command_decides(rooms):
@@ -172,9 +191,10 @@ async def test_a_child_that_used_memory_up_is_mentioned_and_the_command_decides(
     view = await here.until_final(run_id)
 
     assert (view.state, view.exit_code) == ("complete", 3)
-    assert "A process of this run was killed because the run had used all of its 256 MiB" in await here.lines(
-        run_id
+    said = (
+        "A process of this run was killed: it ran out of memory: it may use 256 MiB, and had used all of it"
     )
+    assert any(line.startswith(said) for line in await here.lines(run_id))
 
 
 async def test_the_repository_is_there_and_git_trusts_it(rooms):

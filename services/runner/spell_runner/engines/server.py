@@ -10,7 +10,7 @@ from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
-from spell_runner.shim import container, daemon, launch, linux, processes, sandbox, server, shim, sink
+from spell_runner.shim import container, daemon, launch, linux, memory, processes, sandbox, server, shim, sink
 
 log = logs.get()
 
@@ -24,6 +24,7 @@ _MODULES = (
     daemon,
     launch,
     linux,
+    memory,
     processes,
     sandbox,
     server,

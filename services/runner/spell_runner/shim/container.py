@@ -20,7 +20,7 @@ import time
 
 from spell_proto.journal import RecordKind
 from spell_runner.shim import launch as files
-from spell_runner.shim import processes
+from spell_runner.shim import memory, processes
 from spell_runner.shim.daemon import CONTROL_SECONDS_MAX, Daemon, DaemonError, container
 from spell_runner.shim.launch import Launch
 from spell_runner.shim.shim import READ_BYTES, Shim
@@ -35,6 +35,10 @@ KILL_AGAIN_SECONDS = 1.0
 #: How long to go on trying to remove a container of a daemon that is away.
 REMOVE_SECONDS_MAX = 600.0
 ASK_AGAIN_SECONDS = 0.25
+#: So long after the start it is looked up where the kernel counts the memory of a container, out of the start's way.
+LOOK_SECONDS = 0.2
+#: What has used less of its limit than this, and was killed for memory, was killed for that of others.
+_USED_UP = 0.9
 _OOM_STATUS = 137
 _STARTED = -1
 _FRAME_HEAD_BYTES = 8
@@ -88,6 +92,8 @@ class ContainerShim(Shim):
         self._output: socket.socket | None = None
         self._waiting: socket.socket | None = None
         self._said = b""
+        self._peak = memory.Peak()
+        self._look_at: float | None = None
 
     # ---- the life of a container -----------------------------------------------------------------------------
 
@@ -103,6 +109,7 @@ class ContainerShim(Shim):
                 raise OSError(errno.ENODEV, NO_GPUS) from error
             raise
         self._command = _STARTED
+        self._look_at = self._started + LOOK_SECONDS
         self._sink.phase("running", "Run is running")
         files.append(files.CLAIM, {"started_us": self._started_us})
         self._ring(b"s")
@@ -134,11 +141,15 @@ class ContainerShim(Shim):
             for connection in (self._output, self._waiting):
                 if connection is not None:
                     poll.register(connection.fileno(), select.POLLIN)
+            if self._peak.events >= 0:
+                poll.register(self._peak.events, select.POLLIN)
             for fd, _ in poll.poll(self._patience()):
                 if self._output is not None and fd == self._output.fileno():
                     self._take_output()
                 elif self._waiting is not None and fd == self._waiting.fileno():
                     self._hear_end()
+                elif fd == self._peak.events:
+                    self._peak.look()
                 elif fd == self._control.fileno():
                     self._take_orders()
             if self._waiting is None and self._status is None:
@@ -158,6 +169,20 @@ class ContainerShim(Shim):
         super()._write_down(problem)
         if self._command:
             self._remove(REMOVE_SECONDS_MAX)
+
+    def _patience(self) -> float | None:
+        patience = super()._patience()
+        if self._look_at is None:
+            return patience
+        until = max(0.0, (self._look_at - time.monotonic()) * 1000 + 0.5)
+        return until if patience is None else min(patience, until)
+
+    def _on_time(self) -> None:
+        super()._on_time()
+        now = time.monotonic()
+        if self._look_at is not None and now >= self._look_at:
+            self._look_at = None
+            self._peak.watch(memory.group_of(*self._first_process()))
 
     # ---- output and end --------------------------------------------------------------------------------------
 
@@ -236,30 +261,39 @@ class ContainerShim(Shim):
             return
         if not state.get("OOMKilled"):
             return
-        limit = f"{self._create['HostConfig']['Memory'] / 2**20:.0f} MiB"
+        why = self._out_of_memory(int(self._create["HostConfig"]["Memory"]))
         if exit_code == _OOM_STATUS:
             self._reason = OOM
-            self._message = f"it ran out of memory: it may use {limit}, and had used all of it"
+            self._message = why
         else:
-            self._sink.note(f"A process of this run was killed because the run had used all of its {limit}")
+            self._sink.note(f"A process of this run was killed: {why}")
+
+    def _out_of_memory(self, limit: int) -> str:
+        may, peak = f"it may use {memory.text(limit)}", self._peak.bytes
+        if 0 < peak < _USED_UP * limit:
+            return (
+                f"the machine itself ran out of memory; {may}, and had used {memory.text(peak)} at its peak"
+            )
+        at_most = f", {memory.text(peak)} at its peak" if peak else ""
+        return f"it ran out of memory: {may}, and had used all of it{at_most}"
 
     # ---- orders ----------------------------------------------------------------------------------------------
 
     def _terminate(self) -> int:
-        first = self._first_process()
+        first, _ = self._first_process()
         if first:
             return processes.signal_below(first, signal.SIGTERM)
         return self._signal("TERM")
 
-    def _first_process(self) -> int:
-        """The container's process 1 as we see it; 0 where its processes are out of our sight."""
+    def _first_process(self) -> tuple[int, str]:
+        """The container's process 1 as we see it, 0 where its processes are out of our sight; and the container's id."""
         with contextlib.suppress(OSError, KeyError):
             about = self._daemon.ask("GET", container(self._container, "/json"))
             pid = int(about["State"]["Pid"])
             with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
                 if pid and about["Id"] in file.read():
-                    return pid
-        return 0
+                    return pid, str(about["Id"])
+        return 0, ""
 
     def _kill_again(self) -> None:
         if self._command:

@@ -32,6 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
 _FALLOC_FL_KEEP_SIZE = 1
+_IN_MODIFY = 2
 #: What says that a disk, or a quota on it, is full.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CAPABILITIES_MAX = 64
@@ -63,6 +64,17 @@ def set_aside(fd: int, offset: int, length: int) -> None:
         number = ctypes.get_errno()
         if number in FULL:
             raise OSError(number, os.strerror(number))
+
+
+def watch_writes(path: str) -> int:
+    """A descriptor that becomes readable when the kernel, or anybody, has written to a file."""
+    fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0 or _libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(_IN_MODIFY)) < 0:
+        number = ctypes.get_errno()
+        if fd >= 0:
+            os.close(fd)
+        raise OSError(number, f"inotify: {os.strerror(number)}")
+    return fd
 
 
 def prctl(option: int, value: int) -> None:

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from spell_proto.journal import RecordKind
 from spell_runner.shim import launch as files
-from spell_runner.shim import linux, processes, sandbox
+from spell_runner.shim import linux, memory, processes, sandbox
 from spell_runner.shim.launch import Ending, Launch
 from spell_runner.shim.sink import Sink, now_us
 
@@ -30,6 +30,7 @@ READ_BYTES = 64 * 1024
 RING_SECONDS = 0.002
 #: How long to wait between two rounds of killing what does not die.
 KILL_AGAIN_SECONDS = 0.02
+_KILLED = 128 + signal.SIGKILL
 #: How many processes between the shim and the command are not the command's: the sandbox's own.
 _SANDBOX_DEPTH = {"none": 0, "unshare": 1, "bubblewrap": 2}
 
@@ -59,6 +60,7 @@ class Shim:
         self._kill_until: float | None = None
         self._started_us = 0
         self._started = 0.0
+        self._kills = 0
 
     # ---- the life of a command -------------------------------------------------------------------------------
 
@@ -91,6 +93,7 @@ class Shim:
         self._wake = wake
         stdout, out = os.pipe2(os.O_CLOEXEC)
         stderr, err = os.pipe2(os.O_CLOEXEC)
+        self._kills = memory.kills()
         self._started, self._started_us = time.monotonic(), now_us()
         match self._launch.isolation:
             case "unshare":
@@ -176,6 +179,17 @@ class Shim:
         for fd in self._pipes:
             while self._read(fd) > 0:
                 pass
+        self._suspect_memory()
+
+    def _suspect_memory(self) -> None:
+        """Say so where the machine ran out of memory meanwhile and the command may be what was killed for it."""
+        if self._cause != "exit" or self._status is None or _exit_code(self._status) != _KILLED:
+            return
+        if memory.kills() > self._kills:
+            self._sink.note(
+                "It was killed while this machine, or what it ran in, had run out of memory; its largest process had "
+                f"used {memory.text(memory.largest_child())} at its peak"
+            )
 
     def _write_down(self, problem: str | None) -> None:
         seconds = time.monotonic() - self._started if self._started else 0.0
