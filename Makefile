@@ -55,7 +55,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "$(VENV) is ready"
 
 lock: sync ## Resolve the versions in requirements.lock again
-	"$(BIN)/uv" pip compile pyproject.toml --extra standalone --group dev --universal --generate-hashes \
+	"$(BIN)/uv" pip compile pyproject.toml --extra standalone --extra aws --group dev --universal --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --quiet -o requirements.lock
 
 # ---- checks --------------------------------------------------------------------------------------------------

@@ -154,11 +154,13 @@ class Client:
     def registries(self) -> answers.Registries:
         return cast(answers.Registries, self._json("GET", "/api/registries"))
 
-    def put_registry(self, registry: str, username: str, password: str) -> answers.Registry:
+    def put_registry(
+        self, registry: str, username: str | None = None, password: str | None = None
+    ) -> answers.Registry:
+        """Store a login; without one, the role of the cluster gets them from Amazon."""
         body = {"username": username, "password": password}
-        return cast(
-            answers.Registry, self._json("PUT", f"/api/registries/{quote(registry, safe='')}", body=body)
-        )
+        path = f"/api/registries/{quote(registry, safe='')}"
+        return cast(answers.Registry, self._json("PUT", path, body=body))
 
     def remove_registry(self, registry: str) -> None:
         self._json("DELETE", f"/api/registries/{quote(registry, safe='')}")

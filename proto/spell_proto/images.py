@@ -133,9 +133,17 @@ def registry_name(value: str) -> str:
     return DEFAULT_REGISTRY if name in _ALSO_DEFAULT else name
 
 
-def is_ecr(registry: str) -> bool:
-    """Whether a registry is one of Amazon's, which takes tokens that are good for hours only."""
-    return _ECR.fullmatch(registry) is not None
+class Ecr(NamedTuple):
+    """Whose registry of Amazon's it is, and where."""
+
+    account: str
+    region: str
+
+
+def ecr(registry: str) -> Ecr | None:
+    """What the name of a registry of Amazon's says, which takes logins that are good for hours only; else None."""
+    found = _ECR.fullmatch(registry)
+    return None if found is None else Ecr(found["account"], found["region"])
 
 
 def is_google(registry: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support import amazon as amazons
 from support import docker as daemons
 from support import registries
 from support.standalone import Stack, prepared
@@ -25,9 +26,28 @@ def _daemon() -> Iterator[daemons.Docker]:
         daemons.absent(str(error))
 
 
+@pytest.fixture(scope="module", name="amazon")
+def _amazon(tmp_path_factory) -> Iterator[amazons.Amazon]:
+    with amazons.amazon(tmp_path_factory.mktemp("amazon")) as amazon:
+        amazon.reset()
+        yield amazon
+
+
 @pytest.fixture(scope="module", name="stack")
-def _stack(daemon) -> Iterator[Stack]:
+def _stack(daemon, amazon, tmp_path_factory) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".aws").mkdir()
+    (home / ".aws/config").write_text(
+        f"[default]\nregion = {amazons.REGION}\nendpoint_url = {amazon.url}\n"
+        "aws_access_key_id = ABCDEFGHIJKL\naws_secret_access_key = s3cret\n"
+    )
     with prepared(slots=2, grace_seconds=2) as stack:
+        # Neither who starts the stack nor who types has keys in variables, which are of a shell and not of a server.
+        stack.environment = {
+            key: value for key, value in stack.environment.items() if not key.startswith("AWS_")
+        }
+        stack.environment["HOME"] = str(home)
+        stack.environment["SPELL_AWS_ROLE"] = amazons.ROLE
         stack.environment["SPELL_DOCKER_SOCKET"] = str(daemon.socket)
         stack.environment["SPELL_DOCKER_REGISTRIES"] = "docker.io,127.0.0.1:*"
         stack.up()
@@ -83,3 +103,23 @@ def test_a_private_image_runs_once_its_registry_is_added_and_the_login_is_found_
     assert removed.rc == 0, removed
     assert stack.json("cluster", "list-docker-registries") == []
     stack.verify()
+
+
+def test_a_repository_of_amazons_is_added_and_removed_and_the_server_gets_its_logins(stack, amazon):
+    added = stack.spell("cluster", "add-docker-registry", stdin="y\ntext-generation\n")
+    listed = stack.json("cluster", "list-docker-registries")
+    allowed = stack.spell(
+        "run", "--dry-run", "--docker-image", f"{amazons.REGISTRY}/text-generation:1", "true"
+    )
+    removed = stack.spell("cluster", "delete-docker-registry", "--repo", "text-generation", stdin="y\n")
+
+    assert added.rc == 0, added
+    assert "Successfully added read permission to text-generation\n" in added.stdout
+    assert [(one["registry"], one["kind"], one["username"]) for one in listed] == [
+        (amazons.REGISTRY, "aws_role", amazons.ROLE)
+    ]
+    assert allowed.rc == 0, allowed
+    assert removed.rc == 0, removed
+    assert removed.stdout.endswith("Access to text-generation has been removed\n")
+    assert stack.json("cluster", "list-docker-registries") == []
+    assert amazon.policies() == {}

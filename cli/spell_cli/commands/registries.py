@@ -2,6 +2,8 @@
 
 import json
 import os
+from importlib import import_module
+from typing import Any
 
 import click
 
@@ -17,6 +19,14 @@ from spell_proto import images
 #: Who Google's registries know when the password is the key of a service account.
 _KEY_USER = "_json_key"
 _PASSWORD_CHARS_MAX = 16_384
+_DEFAULT_PROFILE = "default"
+
+
+_REGISTRY = "The host that names of its images begin with. Without it: repositories of Amazon's."
+_REPOSITORY = click.option("--repo", metavar="NAME", help="A repository of Amazon's; asked for unless given.")
+_PROFILE = click.option(
+    "-p", "--profile", metavar="NAME", help="AWS profile to change the role with.  [default: default]"
+)
 
 
 @click.command(
@@ -26,30 +36,35 @@ _PASSWORD_CHARS_MAX = 16_384
         "spell cluster add-docker-registry --registry registry.example.org --username alice",
         "spell cluster add-docker-registry --registry ghcr.io --username alice --password-stdin < token",
         "spell cluster add-docker-registry --registry europe-docker.pkg.dev --password-stdin < key.json",
+        "spell cluster add-docker-registry --repo text-generation --profile work",
     ),
 )
-@click.option(
-    "--registry", required=True, metavar="HOST", help="The host that names of its images begin with."
-)
+@click.option("--registry", metavar="HOST", help=_REGISTRY)
 @click.option("--username", metavar="NAME", help="Who the registry knows. Google's: _json_key unless given.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin instead of asking for it.")
-@click.option("-p", "--profile", metavar="NAME", hidden=True)
+@_REPOSITORY
+@_PROFILE
 def add_docker_registry(
-    registry: str, username: str | None, password_stdin: bool, profile: str | None
+    registry: str | None, username: str | None, password_stdin: bool, repo: str | None, profile: str | None
 ) -> None:
     """Let runs use images of a private registry, for everybody; a login that is stored already is replaced.
 
-    The password, or access token, is asked for, tried at the registry, and never shown again. Use one that can only
-    read. Google's registries take the JSON key of a service account as the password.
+    With --registry, the password, or access token, is asked for, tried at the registry, and never shown again. Use one
+    that can only read. Google's registries take the JSON key of a service account as the password, Amazon's an access key.
+
+    Without it, the IAM role of the cluster is given read permission to one of your repositories at Amazon.
     """
+    if registry is None:
+        if username is not None or password_stdin:
+            raise _wrong("Missing option '--registry': --username and --password-stdin are for it.")
+        _roles().add(_client(), repo, profile or _DEFAULT_PROFILE)
+        return
     registry = images.registry_name(registry)
     google = images.is_google(registry)
-    _refuse_profile(profile, google=google)
+    _refuse_roles(repo, profile, google=google)
     username = username or (_KEY_USER if google else None)
     if username is None:
-        raise click.UsageError(
-            "Missing option '--username': who the registry knows.", click.get_current_context()
-        )
+        raise _wrong("Missing option '--username': who the registry knows.")
     password = _password(registry, username, password_stdin=password_stdin)
     stored = _client().put_registry(registry, username, password)
     if google:
@@ -79,21 +94,25 @@ def list_docker_registries(as_json: bool) -> None:
 @click.command(
     "delete-docker-registry",
     cls=SpellCommand,
-    examples=("spell cluster delete-docker-registry --registry registry.example.org",),
+    examples=(
+        "spell cluster delete-docker-registry --registry registry.example.org",
+        "spell cluster delete-docker-registry --repo text-generation",
+    ),
 )
-@click.option(
-    "--registry",
-    required=True,
-    type=Known("registry", "registries"),
-    metavar="HOST",
-    help="The host that names of its images begin with.",
-)
-@click.option("-p", "--profile", metavar="NAME", hidden=True)
-def delete_docker_registry(registry: str, profile: str | None) -> None:
-    """Forget the login of a registry. Runs can go on using images of it that their machine has already."""
+@click.option("--registry", type=Known("registry", "registries"), metavar="HOST", help=_REGISTRY)
+@_REPOSITORY
+@_PROFILE
+def delete_docker_registry(registry: str | None, repo: str | None, profile: str | None) -> None:
+    """Forget the login of a registry, or take read permission to one of your repositories at Amazon from the cluster.
+
+    Runs can go on using images that their machine has already.
+    """
+    if registry is None:
+        _roles().delete(_client(), repo, profile or _DEFAULT_PROFILE)
+        return
     registry = images.registry_name(registry)
     google = images.is_google(registry)
-    _refuse_profile(profile, google=google)
+    _refuse_roles(repo, profile, google=google)
     # The contract's own spelling.
     if google and not click.confirm("Comfirm removing access to registry?"):
         say("Access to registry not removed.")
@@ -106,19 +125,26 @@ def _client() -> Client:
     return Client(config.load(os.environ).connect())
 
 
-def _refuse_profile(profile: str | None, *, google: bool) -> None:
+def _roles() -> Any:
+    return import_module("spell_cli.commands.registry_roles")
+
+
+def _refuse_roles(repo: str | None, profile: str | None, *, google: bool) -> None:
     if profile is not None and google:
         raise CliError("--profile is not a valid option for GCP clusters")
-    if profile is not None:
-        raise click.UsageError("--profile is for AWS, and --registry is not.", click.get_current_context())
+    if repo is not None or profile is not None:
+        raise _wrong("--repo and --profile are for repositories of Amazon's; leave out --registry for those.")
+
+
+def _wrong(message: str) -> click.UsageError:
+    return click.UsageError(message, click.get_current_context())
 
 
 def _password(registry: str, username: str, *, password_stdin: bool) -> str:
     if username == _KEY_USER:
         if not password_stdin:
-            raise click.UsageError(
-                "The password is the JSON key of a service account: use --password-stdin < key.json.",
-                click.get_current_context(),
+            raise _wrong(
+                "The password is the JSON key of a service account: use --password-stdin < key.json."
             )
         return passwords.key_from_stdin()
     if password_stdin:

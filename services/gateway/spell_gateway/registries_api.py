@@ -18,10 +18,12 @@ from spell_proto.spec import Shape
 
 
 class RegistryGiven(Shape):
-    """What a registry is told: a user name and a password or access token. It is tried before it is stored."""
+    """What a registry is told: a user name and a password or access token, for one of Amazon's an access key. Without
+    both, the role of the cluster gets the logins of a registry of Amazon's. It is tried before it is stored.
+    """
 
-    username: Annotated[str, Field(max_length=255)]
-    password: Annotated[str, Field(max_length=16_384)]
+    username: Annotated[str | None, Field(max_length=255)] = None
+    password: Annotated[str | None, Field(max_length=16_384)] = None
 
 
 GIVEN = TypeAdapter(RegistryGiven)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from spell_proto import database, http, logs, outside, service, settings
-from spell_storage import api, git, git_server
+from spell_storage import amazon, api, git, git_server
+from spell_storage.amazon import Amazon
 from spell_storage.appender import Appender
 from spell_storage.blobs import Blobs
 from spell_storage.code import Code
@@ -19,7 +20,7 @@ from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
-from spell_storage.registries import Registries
+from spell_storage.registries import Registries, read_role
 from spell_storage.registry_api import RegistryRoutes
 from spell_storage.registry_door import Door
 from spell_storage.remote import FetchLimits, Remote
@@ -60,7 +61,9 @@ async def main(stop: asyncio.Event) -> None:
         )
         seal = Seal(data / "git-credentials.key")
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
-        registries = Registries(pool, seal, Door(given.docker_registries))
+        registries = Registries(
+            pool, seal, Door(given.docker_registries), Amazon(amazon.issue), read_role(given.aws_role)
+        )
         fetcher = Fetcher(code, repositories, credentials, remote)
         housekeeping = Housekeeping(
             pool, repositories, runs_of(scheduler) if given.scheduler_url else None, given.commit_kept_seconds

@@ -1,10 +1,13 @@
 """What registries of images are told when a machine pulls from them: tried, stored encrypted, given to services alone."""
 
+import re
+
 import asyncpg
 
 from spell_proto import database, images
-from spell_proto.errors import InvalidError, NotFoundError, RefusedError, shown
+from spell_proto.errors import InvalidError, NotFoundError, RefusedError, SettingsError, shown
 from spell_proto.registries import RegistryKind, RegistryLogin, RegistryView
+from spell_storage.amazon import Amazon, AmazonError, Identity
 from spell_storage.registry_door import Door
 from spell_storage.sealed import Login, Seal, UnreadableError
 
@@ -12,34 +15,80 @@ _SQL = database.queries("spell_storage", "registries.sql")
 USERNAME_CHARS_MAX = 255
 #: The key of a service account of Google's has 2.4 kB.
 PASSWORD_CHARS_MAX = 16_384
+_ACCESS_KEY = re.compile(r"[A-Z0-9]{12,128}", re.ASCII)
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}", re.ASCII)
 #: User names whose passwords end within hours: what is stored here is for months.
 _FLEETING = {
     "oauth2accesstoken": "an access token ends within the hour; store the key of a service account: "
     "--username _json_key --password-stdin < key.json",
+    "AWS": "a login of Amazon's ends within 12 hours; store an access key, whose id is the user name and whose secret is "
+    "the password, or add the registry without either for the role of the cluster",
 }
 
 
-class Registries:
-    """The table `registries`."""
+def read_role(setting: str) -> str:
+    """The IAM role of the setting SPELL_AWS_ROLE, or nothing.
 
-    def __init__(self, pool: asyncpg.Pool, seal: Seal, door: Door) -> None:
+    Raises:
+        SettingsError: it is no role.
+    """
+    if setting and not _ROLE.fullmatch(setting):
+        raise SettingsError(
+            "the setting SPELL_AWS_ROLE must be the ARN of an IAM role, as in "
+            f"arn:aws:iam::123456789012:role/spell, not {shown(setting)}"
+        )
+    return setting
+
+
+class Registries:
+    """The table `registries`. `role` is the IAM role of the cluster, if it has one."""
+
+    def __init__(self, pool: asyncpg.Pool, seal: Seal, door: Door, amazon: Amazon, role: str) -> None:
         self._pool = pool
         self._seal = seal
         self._door = door
+        self._amazon = amazon
+        self.role = role
 
-    async def put(self, registry: str, username: str, password: str) -> RegistryView:
-        """Store what a registry is told, instead of what was stored before, if it takes it.
+    async def put(self, registry: str, username: str | None, password: str | None) -> RegistryView:
+        """Store what a registry is told, instead of what was stored before, if it takes it. A registry of Amazon's may
+        come without a login: then it is the role of the cluster that gets them.
 
         Raises:
             InvalidError: it does not, or this is no registry, or no user name or password.
         """
         registry = images.registry_name(registry)
-        login = _checked(username, password)
-        await self._door.knock(registry, login)
+        if images.ecr(registry) is None:
+            kind, login = RegistryKind.LOGIN, _checked(username or "", password or "")
+            await self._door.knock(registry, login)
+        elif username is None and password is None:
+            kind, login = RegistryKind.AWS_ROLE, Login(self._role(), "")
+        else:
+            kind, login = RegistryKind.AWS_KEY, _checked(username or "", password or "", _ACCESS_KEY)
+        if kind is not RegistryKind.LOGIN:
+            try:
+                self._amazon.forget()
+                await self._amazon.login(_identity(registry, kind, login))
+            except AmazonError as error:
+                raise InvalidError(
+                    "registry_login_refused",
+                    f"registry: {registry}: {error}; nothing was stored",
+                    field="password",
+                ) from None
         sealed = await self._seal.close(_place(registry), login)
-        row = await self._pool.fetchrow(_SQL["put"], registry, RegistryKind.LOGIN, username, sealed)
+        row = await self._pool.fetchrow(_SQL["put"], registry, kind, login.username, sealed)
         assert row is not None
         return _view(row)
+
+    def _role(self) -> str:
+        if not self.role:
+            raise InvalidError(
+                "registry_role_missing",
+                "registry: this cluster has no IAM role, which an operator names in SPELL_AWS_ROLE; without one, give an "
+                "access key: --username ACCESS_KEY_ID, and its secret as the password",
+                field="registry",
+            )
+        return self.role
 
     async def all(self) -> tuple[RegistryView, ...]:
         return tuple(_view(row) for row in await self._pool.fetch(_SQL["all"]))
@@ -52,13 +101,14 @@ class Registries:
         """
         if await self._pool.fetchrow(_SQL["remove"], images.registry_name(registry)) is None:
             raise _nothing(registry)
+        self._amazon.forget()
 
     async def login(self, registry: str) -> RegistryLogin:
         """What a registry is told.
 
         Raises:
             NotFoundError: nothing is stored for it.
-            RefusedError: it cannot be decrypted.
+            RefusedError: it cannot be decrypted, or Amazon gives none.
         """
         registry = images.registry_name(registry)
         row = await self._pool.fetchrow(_SQL["secret_of"], registry)
@@ -71,11 +121,27 @@ class Registries:
                 "registry_login_unreadable",
                 f"the login of {registry} cannot be read; an administrator must store it again",
             ) from None
-        return RegistryLogin(username=login.username, password=login.password)
+        kind = RegistryKind(row["kind"])
+        if kind is RegistryKind.LOGIN:
+            return RegistryLogin(username=login.username, password=login.password)
+        try:
+            return await self._amazon.login(_identity(registry, kind, login))
+        except AmazonError as error:
+            raise RefusedError(
+                "registry_login_failed", f"no login for {registry} can be had: {error}"
+            ) from None
 
 
-def _checked(username: str, password: str) -> Login:
-    """Neither is echoed: one may be in the place of the other."""
+def _identity(registry: str, kind: RegistryKind, login: Login) -> Identity:
+    where = images.ecr(registry)
+    assert where is not None
+    if kind is RegistryKind.AWS_ROLE:
+        return Identity(where.region, role=login.username)
+    return Identity(where.region, access_key=login.username, secret_key=login.password)
+
+
+def _checked(username: str, password: str, users: re.Pattern[str] | None = None) -> Login:
+    """Neither is echoed: one may be in the place of the other. `users`: what user names are like here."""
     if not _plain(username, USERNAME_CHARS_MAX) or ":" in username:
         raise InvalidError(
             "secret_invalid",
@@ -90,6 +156,12 @@ def _checked(username: str, password: str) -> Login:
         )
     if username in _FLEETING:
         raise InvalidError("registry_login_fleeting", f"username: {_FLEETING[username]}", field="username")
+    if users is not None and not users.fullmatch(username):
+        raise InvalidError(
+            "secret_invalid",
+            "username: Amazon's registries know access keys: its id as the user name, its secret as the password",
+            field="username",
+        )
     return Login(username, password)
 
 

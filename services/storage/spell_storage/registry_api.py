@@ -10,8 +10,8 @@ from spell_storage.registries import Registries
 
 
 class _NewLogin(Shape):
-    username: str
-    password: str
+    username: str | None = None
+    password: str | None = None
 
 
 _NEW_LOGIN: TypeAdapter[_NewLogin] = TypeAdapter(_NewLogin)
@@ -30,7 +30,9 @@ class RegistryRoutes:
         app.router.add_get("/registries/{registry}/login", self.login)
 
     async def all(self, _request: web.Request) -> web.Response:
-        return json_response(RegistryList(registries=await self._registries.all()))
+        return json_response(
+            RegistryList(registries=await self._registries.all(), aws_role=self._registries.role or None)
+        )
 
     async def put(self, request: web.Request) -> web.Response:
         new = await read_json(request, _NEW_LOGIN, secret=True)

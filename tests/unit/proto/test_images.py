@@ -142,8 +142,8 @@ def test_what_is_no_registry_is_refused(given):
 
 
 def test_registries_with_logins_of_their_own_kind_are_told_apart():
-    assert images.is_ecr("123456789012.dkr.ecr.us-west-2.amazonaws.com")
-    assert images.is_ecr("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn")
-    assert not any(map(images.is_ecr, ("public.ecr.aws", "1.dkr.ecr.x.amazonaws.com", "amazonaws.com")))
+    assert images.ecr("123456789012.dkr.ecr.us-west-2.amazonaws.com") == ("123456789012", "us-west-2")
+    assert images.ecr("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn") == ("123456789012", "cn-north-1")
+    assert not any(map(images.ecr, ("public.ecr.aws", "1.dkr.ecr.x.amazonaws.com", "amazonaws.com")))
     assert all(map(images.is_google, ("gcr.io", "eu.gcr.io", "europe-west1-docker.pkg.dev")))
     assert not any(map(images.is_google, ("docker.io", "gcr.io.example.org", "x-python.pkg.dev")))

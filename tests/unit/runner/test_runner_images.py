@@ -42,6 +42,8 @@ def test_a_missing_login_says_what_an_administrator_can_do():
     stored = cause(said, "r.example.org", stored=True)
     assert "the one that is stored for r.example.org cannot" in stored
     assert command.format("another") in stored
+    amazons = cause(said, "123456789012.dkr.ecr.us-west-2.amazonaws.com")
+    assert "can store one: spell cluster add-docker-registry (" in amazons
     assert "add-docker-registry" not in cause("no space left on device", "r.example.org")
 
 

@@ -205,7 +205,8 @@ def cause(problem: str, registry: str = images.DEFAULT_REGISTRY, *, stored: bool
 
 
 def _advice(registry: str, *, stored: bool) -> str:
-    command = f"spell cluster add-docker-registry --registry {registry}"
+    which = "" if images.ecr(registry) else f" --registry {registry}"
+    command = f"spell cluster add-docker-registry{which}"
     if stored:
         return f"the one that is stored for {registry} cannot; an administrator can store another: {command}"
     return f"an administrator can store one: {command}"

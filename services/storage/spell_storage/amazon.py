@@ -1,0 +1,132 @@
+"""Logins of Amazon's registries: they end within 12 hours, so they are got when they are needed, and kept in memory (shell)."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from spell_proto import logs
+from spell_proto.registries import RegistryLogin
+
+log = logs.get()
+
+#: Boto's own limits and tries are within this.
+SECONDS_MAX = 60.0
+ANSWER_BYTES_MAX = 64 << 10
+#: So long before its end a login is got anew, and so long before its end it is not used any more.
+RENEW_SECONDS = 3600.0
+SPARE_SECONDS = 300.0
+
+
+class AmazonError(Exception):
+    """No login can be had. The message is for users."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Identity:
+    """Who asks, where: an access key, or a role that the server's own identity may assume or is."""
+
+    region: str
+    role: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+
+    def __repr__(self) -> str:
+        return f"Identity({self.region!r}, {self.role or self.access_key!r}, …)"
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A login, and the time at which it ends."""
+
+    login: RegistryLogin
+    expires_at: float
+
+
+Issue = Callable[[Identity], Awaitable[Issued]]
+
+
+class Amazon:
+    """Logins in memory, each got once however many ask. `issue` gets one; `clock` is the time of day."""
+
+    def __init__(self, issue: Issue, clock: Callable[[], float] = time.time) -> None:
+        self._issue = issue
+        self._clock = clock
+        self._issued: dict[Identity, Issued] = {}
+        self._turns: dict[Identity, asyncio.Lock] = {}
+
+    async def login(self, identity: Identity) -> RegistryLogin:
+        """A login that is good for minutes at least, or as new as can be.
+
+        Raises:
+            AmazonError: none can be had.
+        """
+        async with self._turns.setdefault(identity, asyncio.Lock()):
+            known = self._issued.get(identity)
+            left = known.expires_at - self._clock() if known is not None else 0.0
+            if known is not None and left > RENEW_SECONDS:
+                return known.login
+            try:
+                issued = self._issued[identity] = await self._issue(identity)
+            except AmazonError as error:
+                if known is None or left < SPARE_SECONDS:
+                    raise
+                log.warning(
+                    "a registry login cannot be renewed yet", problem=str(error), seconds_left=round(left)
+                )
+                return known.login
+            return issued.login
+
+    def forget(self) -> None:
+        """Have every login got anew: who it was got as may be gone."""
+        self._issued.clear()
+
+
+async def issue(identity: Identity) -> Issued:
+    """Have a process of its own ask Amazon.
+
+    Raises:
+        AmazonError: it got none.
+    """
+    asked = {
+        "region": identity.region,
+        "role": identity.role,
+        "access_key": identity.access_key,
+        "secret_key": identity.secret_key,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "spell_storage.amazon_token",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(os.environ),
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            said, _ = await process.communicate(orjson.dumps(asked))
+    except TimeoutError:
+        raise AmazonError("Amazon does not answer") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        told = orjson.loads(said[:ANSWER_BYTES_MAX])
+    except ValueError:
+        raise AmazonError("the program that asks Amazon broke off") from None
+    if "problem" in told:
+        problem = str(told["problem"])
+        raise AmazonError(problem.replace(identity.secret_key, "…") if identity.secret_key else problem)
+    login = RegistryLogin(username=told["username"], password=told["password"])
+    return Issued(login, float(told["expires_at"]))
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with the certificates that everything else here trusts, and nothing that is told to other hosts."""
+    found = {name: value for name, value in environ.items() if not name.startswith("SPELL_")}
+    found.pop("AWS_CA_BUNDLE", None)
+    if environ.get("SSL_CERT_FILE"):
+        found["AWS_CA_BUNDLE"] = environ["SSL_CERT_FILE"]
+    return found
