@@ -4,6 +4,11 @@ from datetime import datetime
 
 from spell_proto.spec import EnvironmentRequest, Shape
 
+#: A file of this name at the top of an environment holds the list of what it consists of.
+LIST = ".spell-contents"
+#: A file of this name says, beginning with `{"key": "…"`, which environment it is: nothing is written to it any more.
+MARKER = ".spell-complete"
+
 
 class EnvironmentView(Shape):
     """An environment. `ready` while it is on disk; `in_use` while a run that has not ended uses it."""
@@ -111,3 +116,34 @@ class CheckView(Shape):
     """An environment can be tried. `image` where it is an image that holds it all."""
 
     image: str | None = None
+
+
+class ArchiveAsked(Shape):
+    """Where is the archive of an environment? `fetching` where it is about to be fetched. `damaged` is the digest of
+    one that was fetched and is not what it should be.
+    """
+
+    fetching: bool = False
+    damaged: str | None = None
+
+
+class Python(Shape):
+    """The interpreter that an environment needs on its machine."""
+
+    path: str
+    version: str
+    platform: str
+    libc: str
+
+
+class ArchiveView(Shape):
+    """The archive of an environment: `content` is the digest of its list, `path` the directory that it was built for.
+
+    Where it has an interpreter of its own, it needs no other.
+    """
+
+    digest: str
+    size: int
+    content: str
+    path: str
+    python: Python | None

@@ -41,6 +41,18 @@ class Index:
         record = "".join(f"{path},{_digest(content)},{len(content)}\n" for path, content in files.items())
         self._publish(name, f"{module}-{version}-py3-none-any.whl", {**files, f"{info}/RECORD": record})
 
+    def add_large(self, name: str, version: str, files: int) -> None:
+        """Add a package with this many files of data."""
+        info = f"{name}-{version}.dist-info"
+        content = {f"{name}.py": f"VERSION = {version!r}\n"}
+        content |= {f"{name}_data/{number}.txt": f"{number}\n" for number in range(files)}
+        content[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        content[f"{info}/WHEEL"] = (
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        record = "".join(f"{path},{_digest(text)},{len(text)}\n" for path, text in content.items())
+        self._publish(name, f"{name}-{version}-py3-none-any.whl", {**content, f"{info}/RECORD": record})
+
     def add_broken(self, name: str, version: str, reason: str) -> None:
         """Add a package that exists as source only and fails to build with `reason`."""
         backend = (

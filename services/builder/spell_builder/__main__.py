@@ -6,6 +6,8 @@ from pathlib import Path
 
 from spell_builder import api, uv
 from spell_builder.ahead import Ahead
+from spell_builder.archive_api import ArchiveRoutes
+from spell_builder.archives import Archives
 from spell_builder.builder import BARE, Builder
 from spell_builder.channels import Channels
 from spell_builder.conda import Conda
@@ -18,9 +20,11 @@ from spell_builder.requests import Requests
 from spell_builder.resolver import Recipe, Resolver
 from spell_builder.runs import Runs
 from spell_builder.settings import Settings
+from spell_builder.sharing import Sharing, Stores
 from spell_builder.soundness import Soundness
 from spell_builder.sources import Sources
 from spell_proto import bus, database, http, logs, outside, service, settings, subjects
+from spell_proto.errors import SettingsError
 
 log = logs.get()
 
@@ -28,6 +32,8 @@ log = logs.get()
 async def main(stop: asyncio.Event) -> None:
     """Serve until `stop`."""
     given = settings.load(Settings)
+    if given.share_environments and not given.storage_url:
+        raise SettingsError("the setting SPELL_SHARE_ENVIRONMENTS needs SPELL_STORAGE_URL")
     data = Path(given.data_dir)
     directories = Directories(data)
     directories.make()
@@ -45,19 +51,19 @@ async def main(stop: asyncio.Event) -> None:
             http.Caller(given.storage_url or "unix:///nobody") as storage,
             asyncio.TaskGroup() as tasks,
         ):
-            repositories = Repositories(data / "git", storage)
-            program = _uv(data, repositories)
-            pythons = Pythons(program)
-            channels = Channels(given.conda_channels, given.conda_base_url)
-            conda = Conda(channels, program.environment, data / "conda-cache", directories.root)
+            program, conda, resolver = _means(given, directories, frameworks, storage)
+            soundness = Soundness(directories, requests.recorded, given.environment_check_share)
+            stores = Stores(directories, soundness, requests, Archives(pool), storage, data / "archives")
+            sharing = Sharing(stores, tasks) if given.share_environments else None
             builder = Builder(
                 program,
                 conda,
-                Resolver(program, conda, pythons, frameworks, Sources(given.index_hosts, repositories)),
+                resolver,
                 directories,
                 requests,
                 tasks,
-                soundness=Soundness(directories, requests.recorded, given.environment_check_share),
+                soundness=soundness,
+                sharing=sharing,
                 built=built.set,
                 builds_max=given.builds_max,
                 grace_seconds=given.unawaited_seconds,
@@ -65,22 +71,20 @@ async def main(stop: asyncio.Event) -> None:
             inventory = Inventory(
                 requests,
                 directories,
+                sharing,
                 Runs(scheduler).active,
                 given.environments_bytes_max,
                 Recipe(program.interpreter).key,
             )
             # Nearly every stack runs something without packages: its environment is there before the first one.
             builder.ensure(BARE).hold()
-            async with http.serve(api.application(builder, inventory, frameworks), given.listen):
+            archives = ArchiveRoutes(builder, requests, sharing)
+            app = api.application(builder, inventory, frameworks, sharing, archives)
+            async with http.serve(app, given.listen):
                 log.info("ready")
-                consumer = nats.consume(
-                    stop,
-                    subjects.COMMANDS,
-                    subjects.BUILDER_CONSUMER,
-                    subjects.COMMANDS_FOR_BUILDER,
-                    Ahead(builder, inventory, tasks).handle,
-                )
-                tasks.create_task(consumer)
+                consumed = (subjects.COMMANDS, subjects.BUILDER_CONSUMER, subjects.COMMANDS_FOR_BUILDER)
+                ahead = Ahead(builder, inventory, tasks)
+                tasks.create_task(nats.consume(stop, *consumed, ahead.handle))
                 tasks.create_task(inventory.keep(stop, built))
                 await stop.wait()
                 builder.close()
@@ -91,6 +95,19 @@ def _uv(data: Path, repositories: Repositories) -> uv.Uv:
     tools = outside.for_tools(reach, outside.ca_file(reach, data / "ca"))
     # rattler gets to see the same; it knows nothing of the indexes.
     return uv.locate(outside.merged(os.environ, tools["uv"]), data, repositories)
+
+
+def _means(
+    given: Settings, directories: Directories, frameworks: Frameworks, storage: http.Caller
+) -> tuple[uv.Uv, Conda, Resolver]:
+    """What environments are made with."""
+    data = Path(given.data_dir)
+    repositories = Repositories(data / "git", storage)
+    program = _uv(data, repositories)
+    channels = Channels(given.conda_channels, given.conda_base_url)
+    conda = Conda(channels, program.environment, data / "conda-cache", directories.root)
+    sources = Sources(given.index_hosts, repositories)
+    return program, conda, Resolver(program, conda, Pythons(program), frameworks, sources)
 
 
 if __name__ == "__main__":

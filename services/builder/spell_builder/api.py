@@ -1,18 +1,18 @@
 """The builder's HTTP API, as the other services call it."""
 
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
 
 import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from spell_builder.archive_api import ArchiveRoutes, told
 from spell_builder.builder import Builder
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
+from spell_builder.sharing import Sharing
 from spell_proto import http, logs, service
 from spell_proto.environments import UseAsked
 from spell_proto.errors import NotFoundError, shown
@@ -20,8 +20,6 @@ from spell_proto.spec import EnvironmentRequest, Shape
 from spell_proto.views import Health
 
 log = logs.get()
-
-KEEP_ALIVE_SECONDS = 10.0
 
 
 class EnsureRequest(Shape):
@@ -36,9 +34,15 @@ _ENVIRONMENT: TypeAdapter[EnvironmentRequest] = TypeAdapter(EnvironmentRequest)
 _USE: TypeAdapter[UseAsked] = TypeAdapter(UseAsked)
 
 
-def application(builder: Builder, inventory: Inventory, frameworks: Frameworks) -> web.Application:
+def application(
+    builder: Builder,
+    inventory: Inventory,
+    frameworks: Frameworks,
+    sharing: Sharing | None,
+    *more: ArchiveRoutes,
+) -> web.Application:
     """The application, ready to be served."""
-    handlers = _Handlers(builder, inventory, frameworks)
+    handlers = _Handlers(builder, inventory, frameworks, sharing)
     app = web.Application(middlewares=[http.errors_to_answers])
     app.add_routes(
         [
@@ -56,13 +60,18 @@ def application(builder: Builder, inventory: Inventory, frameworks: Frameworks) 
             web.get("/verify", handlers.verify),
         ]
     )
+    for routes in more:
+        routes.add_to(app)
     return app
 
 
 class _Handlers:
-    def __init__(self, builder: Builder, inventory: Inventory, frameworks: Frameworks) -> None:
+    def __init__(
+        self, builder: Builder, inventory: Inventory, frameworks: Frameworks, sharing: Sharing | None
+    ) -> None:
         self._frameworks = frameworks
         self._builder = builder
+        self._sharing = sharing
         self._inventory = inventory
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
@@ -76,7 +85,11 @@ class _Handlers:
         run_id = request.query.get("run_id")
         if run_id is not None and not await self._noted(int(run_id), ready, digest):
             raise NotFoundError("environment_unknown", "it was removed just now")
-        return http.json_response({"key": ready.key, "path": ready.path})
+        return http.json_response({"key": ready.key, "path": ready.path, **self._on_its_way(ready.key)})
+
+    def _on_its_way(self, key: str) -> dict[str, bool]:
+        """That an environment is yet to reach the shared cache, where it is. The run waits for that in the end."""
+        return {"pushing": True} if self._sharing is not None and self._sharing.pushing(key) else {}
 
     async def _noted(self, run_id: int, ready: Ready, digest: str) -> bool:
         """Note a use. False where the environment was removed while that was done: the caller has to ask again."""
@@ -121,7 +134,7 @@ class _Handlers:
         with flight.awaited(), contextlib.suppress(ConnectionError):
             await response.prepare(request)
             try:
-                async for part in _told(flight):
+                async for part in told(flight):
                     await response.write(part)
                 await response.write(await self._outcome(flight, asked))
                 await response.write_eof()
@@ -140,15 +153,10 @@ class _Handlers:
             asked.run_id, ready, asked.environment.digest()
         ):
             raise GivenUpError("it was removed just now")
-        outcome = {"key": ready.key, "path": ready.path, "cached": ready.cached}
+        outcome = {
+            "key": ready.key,
+            "path": ready.path,
+            "cached": ready.cached,
+            **self._on_its_way(ready.key),
+        }
         return orjson.dumps({"ready": outcome}) + b"\n"
-
-
-async def _told(flight: Flight) -> AsyncIterator[bytes]:
-    seen = 0
-    while not flight.over or seen < len(flight.lines):
-        lines = await flight.more(seen, KEEP_ALIVE_SECONDS)
-        seen += len(lines)
-        members: list[dict[str, Any]] = [{"line": line.text, "level": line.level} for line in lines]
-        if members or not flight.over:
-            yield b"".join(orjson.dumps(member) + b"\n" for member in members or [{}])

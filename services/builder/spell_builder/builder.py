@@ -15,6 +15,7 @@ from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.resolver import Recipe, Resolver
+from spell_builder.sharing import Sharing
 from spell_builder.soundness import Soundness
 from spell_builder.uv import Uv
 from spell_proto import logs
@@ -49,6 +50,7 @@ class Builder:
         tasks: asyncio.TaskGroup,
         *,
         soundness: Soundness,
+        sharing: Sharing | None,
         built: Callable[[], None],
         builds_max: int,
         grace_seconds: float,
@@ -59,6 +61,7 @@ class Builder:
         self._directories = directories
         self._requests = requests
         self._soundness = soundness
+        self._sharing = sharing
         self._built = built
         self._tasks = tasks
         self._grace_seconds = grace_seconds
@@ -210,6 +213,8 @@ class Builder:
     def close(self) -> None:
         """End all work at once; what was begun is removed at the next start."""
         self._closed = True
+        if self._sharing is not None:
+            self._sharing.close()
         for task in self._working:
             task.cancel()
 
@@ -286,22 +291,38 @@ class Builder:
             begun = time.monotonic()
             try:
                 new = await _to_its_end(functools.partial(self._directories.begin, key))
-                await self._fill(new, recipe, flight, lock)
-                listed = await _to_its_end(functools.partial(contents.contents, str(new)))
-                seconds = time.monotonic() - begun
-                await self._note(recipe, listed, seconds, flight)
+                listed = await self._shared(key, new, flight)
+                fetched = listed is not None
+                if listed is None:
+                    await self._fill(new, recipe, flight, lock)
+                    listed = await _to_its_end(functools.partial(contents.contents, str(new)))
+                    await self._note(recipe, listed, time.monotonic() - begun, flight)
                 await _to_its_end(functools.partial(self._directories.finish, key, resolved, listed))
                 await _to_its_end(functools.partial(self._soundness.just_built, key))
             finally:
                 # Nothing, once it is finished. The lock is still ours, and nothing that we started lives any more.
                 await _to_its_end(functools.partial(self._directories.abandon, key))
-        if resolved:
+        seconds = time.monotonic() - begun
+        if resolved and not fetched:
             flight.say(f"Environment built in {seconds:.1f} s")
-        log.info("environment built", key=key, seconds=round(seconds, 3))
+        log.info(
+            "environment fetched" if fetched else "environment built", key=key, seconds=round(seconds, 3)
+        )
         self._built()
-        ready = self._ready(key, cached=False)
+        if self._sharing is not None:
+            self._sharing.pushing(key)
+        ready = self._ready(key, cached=fetched)
         assert ready is not None
         return ready
+
+    async def _shared(self, key: str, new: Path, flight: Flight) -> bytes | None:
+        """Have an environment that was built before from the shared cache: see `Sharing.unpacked`."""
+        if self._sharing is None:
+            return None
+        listed = await self._sharing.unpacked(key, new, flight.say)
+        if listed is None:
+            await _to_its_end(functools.partial(self._directories.abandon, key))
+        return listed
 
     async def _fill(self, new: Path, recipe: Recipe, flight: Flight, lock: int) -> None:
         final = self._directories.path(recipe.key)

@@ -24,9 +24,6 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: A file of this name at the top of an environment holds the list.
-LIST = ".spell-contents"
-
 _OURS = ".spell-"
 _BYTE_CODE = "__pycache__"
 _OF_UV_AT_THE_TOP = frozenset({".gitignore", ".lock", "CACHEDIR.TAG", "pyvenv.cfg"})

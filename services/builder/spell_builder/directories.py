@@ -18,12 +18,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spell_builder import contents
 from spell_proto import logs
+from spell_proto.environments import LIST, MARKER
 
 log = logs.get()
 
-_MARKER = ".spell-complete"
 _NEW = ".new-"
 _OLD = ".old-"
 _LOCK_LOOK_SECONDS = 0.1
@@ -56,7 +55,7 @@ class Directories:
     def complete(self, key: str) -> bool:
         """Whether the environment is there, whole, and its interpreter still exists."""
         path = self.path(key)
-        return (path / _MARKER).exists() and (path / "bin" / "python").exists()
+        return (path / MARKER).exists() and (path / "bin" / "python").exists()
 
     def clean(self) -> None:
         """Remove what an interrupted build or removal left. What another builder works on is left alone."""
@@ -91,7 +90,7 @@ class Directories:
     def listed(self, key: str) -> bytes | None:
         """The list of what an environment consists of; none for one that was built before there were lists."""
         try:
-            return (self.path(key) / contents.LIST).read_bytes()
+            return (self.path(key) / LIST).read_bytes()
         except FileNotFoundError:
             return None
 
@@ -108,8 +107,8 @@ class Directories:
         """Make what was built in `begin(key)` the environment `key`: read-only, marked, renamed, in this order."""
         new = self._environments / (_NEW + key)
         assert (new / "bin" / "python").exists()
-        (new / contents.LIST).write_bytes(listed)
-        (new / _MARKER).write_text(json.dumps({"key": key, "packages": resolved}) + "\n")
+        (new / LIST).write_bytes(listed)
+        (new / MARKER).write_text(json.dumps({"key": key, "packages": resolved}) + "\n")
         _make_read_only(new)
         # A machine that loses power must not keep the name and lose what it stands for.
         os.sync()

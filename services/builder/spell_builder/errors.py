@@ -3,6 +3,7 @@
 BuilderError
 ├── BuildFailedError      the request cannot be fulfilled; one sentence names the package and the reason
 │   └── IndexUnreachableError   not its fault: the package index does not answer
+├── PushError             an environment could not be brought to the shared cache
 └── MissingUvError        there is no uv on this machine
 """
 
@@ -26,6 +27,14 @@ class BuildFailedError(BuilderError):
 
 class IndexUnreachableError(BuildFailedError):
     """The package index does not answer; the same request may work later."""
+
+
+class PushError(BuilderError):
+    """An environment could not be brought to the shared cache; `passing` where it may well be the next time."""
+
+    def __init__(self, message: str, *, passing: bool) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class MissingUvError(BuilderError):

@@ -11,6 +11,7 @@ import asyncpg
 from spell_builder import layers, pins
 from spell_builder.directories import Directories
 from spell_builder.requests import Requests
+from spell_builder.sharing import Sharing
 from spell_proto import logs
 from spell_proto.environments import (
     EnvironmentDetail,
@@ -41,10 +42,17 @@ class Inventory:
     """All environments of a builder."""
 
     def __init__(
-        self, requests: Requests, directories: Directories, active: Active, bytes_max: int, bare_key: str
+        self,
+        requests: Requests,
+        directories: Directories,
+        sharing: Sharing | None,
+        active: Active,
+        bytes_max: int,
+        bare_key: str,
     ) -> None:
         self._requests = requests
         self._directories = directories
+        self._sharing = sharing
         self._active = active
         self._bytes_max = bytes_max
         self._bare_key = bare_key
@@ -156,7 +164,11 @@ class Inventory:
                 f"environment {row['key'][:_KEY_SHOWN]} is used by run {runs}; stop it first",
             )
         await self._measure([row])
-        return await self._remove([row], 0)
+        removed = await self._remove([row], 0)
+        if self._sharing is not None and not removed.keys:
+            # It was not here: others may have it all the same.
+            await self._sharing.forget(row["key"])
+        return removed
 
     async def collect(self, *, everything: bool = False) -> Removed:
         """Remove the longest unused until the rest has room; with `everything`, all that nobody uses."""
@@ -172,8 +184,24 @@ class Inventory:
             and row["key"] != self._bare_key
             and now - self._young.get(row["key"], -YOUNG_SECONDS) >= (0 if everything else YOUNG_SECONDS)
         ]
-        spare.sort(key=lambda row: (row["used_at"] or row["built_at"] or _LONG_AGO).timestamp())
-        return await self._remove(spare, excess) if excess > 0 else Removed(keys=(), bytes=0)
+        spare.sort(key=_age)
+        removed = await self._remove(spare, excess) if excess > 0 else Removed(keys=(), bytes=0)
+        await self._collect_archives(0 if everything else self._bytes_max)
+        return removed
+
+    async def _collect_archives(self, bytes_max: int) -> None:
+        """Forget archives of what nobody uses, the longest unused first, until the rest has room."""
+        if self._sharing is None:
+            return
+        kept = await self._sharing.kept()
+        excess, now = sum(kept.values()) - bytes_max, time.monotonic()
+        for row in sorted(map(dict, await self._requests.inventory()), key=_age) if excess > 0 else ():
+            key = row["key"]
+            young = now - self._young.get(key, -YOUNG_SECONDS) < YOUNG_SECONDS
+            if excess > 0 and key in kept and not (row["active"] or young or key == self._bare_key):
+                await self._sharing.forget(key)
+                excess -= kept[key]
+        await self._sharing.collect()
 
     async def _measure(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
@@ -195,6 +223,8 @@ class Inventory:
                 if await self._requests.active_uses(row["key"]):
                     self._directories.put_back(row["key"], aside)
                     continue
+                if self._sharing is not None:
+                    await self._sharing.forget(row["key"])
                 await asyncio.to_thread(self._directories.discard, aside)
                 removed.append(row["key"])
                 freed += row["bytes"] or 0
@@ -207,6 +237,12 @@ class Inventory:
         if noted:
             active = await self._active(noted)
             await self._requests.over([run_id for run_id in noted if run_id not in active])
+
+
+def _age(row: dict[str, Any]) -> float:
+    """Growing with the time of the last use."""
+    used: datetime = row["used_at"] or row["built_at"] or _LONG_AGO
+    return used.timestamp()
 
 
 def _view(row: dict[str, Any], there: set[str]) -> EnvironmentView:

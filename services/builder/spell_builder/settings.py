@@ -17,6 +17,7 @@ class Settings:
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
     first. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
+    With `share_environments` what is built is stored as an archive too, for runners and builders on other machines.
     """
 
     data_dir: str
@@ -27,9 +28,10 @@ class Settings:
     builds_max: int = within(2, 1, 1000)
     unawaited_seconds: float = 10.0
     scheduler_url: str = ""
+    storage_url: str = ""
+    share_environments: bool = False
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     environment_check_share: float = within(0.05, 0.001, 1000.0)
-    storage_url: str = ""
     index_hosts: str = hosts.PUBLIC
     conda_channels: str = ""
     conda_base_url: str = ""

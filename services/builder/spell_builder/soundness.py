@@ -7,20 +7,16 @@ is not, everything is read and held against the list of contents.
 
 import asyncio
 import contextlib
-import hashlib
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from spell_builder import contents
 from spell_builder.directories import Directories
 from spell_proto import logs
+from spell_proto.archive_format import stamp
 
 log = logs.get()
-
-_BYTE_CODE = "__pycache__"
 
 
 class Soundness:
@@ -40,7 +36,7 @@ class Soundness:
     def just_built(self, key: str) -> None:
         """Take the stamp of an environment that nobody has used yet. Call it on a thread."""
         begun = time.monotonic()
-        self._directories.stamp(key).write_text(_stamp(self._directories.path(key)))
+        self._directories.stamp(key).write_text(stamp(str(self._directories.path(key))))
         self._believe(key, begun)
 
     def _believe(self, key: str, begun: float) -> None:
@@ -52,51 +48,28 @@ class Soundness:
         begun = time.monotonic()
         if begun < self._believed.get(key, 0.0):
             return None
-        stamp = await asyncio.to_thread(_stamp, self._directories.path(key))
+        looks = await asyncio.to_thread(stamp, str(self._directories.path(key)))
         kept = None
         with contextlib.suppress(OSError):
             kept = self._directories.stamp(key).read_text()
-        if kept != stamp:
+        if kept != looks:
             recorded = await self._recorded(key)
-            problem = await asyncio.to_thread(self._read, key, recorded, kept, stamp)
+            problem = await asyncio.to_thread(self._read, key, recorded, kept, looks)
             if problem is not None:
                 return problem
-            self._directories.stamp(key).write_text(stamp)
+            self._directories.stamp(key).write_text(looks)
             begun = time.monotonic()  # reading it all is not how long a look takes
         self._believe(key, begun)
         return None
 
-    def _read(self, key: str, recorded: list[str], kept: str | None, stamp: str) -> str | None:
+    def _read(self, key: str, recorded: list[str], kept: str | None, looks: str) -> str | None:
         listed = self._directories.listed(key)
         if listed is None or contents.digest(listed) not in recorded:
             return "its content was never recorded"
-        if kept is not None and kept.split()[1] != stamp.split()[1]:
+        if kept is not None and kept.split()[1] != looks.split()[1]:
             return "its byte code has changed"
         try:
             problems, _ = contents.differences(str(self._directories.path(key)), listed, sys.maxsize)
         except (OSError, ValueError, TypeError) as error:
             return f"it cannot be read: {error}"
         return problems[0] if problems else None
-
-
-def _stamp(root: Path) -> str:
-    """A digest of what the system notes about each file, and one for byte code, which has no other digest."""
-    files, code = hashlib.sha256(), hashlib.sha256()
-    waiting = [str(root)]
-    while waiting:
-        folder = waiting.pop()
-        lines = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    continue
-                shape = entry.stat(follow_symlinks=False)
-                lines.append(
-                    f"{entry.name}\0{shape.st_ino} {shape.st_mode} {shape.st_size} {shape.st_mtime_ns} {shape.st_ctime_ns}"
-                )
-        lines.sort()
-        waiting.sort()
-        kind = code if folder.endswith(_BYTE_CODE) else files
-        kind.update("\n".join([folder.removeprefix(str(root)), *lines]).encode(errors="surrogateescape"))
-    return f"{files.hexdigest()} {code.hexdigest()}\n"

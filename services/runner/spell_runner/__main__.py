@@ -15,6 +15,7 @@ from spell_proto.views import Health
 from spell_runner import doorbell, isolation, nvml
 from spell_runner.attempt import Means
 from spell_runner.control import Control
+from spell_runner.copies import Copies
 from spell_runner.engines.auto import AutoEngine
 from spell_runner.engines.docker import DockerEngine
 from spell_runner.engines.engine import Engine
@@ -68,7 +69,7 @@ async def main(stop: asyncio.Event) -> None:
             forwarder = Forwarder(here.id, link, storage)
             reporter = Reporter(here.id, link, tasks, control.beat_soon)
             stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
-            control.open(Means(engine, forwarder, reporter, storage, control.throw_away))
+            control.open(Means(engine, forwarder, reporter, storage, builder, control.throw_away))
             for work in (
                 forwarder.run_live(),
                 forwarder.run_shipping(),
@@ -101,12 +102,16 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
     log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
     server = ShimServer(data, chosen.shimd_linger_seconds)
+    copies = Copies(
+        data, builder, storage, lambda: used_code(data / "attempts"), chosen.environments_bytes_max
+    )
+    copies.sweep()
     local = LocalEngine(
         here,
         place,
         kept_apart,
         server,
-        Environments(builder),
+        Environments(builder, copies),
         trees,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,

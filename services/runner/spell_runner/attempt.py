@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.events import CodeFetched, ImagePinned, LogTotals, Step
+from spell_proto.events import CodeFetched, ImagePinned, LogTotals, OutputsSaved, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
-from spell_runner import fetching, phases, saving, workspace
+from spell_runner import fetching, phases, pushes, saving, workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
@@ -32,6 +32,7 @@ T = TypeVar("T")
 #: A doorbell may get lost; this often an attempt looks for itself.
 LOOK_SECONDS = 1.0
 RETRY_SECONDS_MAX = 5.0
+PUSHED = "Saving build environment for future runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Means:
     forwarder: Forwarder
     reporter: Reporter
     storage: Caller
+    builder: Caller
     throw_away: Callable[[Path], None] = workspace.remove
 
 
@@ -67,6 +69,7 @@ class Attempt:
         self._work: asyncio.Future[Any] | None = None
         self._abort = Abort()
         self._saving = False
+        self._told, self._pushed = False, False
         self._seen: Look | None = None
         self._resumed = fresh
         # Last of all: what an earlier runner has left may be unreadable, and then nothing is to be carried.
@@ -140,7 +143,8 @@ class Attempt:
     async def _step(self) -> bool:
         look = self._look(alive=not self.bell.is_set())
         self.bell.clear()
-        facts = Facts(self.intent, tuple(self.account.steps), look, self._same_boot, self._verdict)
+        steps = tuple(self.account.steps)
+        facts = Facts(self.intent, steps, look, self._same_boot, self._verdict, pushing=self._is_pushing())
         match phases.decide(facts):
             case phases.Prepare():
                 await self._prepare()
@@ -160,6 +164,8 @@ class Attempt:
                 self._note(steps)
             case phases.Save():
                 await self._save()
+            case phases.Push():
+                await self._push()
             case phases.Conclude(verdict=verdict):
                 await self._conclude(verdict, look)
             case phases.Seal(verdict=verdict):
@@ -259,6 +265,21 @@ class Attempt:
             self._means.storage, self.spec.owner_id, root_directory, changes, self._notes, self._abort
         )
 
+    def _is_pushing(self) -> bool:
+        saved = bool(self.account.steps) and isinstance(self.account.steps[-1], OutputsSaved)
+        return saved and not self._pushed and self._verdict is None and bool(self.directory.pushing())
+
+    async def _push(self) -> None:
+        self._abort = Abort()
+        if self._engine.talkative:
+            self._notes.phase(RunState.PUSHING, PUSHED)
+        self._told = True
+        pushing = pushes.until_stored(
+            self._means.builder, self.directory.pushing(), self.spec.run_id, self._notes
+        )
+        await self._abortable(pushing, saving=True)
+        self._pushed = True
+
     async def _abortable(self, work: Coroutine[Any, Any, T], *, saving: bool) -> T | None:
         """The result of `work`; None when what is wanted meanwhile makes it pointless."""
         if phases.aborts(self.intent, saving=saving):
@@ -290,8 +311,8 @@ class Attempt:
             self._discard()
         if verdict.outcome is Outcome.FINISHED:
             # Not written down: it follows from the steps.
-            if self._engine.talkative:
-                self._notes.phase(RunState.PUSHING, "Saving build environment for future runs")
+            if self._engine.talkative and not self._told:
+                self._notes.phase(RunState.PUSHING, PUSHED)
         else:
             self.directory.conclude(verdict)
             if verdict.outcome is Outcome.FAILED:

@@ -7,6 +7,7 @@
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
     code.json     where the code is that the run names by a URL, once it is fetched
+    pushing       the key of its environment, where that was yet to reach the shared cache when the run began
 
 Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`.
 So whoever was taken on can be ended, however full the disk is by then.
@@ -34,6 +35,7 @@ from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, append_whole
 
 INTENT, STEPS, BASELINE = "intent.json", "steps.jsonl", "baseline.json"
 CODE = "code.json"
+PUSHING = "pushing"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
 _CODE: TypeAdapter[CodeLocation] = TypeAdapter(CodeLocation)
 _STEP: TypeAdapter[Step] = TypeAdapter(AnyStep)
@@ -106,6 +108,13 @@ class Directory:
             return _CODE.validate_json(_read(self / CODE))
         except (FileNotFoundError, ValueError):
             return None
+
+    def pushing(self) -> str:
+        """The key of an environment that the end of the attempt waits for; empty where there is nothing to wait for."""
+        try:
+            return _read(self / PUSHING).decode("ascii", "replace")
+        except FileNotFoundError:
+            return ""
 
     # ---- steps and verdict -----------------------------------------------------------------------------------
 

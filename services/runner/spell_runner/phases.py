@@ -100,13 +100,16 @@ FINISHED = Verdict(Outcome.FINISHED)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything a decision depends on. `verdict` is set once it is written down."""
+    """Everything a decision depends on. `verdict` is set once it is written down. `pushing` while the environment of
+    an attempt that is saved may not have reached the shared cache.
+    """
 
     intent: Intent
     steps: tuple[Step, ...]
     look: Look
     same_boot: bool
     verdict: Verdict | None = None
+    pushing: bool = False
 
 
 # ---- what to do ----------------------------------------------------------------------------------------------
@@ -152,6 +155,11 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """Wait until the environment has reached the shared cache, or cannot."""
+
+
+@dataclass(frozen=True, slots=True)
 class Conclude:
     """Write the verdict down."""
 
@@ -170,7 +178,7 @@ class Rest:
     """Nothing more to do: what is left is to be told so, and to be removed."""
 
 
-Action = Prepare | Start | Wait | Cancel | End | Note | Save | Conclude | Seal | Rest
+Action = Prepare | Start | Wait | Cancel | End | Note | Save | Push | Conclude | Seal | Rest
 
 
 def decide(facts: Facts) -> Action:
@@ -240,7 +248,9 @@ def _after_exit(facts: Facts, *, saved: bool) -> Action:
     ended = facts.look.exit
     if saved and ended is not None and ended.reason is not None:
         return Conclude(failed(ended.reason, ended.message))
-    return Conclude(FINISHED) if saved else Save()
+    if saved:
+        return Push() if facts.pushing else Conclude(FINISHED)
+    return Save()
 
 
 def _exited(facts: Facts, *, started: bool) -> Action:

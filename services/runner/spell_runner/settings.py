@@ -46,6 +46,7 @@ class Settings:
     `docker_image` is what runs of the docker engine get that name no image. What such a run may use is `run_memory_bytes`,
     `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
+    Copies of environments from other machines may take `environments_bytes_max`.
     """
 
     data_dir: str
@@ -74,6 +75,7 @@ class Settings:
     run_pids: int = within(4096, 16, 1 << 22)
     run_gpus: int = within(0, 0, 1024)
     machine_gpus: str = "auto"
+    environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     listen: str = ""
 
 

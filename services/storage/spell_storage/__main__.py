@@ -10,6 +10,7 @@ from spell_proto import database, http, logs, outside, service, settings
 from spell_storage import amazon, api, git, git_server
 from spell_storage.amazon import Amazon
 from spell_storage.appender import Appender
+from spell_storage.archive_api import ArchiveRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.code import Code
 from spell_storage.code_api import CodeRoutes
@@ -72,6 +73,7 @@ async def main(stop: asyncio.Event) -> None:
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
             RegistryRoutes(registries),
+            ArchiveRoutes(objects),
         )
         app = api.make(pool, journals, appender, Blobs(pool, objects), *routes)
         async with asyncio.TaskGroup() as tasks:

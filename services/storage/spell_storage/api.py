@@ -12,6 +12,7 @@ from spell_proto.service import version
 from spell_proto.views import Check, Health, Verdict
 from spell_storage import answers, verify
 from spell_storage.appender import Appender
+from spell_storage.archive_api import ArchiveRoutes
 from spell_storage.blob_api import MANIFEST_BYTES_MAX, BlobRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
@@ -36,7 +37,7 @@ def make(
     journals: Journals,
     appender: Appender,
     blobs: Blobs,
-    *more: CodeRoutes | FetchRoutes | RegistryRoutes,
+    *more: ArchiveRoutes | CodeRoutes | FetchRoutes | RegistryRoutes,
 ) -> web.Application:
     """The application. Every handler answers refusals in the shape that all services share."""
     app = web.Application(middlewares=[errors_to_answers], client_max_size=MANIFEST_BYTES_MAX)

@@ -59,7 +59,7 @@ class BlobRoutes:
         if request.content_length is not None and request.content_length <= SMALL_BYTES_MAX:
             await self._blobs.put(owner_id, digest, await request.read())
         else:
-            await self._blobs.put_stream(owner_id, digest, _pieces(request))
+            await self._blobs.put_stream(owner_id, digest, pieces_of(request))
         return web.Response(status=201, body=b"{}", content_type="application/json")
 
     async def get(self, request: web.Request) -> web.StreamResponse:
@@ -86,7 +86,7 @@ class BlobRoutes:
         return web.Response(body=data, content_type="application/json", headers={"ETag": f'"{digest}"'})
 
 
-async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+async def pieces_of(request: web.Request) -> AsyncIterator[bytes]:
     """The body in pieces of about `PIECE_BYTES`: crossing into the object store has a price per piece."""
     gathered: list[bytes] = []
     size = 0

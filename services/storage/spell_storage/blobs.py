@@ -58,19 +58,15 @@ class Blobs:
         Raises:
             InvalidError: digest_mismatch.
         """
-        hashing = hashlib.sha256()
         size = 0
 
-        async def hashed() -> AsyncIterator[bytes]:
+        async def counted() -> AsyncIterator[bytes]:
             nonlocal size
-            async for piece in pieces:
-                hashing.update(piece)
+            async for piece in checked(digest, pieces):
                 size += len(piece)
                 yield piece
-            # Raised before the end of the stream is seen, this keeps the object from coming into being.
-            _check(digest, hashing.hexdigest())
 
-        await self._objects.put_stream(_key(digest), hashed())
+        await self._objects.put_stream(_key(digest), counted())
         await self._pool.execute(_SQL["add_blob"], owner_id, digest, size)
 
     async def size(self, owner_id: int, digest: str) -> int:
@@ -127,6 +123,19 @@ class Blobs:
         if not await self._pool.fetchval(_SQL["has_manifest"], owner_id, digest):
             raise NotFoundError("manifest_unknown", f"no manifest {digest}")
         return await self._objects.get(_key(digest))
+
+
+async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces as they come.
+
+    Raises:
+        InvalidError: digest_mismatch, at their end. Raised before that is seen, it keeps an object from coming into being.
+    """
+    hashing = hashlib.sha256()
+    async for piece in pieces:
+        hashing.update(piece)
+        yield piece
+    _check(digest, hashing.hexdigest())
 
 
 def _key(digest: str) -> str:

@@ -5,7 +5,7 @@ import ctypes
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import obstore
@@ -73,6 +73,11 @@ class Objects:
                 chunk_size=_UPLOAD_PART_BYTES,
                 max_concurrency=_UPLOAD_PARTS_AT_ONCE,
             )
+
+    async def remove(self, key: str) -> None:
+        """Remove an object, whether it is there or not."""
+        with suppress(FileNotFoundError), _answering():
+            await obstore.delete_async(self._store, key)
 
     async def settle(self) -> None:
         """Everything stored so far survives a power cut."""

@@ -12,6 +12,7 @@ from spell_proto.commands import BuildEnvironment
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.spec import EnvironmentRequest
+from spell_runner.copies import Copies
 from spell_runner.environments import Environments
 from support.packages import alive
 
@@ -163,11 +164,10 @@ class Silent:
         pass
 
 
-async def test_a_machine_whose_run_is_stopped_lets_go_of_the_build(builder, slow):
+async def test_a_machine_whose_run_is_stopped_lets_go_of_the_build(builder, slow, tmp_path):
     async with Caller(builder.address) as caller:
-        getting = asyncio.ensure_future(
-            Environments(caller).get(1, EnvironmentRequest(pip=("slow",)), Silent())
-        )
+        environments = Environments(caller, Copies(tmp_path, caller, caller, set, 10**9))
+        getting = asyncio.ensure_future(environments.get(1, EnvironmentRequest(pip=("slow",)), Silent()))
         await eventually(slow.builds)
         getting.cancel()
         await asyncio.wait([getting])

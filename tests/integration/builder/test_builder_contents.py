@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from spell_builder import contents
+from spell_proto.environments import LIST
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +35,7 @@ async def recorded(postgres, key):
 async def test_an_environment_that_is_built_twice_has_one_content(builder, index, postgres):
     index.add("alpha", "1.0", text="the same")
     first = (await builder.ensure("alpha")).ready
-    before = (Path(first["path"]) / contents.LIST).read_bytes()
+    before = (Path(first["path"]) / LIST).read_bytes()
     remove(first["path"])
     remove(builder.data / "uv-cache")  # nothing is left of the first build, and time has passed
     await builder.end()
@@ -44,7 +45,7 @@ async def test_an_environment_that_is_built_twice_has_one_content(builder, index
 
     check = await builder.verify("alpha")
     assert again["cached"] is False
-    assert (Path(again["path"]) / contents.LIST).read_bytes() == before
+    assert (Path(again["path"]) / LIST).read_bytes() == before
     assert [row["digest"] for row in await recorded(postgres, first["key"])] == [contents.digest(before)]
     assert (check.id, check.ok, check.checked) == ("I17", True, 1)
     assert (await builder.verify()).checked == 2  # and the bare one
@@ -90,7 +91,7 @@ async def test_what_was_changed_on_disk_is_found(builder, index, damage):
         case "gone":
             module.unlink()
         case "unrecorded":
-            listed = Path(path) / contents.LIST
+            listed = Path(path) / LIST
             listed.chmod(0o644)
             listed.write_bytes(listed.read_bytes()[:-1])
 
@@ -113,7 +114,7 @@ async def test_an_environment_from_before_contents_were_recorded_is_built_again_
     index.add("alpha", "1.0")
     ready = (await builder.ensure("alpha")).ready
     Path(ready["path"]).chmod(0o755)
-    (Path(ready["path"]) / contents.LIST).unlink()
+    (Path(ready["path"]) / LIST).unlink()
     connection = await asyncpg.connect(postgres.url("builder"))
     await connection.execute("DELETE FROM builder.contents WHERE key = $1", ready["key"])
     await connection.close()

@@ -22,6 +22,8 @@ from pydantic import TypeAdapter
 from integration.runner import shims
 from spell_proto import http
 from spell_proto.bus import Bus, connect
+from spell_proto.environments import MARKER
+from spell_proto.errors import FullError
 from spell_proto.journal import Decoder, Record, RecordKind
 from spell_proto.spec import AttemptSpec
 from spell_proto.views import Manifest, RunView, Verdict
@@ -47,6 +49,7 @@ class Process:
         self.name = name
         self.log = directory / f"{name}.log"
         self.environment = environment
+        self.before: tuple[str, ...] = ()  # words in front of the command line
         self.process: subprocess.Popen[bytes] | None = None
         self.said = 0  # how long the log was when the process was started
 
@@ -54,7 +57,7 @@ class Process:
         with self.log.open("ab") as log:
             self.said = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"spell_{self.name}"],
+                [*self.before, sys.executable, "-m", f"spell_{self.name}"],
                 env=os.environ | self.environment | settings,
                 stdout=log,
                 stderr=log,
@@ -127,6 +130,10 @@ class Front:
         self.socket = socket
         self.shelf = Shelf(socket.with_suffix(".git"))
         self.broken: re.Pattern[str] | None = None
+        self.spoils: re.Pattern[str] | None = None  # flips a bit of these answers
+        self.full: re.Pattern[str] | None = None
+        self.gate = asyncio.Event()  # what matches `held` waits for it
+        self.held: re.Pattern[str] | None = None
         self.asked: list[str] = []
         self._session: aiohttp.ClientSession | None = None
 
@@ -136,6 +143,10 @@ class Front:
             assert request.transport is not None
             request.transport.close()
             raise web.HTTPServiceUnavailable
+        if self.held is not None and self.held.search(self.asked[-1]):
+            await self.gate.wait()
+        if self.full is not None and self.full.search(self.asked[-1]):
+            return http.refusal_response(FullError("disk_full", "the disk of storage is full"))
         if re.fullmatch(r"/code/\d+/\d+/pack", request.path):
             pack = await self.shelf.pack(await request.read())
             if pack is not None:
@@ -147,9 +158,10 @@ class Front:
             data=await request.read(),
             headers={"Content-Type": request.headers.get("Content-Type", "application/octet-stream")},
         ) as answer:
-            return web.Response(
-                body=await answer.read(), status=answer.status, content_type=answer.content_type
-            )
+            body = bytearray(await answer.read())
+            if self.spoils is not None and self.spoils.search(self.asked[-1]) and body:
+                body[len(body) // 2] ^= 1
+            return web.Response(body=bytes(body), status=answer.status, content_type=answer.content_type)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -171,6 +183,7 @@ class Builder:
         (self.environment / "bin").mkdir(parents=True)
         # The interpreter itself: a checkout below /tmp is out of sight in a sandbox, and so is its .venv.
         (self.environment / "bin/python").symlink_to(Path(sys.executable).resolve())
+        (self.environment / MARKER).write_text('{"key": "k"}')
         self.socket = socket
         self.known = True
         self.failure: str | None = None
@@ -242,7 +255,7 @@ class Room:
 
     def mend(self) -> None:
         """Undo the faults that a test has made."""
-        self.front.broken = None
+        self.front.broken = self.front.spoils = self.front.full = self.front.held = None
         self.front.asked.clear()
         self.builder.known = True
         self.builder.failure = None
@@ -387,7 +400,7 @@ def in_docker(daemon: docker.Docker) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def room(services: Services, **settings: str) -> AsyncIterator[Room]:
+async def room(services: Services, *, before: tuple[str, ...] = (), **settings: str) -> AsyncIterator[Room]:
     """A machine whose runner is up. Its data is not below /tmp, which a sandbox replaces."""
     shims.need(settings.get("SPELL_ISOLATION", "none"))
     directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
@@ -397,6 +410,7 @@ async def room(services: Services, **settings: str) -> AsyncIterator[Room]:
         bus = await opened.enter_async_context(connect(services.nats.service_url, "service"))
         made = Room(services, directory, sockets, Client(caller, 1000 + next(_NUMBERS)), bus)
         made.runner.environment |= settings
+        made.runner.before = before
         await opened.enter_async_context(made.front.open())
         await opened.enter_async_context(made.builder.open())
         made.runner.start()

@@ -14,6 +14,7 @@ from integration.runner.room import Builder
 from spell_proto import http
 from spell_proto.state import Intent
 from spell_runner import workspace
+from spell_runner.copies import Copies
 from spell_runner.directory import Directory
 from spell_runner.engines.docker import DockerEngine
 from spell_runner.engines.hardening import Limits, files_max
@@ -60,7 +61,7 @@ async def engine(request, tmp_path):
             place,
             isolation,
             ShimServer(data, 1.0),
-            Environments(caller),
+            Environments(caller, Copies(data, caller, caller, set, 10**9)),
             Trees(data, caller, set),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,

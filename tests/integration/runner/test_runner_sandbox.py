@@ -74,6 +74,35 @@ def test_the_environment_and_the_root_are_read_only(ask, yard):
     assert not (yard.data / "env/x").exists()
 
 
+def test_a_directory_is_seen_where_the_host_has_none_and_the_host_gets_none(ask, yard):
+    tool = yard.data / "copy/bin/tool"
+    tool.parent.mkdir(parents=True, exist_ok=True)
+    tool.write_text("#!/bin/sh\necho tool\n")
+    tool.chmod(0o755)
+    base = yard.data.parent / f"sp-{uuid.uuid4().hex}"
+    (base / "there/deep").mkdir(parents=True)
+    (base / "there/link").symlink_to("deep")
+    (base / "there/file").write_text("kept\n")
+    places = (base / "there/a/b", yard.data / "elsewhere/b", Path(f"/{base.name}/b"), base / "there/deep")
+    command = "; ".join(
+        [
+            *(f"{place}/bin/tool; touch {place}/bin/x 2>/dev/null && echo wrote" for place in places),
+            f"cat {base}/there/file; readlink {base}/there/link; echo new > {base}/there/file",
+        ]
+    )
+
+    try:
+        code, said, _ = ask(command, bound=tuple((str(yard.data / "copy"), str(at)) for at in places))
+
+        assert (code, said.splitlines()) == (0, ["tool"] * 4 + ["kept", "deep"])
+        assert sorted(path.name for path in (base / "there").iterdir()) == ["deep", "file", "link"]
+        assert not any((base / "there/deep").iterdir())
+        assert (base / "there/file").read_text() == "new\n"
+        assert not Path(f"/{base.name}").exists()
+    finally:
+        shutil.rmtree(base)
+
+
 def test_what_is_hidden_cannot_be_uncovered(ask, yard):
     (yard.data / "secret/token").write_text("s3cret")
     command = (

@@ -17,6 +17,7 @@ from spell_proto import http
 from spell_proto.journal import OUTPUT, Decoder
 from spell_proto.spec import CodeLocation
 from spell_runner import workspace
+from spell_runner.copies import Copies
 from spell_runner.directory import Directory
 from spell_runner.engines.local import LocalEngine, Place
 from spell_runner.engines.server import ShimServer
@@ -135,7 +136,7 @@ async def workshop(isolation: str = "none", *, overlay: bool = False) -> AsyncIt
             place,
             Isolation(isolation, overlay=overlay, bubblewrap=shims.BWRAP),
             ShimServer(data, 1.0),
-            Environments(builds),
+            Environments(builds, Copies(data, builds, packs, lambda: used_code(data / "attempts"), 10**9)),
             trees,
             grace_seconds=1.0,
             log_bytes_max=1 << 20,

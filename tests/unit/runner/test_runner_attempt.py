@@ -48,7 +48,7 @@ async def test_leaving_an_attempt_that_has_just_rung_lets_others_go_on(tmp_path)
     directory = Directory.take_on(tmp_path, spec, spec.model_dump_json().encode(), "boot")
     async with Caller("unix:///nowhere") as storage, asyncio.TaskGroup() as group:
         reporter = Reporter("m", link, Tasks(group), lambda: None)
-        means = Means(engine, Forwarder("m", link, storage), reporter, storage)
+        means = Means(engine, Forwarder("m", link, storage), reporter, storage, storage)
         attempt = Attempt(means, spec, directory, fresh=True, same_boot=True)
         attempt.bell.set()
 
@@ -77,7 +77,7 @@ async def test_an_attempt_that_is_given_up_while_its_work_ends_is_given_up(tmp_p
     async with Caller("unix:///nowhere") as storage, asyncio.TaskGroup() as group:
         tasks = Tasks(group)
         reporter = Reporter("m", link, tasks, lambda: None)
-        means = Means(engine, Forwarder("m", link, storage), reporter, storage)
+        means = Means(engine, Forwarder("m", link, storage), reporter, storage, storage)
         life = group.create_task(Attempt(means, spec, directory, fresh=True, same_boot=True).live())
         await engine.begun.wait()
         engine.ready.set()

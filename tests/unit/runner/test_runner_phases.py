@@ -29,8 +29,18 @@ def an_exit(cause="exit", error=None, at=T1):
     return Exit(at, 7, cause, 1, 2, 0, "0" * 64, 99, error)
 
 
-def facts(status, *, intent=Intent.RUN, steps=(), started=T0, ended=None, same_boot=True, verdict=None):
-    return Facts(intent, tuple(steps), Look(status, started, ended), same_boot, verdict)
+def facts(
+    status,
+    *,
+    intent=Intent.RUN,
+    steps=(),
+    started=T0,
+    ended=None,
+    same_boot=True,
+    verdict=None,
+    pushing=False,
+):
+    return Facts(intent, tuple(steps), Look(status, started, ended), same_boot, verdict, pushing)
 
 
 def test_an_untouched_attempt_is_prepared_and_then_started():
@@ -83,6 +93,17 @@ def test_a_stop_after_the_exit_changes_nothing():
     assert decide(saved) == phases.Conclude(phases.FINISHED)
 
 
+def test_what_is_saved_waits_for_its_environment_to_be_stored_unless_it_is_killed():
+    steps = [STARTED, EXITED, SAVED]
+    for intent in (Intent.RUN, Intent.STOP):
+        assert decide(facts(Status.EXITED, steps=steps, pushing=True, intent=intent)) == phases.Push()
+        rebooted = facts(Status.LOST, steps=steps, pushing=True, same_boot=False, intent=intent)
+        assert decide(rebooted) == phases.Push()
+    killed = facts(Status.EXITED, steps=steps, pushing=True, intent=Intent.KILL)
+    assert decide(killed) == phases.Conclude(phases.KILLED)
+    assert decide(facts(Status.EXITED, steps=steps[:2], pushing=True)) == phases.Save()
+
+
 def test_a_command_that_could_not_be_started_fails_with_the_reason():
     failed = facts(Status.EXITED, started=None, ended=an_exit(error="Argument list too long"))
 
@@ -129,9 +150,9 @@ def test_a_verdict_is_sealed_and_a_last_step_ends_everything():
 
 def test_whatever_the_facts_there_is_something_to_do_and_it_ends():
     """From every combination, doing what is decided reaches the end in a bounded number of steps."""
-    for status, intent, same_boot in itertools.product(Status, Intent, [True, False]):
+    for status, intent, same_boot, pushing in itertools.product(Status, Intent, [True, False], [True, False]):
         ended = an_exit() if status is Status.EXITED else None
-        now = facts(status, intent=intent, ended=ended, same_boot=same_boot)
+        now = facts(status, intent=intent, ended=ended, same_boot=same_boot, pushing=pushing)
         for _ in range(20):
             action = decide(now)
             if isinstance(action, phases.Rest):
@@ -143,7 +164,7 @@ def test_whatever_the_facts_there_is_something_to_do_and_it_ends():
 
 def after(now, action):
     """The facts when an action has been carried out and everything went well."""
-    steps, look, verdict = now.steps, now.look, now.verdict
+    steps, look, verdict, pushing = now.steps, now.look, now.verdict, now.pushing
     match action:
         case phases.Prepare():
             look = Look(Status.ASKED)
@@ -157,11 +178,13 @@ def after(now, action):
             steps += more
         case phases.Save():
             steps += (SAVED,)
+        case phases.Push():
+            pushing = False
         case phases.Conclude(verdict=made):
             verdict = made
         case phases.Seal(verdict=made):
             steps += (phases.last_step(made, LOG, T1),)
-    return Facts(now.intent, steps, look, now.same_boot, verdict)
+    return Facts(now.intent, steps, look, now.same_boot, verdict, pushing)
 
 
 def test_the_last_step_says_how_it_ended():

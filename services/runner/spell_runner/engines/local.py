@@ -11,10 +11,10 @@ from spell_proto.engines import LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import gpus, layout, skeleton
-from spell_runner.directory import BASELINE, Directory
+from spell_runner.directory import BASELINE, PUSHING, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, used_gpus
-from spell_runner.environments import Environments
+from spell_runner.environments import Environment, Environments
 from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
 from spell_runner.notes import Notes
@@ -82,6 +82,9 @@ class LocalEngine(Shimmed):
                 "this machine runs commands without Docker, so not in an image (SPELL_ENGINE)",
             )
         environment = await self._environments.get(spec.run_id, spec.spec.environment, notes)
+        self._check(environment)
+        if environment.pushing:
+            directory.write(PUSHING, environment.pushing.encode())
         code = None
         if spec.spec.code is not None:
             code = await self._trees.get(
@@ -104,6 +107,15 @@ class LocalEngine(Shimmed):
             self._machine.gpus, used_gpus(self._place.data / "attempts"), self._machine.run_gpus
         )
         directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment, mine).encode())
+
+    def _check(self, environment: Environment) -> None:
+        """See that a copy can be shown to a run where its packages think that it is, unless they do not care."""
+        if self.isolation == "none" and environment.source != environment.path and _is_conda(environment):
+            raise AttemptError(
+                Reason.BUILD_FAILED,
+                f"conda packages work only where they were installed, in {environment.path} on another machine, and "
+                "without namespaces this machine cannot show them there (install bubblewrap)",
+            )
 
     async def _copy(self, code: Code | None, directory: Directory, abort: Abort) -> None:
         workspace = Path(directory / launch.WORKSPACE)
@@ -131,10 +143,11 @@ class LocalEngine(Shimmed):
         spec: AttemptSpec,
         directory: Directory,
         code: Code | None,
-        environment: Path,
+        environment: Environment,
         mine: tuple[str, ...],
     ) -> Launch:
         private = self.isolation != "none"
+        source, path = str(environment.source), str(environment.path)
         root = SPELL if private else directory / launch.WORKSPACE
         where = spec.spec.code
         cwd = root if where is None else os.path.normpath(f"{root}/{where.root_directory}/{where.cwd}")
@@ -153,14 +166,16 @@ class LocalEngine(Shimmed):
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
             gpus=mine,
+            bound=() if source == path else ((source, path if private else source),),
         )
 
     def _environ(
-        self, spec: AttemptSpec, directory: Directory, environment: Path, root: str
+        self, spec: AttemptSpec, directory: Directory, environment: Environment, root: str
     ) -> dict[str, str]:
+        seen = environment.source if self.isolation == "none" else environment.path
         return {
             **self._machine.passed_on,
-            "PATH": f"{environment}/bin:{_PATH}",
+            "PATH": f"{seen}/bin:{_PATH}",
             "HOME": self._machine.home,
             "USER": self._machine.user,
             "LOGNAME": self._machine.user,
@@ -168,7 +183,7 @@ class LocalEngine(Shimmed):
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
             "TMPDIR": "/tmp" if self.isolation != "none" else directory / launch.TEMPORARY,  # noqa: S108 -- its own
-            **_activated(environment),
+            **_activated(environment, seen),
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
             # Not PYTHONPYCACHEPREFIX: that would also make Python blind to the byte code of the environment,
@@ -184,10 +199,16 @@ class LocalEngine(Shimmed):
         named = ",".join(mine)
         return {"SPELL_GPUS": named} | ({"CUDA_VISIBLE_DEVICES": named} if self._machine.gpus else {})
 
-    def _shown(self, environment: Path) -> tuple[str, ...]:
-        """The environment, what every run may read, and the interpreter where that is hidden too."""
-        shown = [str(environment), *self._machine.shown]
-        interpreter = Path(os.path.realpath(environment / "bin/python")).parent.parent
+    def _shown(self, environment: Environment) -> tuple[str, ...]:
+        """The environment, what every run may read, and the interpreter where that is hidden too. A copy is bound
+        elsewhere.
+        """
+        source = environment.source
+        shown = [str(source)] if source == environment.path else []
+        shown += self._machine.shown
+        interpreter = Path(os.path.realpath(source / "bin/python")).parent.parent
+        if interpreter == source:
+            return tuple(shown)
         if any(str(interpreter).startswith(f"{path}/") for path in self._place.hidden):
             shown.append(str(interpreter))
         return tuple(dict.fromkeys(shown))
@@ -197,8 +218,12 @@ class LocalEngine(Shimmed):
         processes.kill_marked(os.fsencode(directory / ""))
 
 
-def _activated(environment: Path) -> dict[str, str]:
+def _is_conda(environment: Environment) -> bool:
+    return (environment.source / "conda-meta").is_dir()
+
+
+def _activated(environment: Environment, seen: Path) -> dict[str, str]:
     """What activating an environment sets. One of conda packages is called `spell`, whatever its file says."""
-    if (environment / "conda-meta").is_dir():
-        return {"CONDA_PREFIX": str(environment), "CONDA_DEFAULT_ENV": "spell"}
-    return {"VIRTUAL_ENV": str(environment)}
+    if _is_conda(environment):
+        return {"CONDA_PREFIX": str(seen), "CONDA_DEFAULT_ENV": "spell"}
+    return {"VIRTUAL_ENV": str(seen)}

@@ -100,12 +100,12 @@ class Shimmed:
 
 
 def used_code(attempts: Path) -> set[str]:
-    """The trees and objects that the attempts on this machine stand on."""
+    """The trees, objects and copies of environments that the attempts on this machine stand on."""
     found = set()
     for told in attempts.glob(f"*/{launch.LAUNCH}"):
         with contextlib.suppress(OSError, ValueError):
             said = Launch.decode(told.read_bytes())
-            found |= {said.lower, said.objects}
+            found |= {said.lower, said.objects, *(source for source, _ in said.bound)}
     return found
 
 

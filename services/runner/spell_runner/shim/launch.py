@@ -59,7 +59,8 @@ class Launch:
     own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
     root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`. The directory
     `repository` with `objects` in it is bound over the workspace's `.git`, if it is named. `gpus` are the UUIDs of
-    those that are the attempt's for as long as its command may run.
+    those that are the attempt's for as long as its command may run. `bound` are directories that the command sees
+    elsewhere than where they are: where they are, and where it sees them.
     """
 
     argv: tuple[str, ...]
@@ -77,6 +78,7 @@ class Launch:
     objects: str = ""
     container: Container | None = None
     gpus: tuple[str, ...] = ()
+    bound: tuple[tuple[str, str], ...] = ()
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}
@@ -89,6 +91,7 @@ class Launch:
         members = json.loads(data)
         for name in ("argv", "hidden", "read_only", "gpus"):
             members[name] = tuple(members.get(name, ()))
+        members["bound"] = tuple((source, at) for source, at in members.get("bound", ()))
         if members.get("container") is not None:
             members["container"] = Container(**members["container"])
         return cls(**members)

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH102, PTH103, PTH112, PTH115, PTH211 -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH102, PTH103, PTH112, PTH115, PTH120, PTH211 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """What a command sees of its machine: the host's tree with a workspace at /spell, its own /tmp, and no platform (shell).
 
 Standard library only: this is loaded once by the fork server and then only forked.
@@ -16,6 +16,8 @@ SPELL = "/spell"
 _TMP = "/tmp"  # noqa: S108 -- the name of the command's own
 # These are not the host's in a sandbox.
 _OWN = frozenset({"proc", "tmp", "spell"})
+#: What is written beside the entries of a directory that is put together anew goes with the run.
+_ANEW = "mode=755,size=64m"
 _RESET = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
 _ST_RELATIME, _MS_RELATIME = 4096, 1 << 21
 
@@ -52,7 +54,8 @@ def enter(launch: Launch) -> None:
     linux.unshare(linux.CLONE_NEWNS)
     # Unmounts of the host still reach us, so a run never keeps one of its disks busy.
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in launch.read_only}
+    shown = (*((path, path) for path in launch.read_only), *launch.bound)
+    held = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in shown}
     repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
     layers = _open_layers(launch) if launch.overlay else ()
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
@@ -62,7 +65,7 @@ def enter(launch: Launch) -> None:
     # The tree of the host is bound recursively below; without this it would bind the new root into itself.
     linux.mount(None, root, None, linux.MS_UNBINDABLE)
     os.chdir(root)
-    _bind_host()
+    _bind_entries("/", ".", _OWN)
     os.mkdir("tmp")
     linux.mount(_fd(temporary), "tmp", None, linux.MS_BIND)
     os.mkdir("spell")
@@ -70,6 +73,8 @@ def enter(launch: Launch) -> None:
         _mount_overlay("spell", layers)
     else:
         linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
+    for _, at in launch.bound:
+        _make_way(launch, at)
     for at, fd in repository.items():
         linux.mount(_fd(fd), at[1:], None, linux.MS_BIND)
     for at in repository:
@@ -105,21 +110,46 @@ def _mount_overlay(target: str, layers: tuple[int, ...]) -> None:
     linux.mount("overlay", target, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
 
 
-def _bind_host() -> None:
-    with os.scandir("/") as entries:
+def _bind_entries(directory: str, target: str, left_out: frozenset[str] = frozenset()) -> None:
+    """Let everything in a directory of the host be seen in another one, which is empty."""
+    with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name in _OWN:
+            if entry.name in left_out:
                 continue
+            place = f"{target}/{entry.name}"
             if entry.is_symlink():
-                os.symlink(os.readlink(entry.path), entry.name)
+                os.symlink(os.readlink(entry.path), place)
                 continue
             if entry.is_dir():
-                os.mkdir(entry.name)
+                os.mkdir(place)
             else:
-                os.close(os.open(entry.name, os.O_CREAT | os.O_WRONLY))
+                os.close(os.open(place, os.O_CREAT | os.O_WRONLY))
             # What this user may not even look at stays empty, as a network share of somebody else.
             with suppress(PermissionError):
-                linux.mount(entry.path, entry.name, None, linux.MS_BIND | linux.MS_REC)
+                linux.mount(entry.path, place, None, linux.MS_BIND | linux.MS_REC)
+
+
+def _make_way(launch: Launch, at: str) -> None:
+    """Let a directory be made at `at` although the host has none, and without making one on the host: the nearest
+    directory that it has is put together anew.
+    """
+    nearest = _nearest(launch, at)
+    if nearest is None:
+        return
+    flags = linux.MS_NOSUID | linux.MS_NODEV
+    linux.mount("tmpfs", nearest[1:], "tmpfs", flags, _ANEW)
+    # From the host's own root, which nothing is mounted over.
+    _bind_entries(nearest, nearest[1:])
+
+
+def _nearest(launch: Launch, at: str) -> str | None:
+    """The nearest directory above `at` that the host has; None where a directory can be made at `at` anyway."""
+    if os.path.isdir(at) or any(f"{at}/".startswith(f"{path}/") for path in (*launch.hidden, _TMP)):
+        return None
+    nearest = os.path.dirname(at)
+    while not os.access(nearest, os.R_OK | os.X_OK):
+        nearest = os.path.dirname(nearest)
+    return None if nearest == "/" else nearest
 
 
 def _hide(launch: Launch, held: dict[str, int]) -> None:
@@ -184,16 +214,33 @@ def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
     argv += ["--bind", f"{directory}/{TEMPORARY}", _TMP, "--bind", f"{directory}/{WORKSPACE}", SPELL]
     for path, at in _repository(launch):
         argv += ["--ro-bind", path, at]
+    for _, at in launch.bound:
+        argv += _way(launch, at)
     # What stands below /tmp is out of sight already.
     hidden = [path for path in launch.hidden if not path.startswith(f"{_TMP}/")]
     for path in hidden:
         argv += ["--tmpfs", path]
-    for path in launch.read_only:
-        argv += ["--ro-bind", path, path]
+    for path, at in (*((path, path) for path in launch.read_only), *launch.bound):
+        argv += ["--ro-bind", path, at]
     for path in hidden:
         argv += ["--remount-ro", path]
     argv += ["--proc", "/proc", "--remount-ro", "/", "--chdir", launch.cwd, "--", *launch.argv]
     return tuple(argv)
+
+
+def _way(launch: Launch, at: str) -> list[str]:
+    """What `_make_way` does, for bubblewrap."""
+    nearest = _nearest(launch, at)
+    if nearest is None:
+        return []
+    argv = ["--tmpfs", nearest]
+    with os.scandir(nearest) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                argv += ["--symlink", os.readlink(entry.path), entry.path]
+            else:
+                argv += ["--bind-try", entry.path, entry.path]
+    return argv
 
 
 def make_directory(path: str) -> None:
