@@ -85,6 +85,7 @@ async def contained(docker, data):
             ShimServer(data, 1.0),
             Trees(data, caller, set),
             LIMITS,
+            caller,
             socket=str(docker.socket),
             base_image=BASE,
             grace_seconds=1.0,
