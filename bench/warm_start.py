@@ -17,7 +17,8 @@ from typing import Any
 from stack import Stack, first_output, median, quantile, running, table, verdict
 
 from spell_runner.engines import hardening
-from spell_runner.engines.docker import ICC, NETWORK, account
+from spell_runner.engines.docker import account
+from spell_runner.engines.network import ICC, NETWORK
 from spell_runner.shim.daemon import Daemon, container
 
 

@@ -149,6 +149,7 @@ def _docker(
         base_image=chosen.docker_image,
         image_bytes_max=chosen.image_bytes_max,
         floor=chosen.docker_floor,
+        rules=chosen.run_firewall,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )

@@ -20,6 +20,7 @@ from spell_runner.gpus import Gpu
 _MACHINE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 ENGINES = ("auto", "local", "docker", "null")
 FLOORS = ("warn", "refuse", "off")
+FIREWALLS = ("auto", "strict", "off")
 ISOLATIONS = ("auto", "bubblewrap", "unshare", "none")
 
 #: Variables of the runner that a command needs to reach the world as the runner does.
@@ -73,6 +74,7 @@ class Settings:
     run_cpus: float = within(0.0, 0.0, 10_000.0)
     run_shm_bytes: int = within(0, 0, 1 << 50)
     run_pids: int = within(4096, 16, 1 << 22)
+    run_firewall: str = "auto"
     run_gpus: int = within(0, 0, 1024)
     machine_gpus: str = "auto"
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
@@ -108,6 +110,7 @@ def machine(settings: Settings, present: tuple[Gpu, ...] = ()) -> Machine:
     for name, value, allowed in (
         ("SPELL_ENGINE", settings.engine, ENGINES),
         ("SPELL_ISOLATION", settings.isolation, ISOLATIONS),
+        ("SPELL_RUN_FIREWALL", settings.run_firewall, FIREWALLS),
         ("SPELL_DOCKER_FLOOR", settings.docker_floor, FLOORS),
     ):
         if value not in allowed:

@@ -24,6 +24,7 @@ from spell_runner.engines import hardening
 from spell_runner.engines.about import About, read
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
+from spell_runner.engines.network import Network
 from spell_runner.engines.pulse import Pulse
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, used_gpus
@@ -43,8 +44,6 @@ CONTROL = aiohttp.ClientTimeout(total=30, sock_connect=5)
 STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
 CONTROLS_AT_ONCE = 16
 RETRY_SECONDS_MAX = 5.0
-NETWORK = "spell-runs"
-ICC = "com.docker.network.bridge.enable_icc"
 ISOLATION = "docker"
 #: Whom commands run as where the runner itself is the superuser, which no run may be.
 RUN_UID = 10_000
@@ -83,6 +82,7 @@ class DockerEngine(Shimmed):
         log_bytes_max: int,
         image_bytes_max: int = 0,
         floor: str = "warn",
+        rules: str = "off",
     ) -> None:
         super().__init__(data, server, grace_seconds)
         self._image_bytes_max = image_bytes_max
@@ -99,7 +99,7 @@ class DockerEngine(Shimmed):
         self._stack = contextlib.AsyncExitStack()
         self._control: aiodocker.Docker | None = None
         self._images: Images | None = None
-        self._network = ""
+        self._network = Network(rules)
 
     # ---- the daemon ------------------------------------------------------------------------------------------
 
@@ -115,6 +115,7 @@ class DockerEngine(Shimmed):
         try:
             about = read(await control.version(), await control.system.info())
             self._accept(about)
+            await self._network.find(control)
             await self._remove_orphans(control)
         except EngineError:
             await self._stack.aclose()
@@ -154,28 +155,6 @@ class DockerEngine(Shimmed):
         )
         # With a connector of ours, the library takes the address for the name of a host.
         return aiodocker.Docker("unix://localhost", connector=connector, session=session, timeout=timeout)
-
-    async def _find_network(self, control: aiodocker.Docker) -> None:
-        """One bridge for all runs, on which none can speak to another: one for each would double the start.
-
-        Where the daemon's own bridge is like that (`icc: false`), it is taken: on one of ours, docker sets up a
-        resolver for every container, which takes longer than everything that we do.
-        """
-        if self._network:
-            return
-        own = await (await control.networks.get("bridge")).show()
-        if own["Options"].get(ICC) == "false":
-            self._network = "bridge"
-            return
-        try:
-            await control.networks.create(
-                {"Name": NETWORK, "CheckDuplicate": True, "Driver": "bridge", "Options": {ICC: "false"}}
-            )
-        except DockerError as error:
-            # 409: it is there.
-            if error.status != 409:
-                raise
-        self._network = NETWORK
 
     async def _remove_orphans(self, control: aiodocker.Docker) -> None:
         """Containers of ours that nobody watches: their shims died, or the attempts are long over."""
@@ -243,8 +222,10 @@ class DockerEngine(Shimmed):
 
         while True:
             try:
-                await self._find_network(self._control)
+                await self._network.find(self._control)
                 return await self._images.get(name, notes.line, login)
+            except EngineError as error:
+                raise AttemptError(Reason.START_FAILED, str(error)) from error
             except _GONE as error:
                 if isinstance(error, DockerError) and 400 <= error.status < 500:
                     raise AttemptError(
@@ -310,7 +291,7 @@ class DockerEngine(Shimmed):
                 hardening.ATTEMPT: str(spec.attempt),
                 hardening.FENCE: str(spec.fence),
             },
-            network=self._network,
+            network=self._network.name,
             workspace=Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK),
             bound=tuple(bound),
             gpus=mine,
