@@ -98,6 +98,7 @@ def check_registry(value: str, allowed: str) -> None:
             "registry_not_allowed",
             f"--docker-image: images do not come from {shown(registry)} here; allowed are: {allowed.replace(',', ', ')}",
             field="docker_image",
+            hint="an administrator can add a private registry: spell cluster add-docker-registry",
         )
 
 

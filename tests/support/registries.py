@@ -20,8 +20,12 @@ UP_SECONDS_MAX = 20.0
 
 
 @contextmanager
-def registry(directory: Path, user: str = "", password: str = "", *, tls: bool = False) -> Iterator[str]:
-    """Its host and port, for as long as the context lasts. With `tls`, the authority to trust is `ca.pem` in `directory`."""
+def registry(
+    directory: Path, user: str = "", password: str = "", *, tls: bool = False, name: str = ""
+) -> Iterator[str]:
+    """Its host and port, for as long as the context lasts. With `tls`, the authority to trust is `ca.pem` in `directory`, and
+    it may be called by `name`, too.
+    """
     for program in ("docker-registry", "htpasswd"):
         if shutil.which(program) is None:
             absent(f"{program} is not installed")
@@ -30,7 +34,7 @@ def registry(directory: Path, user: str = "", password: str = "", *, tls: bool =
         host = f"127.0.0.1:{free.getsockname()[1]}"
     http: dict[str, Any] = {"addr": host}
     if tls:
-        authority.loopback(directory)
+        authority.loopback(directory, *([name] if name else []))
         http["tls"] = {"certificate": str(directory / "server.pem"), "key": str(directory / "server.key")}
     config: dict[str, Any] = {
         "version": 0.1,

@@ -200,7 +200,7 @@ class _Visit:
 
     async def _ask(self, url: URL, headers: dict[str, str]) -> tuple[int, list[str], bytes]:
         """Status, challenges, and the beginning of the body."""
-        proxy = _proxy(url)
+        proxy = proxy_for(url)
         if (
             not self._trusted
             and proxy is None
@@ -237,7 +237,7 @@ class _Resolver(AbstractResolver):
         await self._resolver.close()
 
 
-def _proxy(url: URL) -> URL | None:
+def proxy_for(url: URL) -> URL | None:
     """The proxy that this machine reaches a host through."""
     found = getproxies().get(url.scheme)
     if not found or proxy_bypass(f"{url.host}:{url.port}"):

@@ -114,6 +114,7 @@ def test_a_repository_that_is_named_is_not_asked_for(cli, server, amazon):
     assert again == (
         f"{DIALOGUE}Policy SpellECRRead of {ROLE} already has permissions to access text-generation\n"
     )
+    assert len(stored(server)) == 2  # what a server has lost comes back
     unknown = typed(cli, *ADD, "--repo", "nothing", stdin=b"y\n")
     assert unknown.returncode == 1
     assert "No repository named nothing found" in unknown.stderr.decode()
@@ -127,6 +128,19 @@ def test_when_everything_may_be_read_there_is_nothing_to_choose(cli, server, ama
 
     assert said == DIALOGUE + "Spell already has access to all repos found in your AWS account\n"
     assert readable(amazon) == [arn(name) for name in REPOSITORIES]
+
+
+def test_amazon_is_given_time_to_believe_its_own_policies(cli, server, amazon):
+    body = {"code": "registry_login_refused", "field": "password", "message": "not yet", "hint": None}
+    server.refusals["PUT", f"/api/registries/{REGISTRY}"] = [(422, body)]
+
+    assert out(typed(cli, *ADD, "--repo", "text-generation", stdin=b"y\n")) == DIALOGUE + FIRST
+    assert len(stored(server)) == 2
+    server.refusals["PUT", f"/api/registries/{REGISTRY}"] = [(422, body | {"code": "registry_role_missing"})]
+    refused = typed(cli, *ADD, "--repo", "image-gan", stdin=b"y\n")
+    assert refused.returncode != 0
+    assert "not yet" in refused.stderr.decode()
+    assert "Successfully" not in refused.stdout.decode()
 
 
 def test_access_is_taken_away_one_by_one_and_the_policies_with_the_last(cli, server, amazon):

@@ -14,6 +14,7 @@ from spell_proto import database, http
 from spell_proto.errors import InvalidError, NotFoundError, RefusedError
 from spell_proto.registries import RegistryList, RegistryView, login_for
 from support import registries
+from support import web as web_support
 
 pytestmark = pytest.mark.integration
 VIEW = TypeAdapter(RegistryView)
@@ -166,6 +167,32 @@ async def test_a_registry_with_a_certificate_of_the_operators_own_authority_is_t
             await put(caller, host)
             assert (await refusal(caller, host, "ada", "wrong-wrong")).code == "registry_login_refused"
             await caller.call("DELETE", f"/registries/{host}", NOTHING)
+
+
+@pytest.mark.parametrize("login", ["", "proxy-user:pr0xy-password"])
+async def test_a_registry_behind_the_operators_proxy_is_asked_through_it(
+    postgres, start_storage, tmp_path, login
+):
+    """This machine need not know its name, nor whether the address behind it is public."""
+    name = "registry.example.org"
+    with (
+        registries.registry(tmp_path, "ada", SECRET, tls=True, name=name) as host,
+        web_support.proxy({f"{name}:443": int(host.rpartition(":")[2])}, login) as between,
+    ):
+        service = start_storage(
+            postgres.url("storage"), SPELL_CA_BUNDLE=str(tmp_path / "ca.pem"), SPELL_HTTPS_PROXY=between.url
+        )
+        async with service.client() as caller:
+            await put(caller, name)
+            assert (await refusal(caller, name, "ada", "wrong-wrong")).code == "registry_login_refused"
+            elsewhere = await refusal(caller, "elsewhere.example.org")
+            private = await refusal(caller, "localhost:5000")
+            await caller.call("DELETE", f"/registries/{name}", NOTHING)
+
+    assert between.connects == {f"{name}:443": 2}
+    assert elsewhere.code == "registry_unreachable"
+    assert private.code == "registry_not_public"
+    assert "pr0xy" not in service.log + elsewhere.message
 
 
 ODD = [

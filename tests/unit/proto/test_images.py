@@ -68,6 +68,7 @@ def test_a_registry_that_nobody_listed_is_refused(given):
         images.check_registry(given, images.REGISTRIES)
 
     assert caught.value.code == "registry_not_allowed"
+    assert "spell cluster add-docker-registry" in caught.value.hint
     images.check_registry(given, f"docker.io, {images.parse(given).registry}")
 
 

@@ -1,8 +1,9 @@
 """What a registry asks for, and which addresses are asked at all."""
 
 import pytest
+from yarl import URL
 
-from spell_storage.registry_door import Challenge, challenge, is_loopback, is_public
+from spell_storage.registry_door import Challenge, challenge, is_loopback, is_public, proxy_for
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,15 @@ def test_an_address_of_a_network_of_somebodys_own_is_not(address):
 def test_plain_http_is_for_this_machine_alone():
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("10.0.0.1", "registry.example.org", "127.0.0.1.example.org")))
+
+
+def test_a_proxy_is_used_where_the_operator_wants_one(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://proxy.example.org:3128")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,.internal.example.org")
+
+    assert str(proxy_for(URL("https://registry.example.org/v2/"))) == "http://proxy.example.org:3128"
+    assert proxy_for(URL("http://registry.example.org/v2/")) is None
+    assert proxy_for(URL("https://127.0.0.1:5000/v2/")) is None
+    assert proxy_for(URL("https://r.internal.example.org/v2/")) is None
