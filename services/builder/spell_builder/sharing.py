@@ -22,7 +22,7 @@ from spell_builder.archives import Archive, Archives
 from spell_builder.commands import Say
 from spell_builder.directories import Directories
 from spell_builder.errors import PushError
-from spell_builder.flight import Flight, GivenUpError, Ready
+from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests, patiently
 from spell_builder.soundness import Soundness
 from spell_proto import archives, logs
@@ -54,10 +54,11 @@ class Stores:
     spool: Path
 
 
-class Sharing:
-    """One for a builder. At most one environment is packed at a time."""
+class Sharing(Pushes):
+    """Those of directories. At most one is packed at a time."""
 
     def __init__(self, stores: Stores, tasks: asyncio.TaskGroup) -> None:
+        super().__init__(tasks)
         self._directories = stores.directories
         self._soundness = stores.soundness
         self._requests = stores.requests
@@ -65,54 +66,9 @@ class Sharing:
         self._storage = stores.storage
         self._spool = stores.spool
         self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._tasks = tasks
-        self._stored: set[str] = set()
-        self._pushes: dict[str, Flight] = {}
-        self._working: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Lock()
-        self._closed = False
 
     # ---- pushing ---------------------------------------------------------------------------------------------
-
-    def pushing(self, key: str) -> bool:
-        """Whether an environment that is there is yet to reach the shared cache. If so, it is on its way now."""
-        if key in self._stored or self._closed:
-            return False
-        self.push(key)
-        return True
-
-    def push(self, key: str) -> Flight:
-        """The flight that brings an environment to the shared cache: one under way, or a new one."""
-        flight = self._pushes.get(key)
-        if flight is None:
-            flight = self._pushes[key] = Flight()
-            task = self._tasks.create_task(self._fly(key, flight))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
-        return flight
-
-    def close(self) -> None:
-        """End all work at once."""
-        self._closed = True
-        for task in self._working:
-            task.cancel()
-
-    async def _fly(self, key: str, flight: Flight) -> None:
-        try:
-            await self._push(key)
-            self._stored.add(key)
-            flight.land(Ready(key, "", cached=False))
-        except (PushError, GivenUpError) as error:
-            log.warning("an environment is not shared", key=key, problem=str(error))
-            flight.land(error)
-        except asyncio.CancelledError:
-            flight.land(GivenUpError("the builder stops"))
-            raise
-        except Exception as error:
-            log.exception("an environment could not be shared", key=key)
-            flight.land(PushError(f"a bug or a broken disk: {error!r}", passing=False))
-        finally:
-            del self._pushes[key]
 
     async def _push(self, key: str) -> None:
         async with self._alone:
@@ -193,7 +149,7 @@ class Sharing:
             # They are written last, as in an environment that was built.
             (new / LIST).unlink()
             (new / MARKER).unlink()
-            self._stored.add(key)
+            self.believe(key)
             say(f"Fetched from the shared cache in {time.monotonic() - begun:.1f} s", False)
             return listed
         return None
@@ -223,13 +179,13 @@ class Sharing:
         if hashing.hexdigest() != digest:
             log.warning("an archive is damaged", key=key, digest=digest)
             await patiently(functools.partial(self._archives.remove_damaged, digest))
-            self._stored.discard(key)
+            self.doubt(key)
 
     # ---- removing --------------------------------------------------------------------------------------------
 
     async def forget(self, key: str) -> None:
         """An environment is removed: nobody is told of its archive any more."""
-        self._stored.discard(key)
+        self.doubt(key)
         await self._archives.remove([key])
 
     async def kept(self) -> dict[str, int]:

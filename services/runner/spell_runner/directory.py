@@ -7,7 +7,7 @@
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
     code.json     where the code is that the run names by a URL, once it is fetched
-    pushing       the key of its environment, where that was yet to reach the shared cache when the run began
+    pushing       where the builder says that its environment is stored, if it was not yet when the run began
 
 Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`.
 So whoever was taken on can be ended, however full the disk is by then.
@@ -110,7 +110,7 @@ class Directory:
             return None
 
     def pushing(self) -> str:
-        """The key of an environment that the end of the attempt waits for; empty where there is nothing to wait for."""
+        """Where to ask for what the end of the attempt waits for; empty where there is nothing to wait for."""
         try:
             return _read(self / PUSHING).decode("ascii", "replace")
         except FileNotFoundError:

@@ -39,8 +39,8 @@ _RESOLVED: TypeAdapter[Resolved] = TypeAdapter(Resolved)
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where an environment is, and the path that it was built for. `pushing` is its key while it is yet to be stored
-    for other machines.
+    """Where an environment is, and the path that it was built for. `pushing` is where the builder says when it is
+    stored for other machines; empty where it is.
     """
 
     source: Path
@@ -73,7 +73,7 @@ class Environments:
                 found = await self._found(run_id, request, notes)
                 if _is_here(found):
                     path = Path(found.path)
-                    return Environment(path, path, found.key if found.pushing else "")
+                    return Environment(path, path, _pushing(found))
                 copy = await self._copies.get(found.key, run_id, notes)
             except NotFoundError:
                 # Removed just now: the builder makes it again.
@@ -82,7 +82,7 @@ class Environments:
             except RefusedError as error:
                 raise AttemptError(Reason.BUILD_FAILED, error.message) from error
             else:
-                return Environment(copy.source, copy.path, found.key if found.pushing else "")
+                return Environment(copy.source, copy.path, _pushing(found))
         raise AttemptError(Reason.BUILD_FAILED, "the environment is removed again and again")
 
     async def _found(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> Resolved:
@@ -128,6 +128,10 @@ class Environments:
         if ready.get("cached"):
             notes.line(CACHED)
         return Resolved(key=ready["key"], path=ready["path"], pushing=ready.get("pushing", False))
+
+
+def _pushing(found: Resolved) -> str:
+    return f"/environments/{found.key}/archive" if found.pushing else ""
 
 
 def _is_here(found: Resolved) -> bool:

@@ -20,10 +20,12 @@ AWAY_SECONDS_MAX = 60.0
 _PAUSE_SECONDS_MAX = 5.0
 
 
-async def until_stored(builder: Caller, key: str, run_id: int, notes: Notes) -> None:
-    """Wait until an environment is stored, or is not going to be. The run's log says so then: it is no worse for it."""
-    path, pause = f"/environments/{key}/archive", 0.1
-    deadline = time.monotonic() + AWAY_SECONDS_MAX
+async def until_stored(builder: Caller, path: str, run_id: int, notes: Notes) -> None:
+    """Wait until an environment is stored, or is not going to be. The run's log says so then: it is no worse for it.
+
+    `path` is where the builder tells.
+    """
+    deadline, pause = time.monotonic() + AWAY_SECONDS_MAX, 0.1
     while True:
         try:
             await asking.last_word(builder, "the builder", path, {}, notes, Reason.BUILD_FAILED)

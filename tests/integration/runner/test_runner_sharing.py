@@ -179,6 +179,29 @@ async def test_a_run_stays_in_pushing_until_its_environment_is_stored(near):
     await first.assert_whole(views[0])
 
 
+async def test_a_builder_that_dies_while_it_stores_begins_anew_and_leaves_nothing(near):
+    near.front.held = re.compile("PUT /archives/")
+    first = await near.machine(sees=True)
+    run_id = await first.create("echo ran", environment={"pip": ["alpha"]})
+    await first.until_state(run_id, "pushing")
+    await first.until_true(lambda: any(asked.startswith("PUT /archives/") for asked in near.front.asked))
+    spool = near.builder.data / "archives"
+
+    await near.builder.end()
+    left = list(spool.iterdir())
+    near.front.held = None
+    near.front.gate.set()
+    await near.builder.start()
+    view = await first.until_final(run_id)
+
+    assert view.state == "complete"
+    assert left == []
+    (row,) = await near.rows(
+        "SELECT archives.* FROM builder.archives JOIN builder.uses USING (key) WHERE packed_at IS NOT NULL"
+    )
+    assert row["digest"] in [path.name for path in near.stored()]
+
+
 async def test_an_environment_that_cannot_be_stored_is_told_and_fails_nobody(near):
     near.front.full = ARCHIVES
     first = await near.machine(sees=True)
