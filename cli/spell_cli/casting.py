@@ -50,6 +50,7 @@ def cast_spell(request: Checked, inspection: Inspection | None, wishes: Wishes) 
                 body = with_code(body, repository, code.snapshot)
         elif inspection is not None:
             agree_without_code(force=wishes.force)
+        body = _with_needs(body, code)
         client = Client(settings.connect())
         run = _create(client, body, code, settings)
     return _shown(client, run, wishes)
@@ -79,6 +80,16 @@ def _shown(client: Client, run: Run, wishes: Wishes) -> int:
         first=[casting, Line("✨", "Stop viewing logs with ^C")],
         created=run,
     )
+
+
+def _with_needs(body: dict[str, Any], code: Code | None) -> dict[str, Any]:
+    """The request with what the projects need that its requirements name."""
+    if not (body.get("environment") or {}).get("requirements"):
+        return body
+    projects = importlib.import_module("spell_cli.projects")  # most runs name no file
+    with usage_errors():
+        found: dict[str, Any] = projects.with_needs(body, *(code or (None, None)))
+    return found
 
 
 def _snapshot(

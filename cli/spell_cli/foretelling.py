@@ -2,7 +2,7 @@
 
 import os
 
-from spell_cli import config, terminal
+from spell_cli import config, projects, terminal
 from spell_cli.args import usage_errors
 from spell_cli.client import Client
 from spell_cli.repository import Inspection
@@ -20,6 +20,8 @@ def foretell(request: Checked, inspection: Inspection | None) -> int:
     if repository is not None:
         with usage_errors():
             body = with_code(body, repository, None)
+    with usage_errors():
+        body = projects.with_needs(body, repository, None)
     plan = Client(settings.connect()).plan_run(body)
     changes = bool(repository and repository.changed and settings.include_uncommitted)
     terminal.say("\n".join(pairs(plan_rows(body, plan, changes=changes))))

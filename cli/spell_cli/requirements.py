@@ -4,15 +4,18 @@ import os
 import stat
 from pathlib import Path
 
+from spell_cli import projects
 from spell_cli.spec_from_args import Requirements
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import (
+    CONSTRAINTS,
     FIELD,
     TEXT_BYTES_MAX,
     Line,
     Option,
     Parsed,
     logical_lines,
+    no_editables,
     option,
     parse,
     refused,
@@ -33,6 +36,7 @@ def read(given: str, directory: Path) -> Requirements:
     reader = _Reader(directory, _root(path))
     reader.include(path, given, None, reader.requirements)
     requirements, constraints = parse(reader.requirements), parse(reader.constraints)
+    no_editables(constraints, CONSTRAINTS)
     text, limits = _text(requirements), _text(constraints)
     for each in (text, limits):
         if len(each.encode()) > TEXT_BYTES_MAX:
@@ -72,10 +76,18 @@ class _Reader:
             )
         for line in logical_lines(text, name[-_NAME_CHARS_MAX:]):
             found = option(line)
-            if found is not None and found.short in {"-r", "-c"}:
+            if found is not None and found.short == "-e":
+                into.append(self._project(found, line.origin))
+            elif found is not None and found.short in {"-r", "-c"}:
                 self._include(path, found, line.origin, self.constraints if found.short == "-c" else into)
             else:
                 into.append(line)
+
+    def _project(self, found: Option, origin: str) -> Line:
+        """A project of the repository, from its top; as pip has it, its path is relative to where one stands."""
+        if "://" in found.value or found.value.startswith(("git+", "file:", "/", "~")) or not found.value:
+            return Line(f"-e {found.value}", origin)  # which is refused, or no directory at all
+        return Line(f"-e {projects.from_top(found.value, self._directory, origin)}", origin)
 
     def _include(self, path: Path, found: Option, origin: str, into: list[Line]) -> None:
         if found.value == "-" or "://" in found.value or "${" in found.value or not found.value:
@@ -147,5 +159,6 @@ def _too_large(name: str) -> InvalidError:
 
 def _text(parsed: Parsed) -> str:
     lines = [f"{index.option} {index.url} # {index.origin}\n" for index in parsed.indexes]
+    lines += [f"{editable.text()} # {editable.origin}\n" for editable in parsed.editables]
     lines += [f"{entry.canonical()} # {entry.origin}\n" for entry in parsed.entries]
     return "".join(lines)

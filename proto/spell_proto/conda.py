@@ -14,7 +14,7 @@ import yaml
 
 from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
-from spell_proto.requirements import Line, Parsed, parse
+from spell_proto.requirements import Line, Parsed, no_editables, parse
 
 TEXT_BYTES_MAX = 512 * 1024
 FIELD = "conda"
@@ -231,12 +231,14 @@ def _pip(nodes: "list[_Node]", file: str) -> Parsed:
             f"{len(nodes)} packages for pip, at most {checks.PIP_COUNT_MAX * 4} are allowed"
         )
     try:
-        return parse(Line(" ".join(node.text().split()), node.place.origin) for node in nodes)
+        parsed = parse(Line(" ".join(node.text().split()), node.place.origin) for node in nodes)
+        no_editables(parsed, "name it in a requirements file (--pip-req) instead")
     except InvalidError as error:
         message = error.message.replace("--pip-req:", f"{FLAG}:", 1)
         if not file:
             message = message.replace(f"{_UNNAMED}, ", "", 1)
         raise InvalidError(error.code, message, field=FIELD) from error
+    return parsed
 
 
 def hidden(url: str) -> str:

@@ -21,6 +21,8 @@ from spell_proto.git_packages import GitPackage, NoGitPackageError
 #: The flat text of a request.
 TEXT_BYTES_MAX = 512 * 1024
 FIELD = "requirements"
+#: Why some lines cannot stand in a file of constraints.
+CONSTRAINTS = "constraints choose versions and install nothing"
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _ORIGIN = re.compile(r"\s# (?P<origin>\S.{0,254}:[0-9]{1,7})$")
@@ -29,6 +31,8 @@ _PER_REQUIREMENT = re.compile(r"\s--?[a-z]")
 _HASH = re.compile(r"--hash(?:\s*=\s*|\s+)(?P<hash>\S+)")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 _OPTION = re.compile(r"(?P<name>--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s*)(?P<value>.*)", re.DOTALL)
+#: `./sub[extra]`; no URL, no absolute path, no option behind it.
+_PROJECT = re.compile(r"(?P<path>(?![/~])[^\[\]:\\#]+?)(\[(?P<extras>[A-Za-z0-9._, -]*)\])?", re.ASCII)
 _PLACE = re.compile(r"[./~\\]|file:", re.IGNORECASE)
 _INDEX_OPTIONS = {
     "-i": "--index-url",
@@ -39,7 +43,6 @@ _INDEX_OPTIONS = {
 _WHY_NOT = {
     "-r": "the files it names are with the caller; `spell run --pip-req` puts them in its place",
     "-c": "the files it names are with the caller; `spell run --pip-req` puts them in its place",
-    "-e": "a run imports its own code from where it stands, without installing it",
     "-f": "packages come from an index, which says what their hashes are",
 }
 _LONG = {"--requirement": "-r", "--constraint": "-c", "--editable": "-e", "--find-links": "-f"}
@@ -70,6 +73,19 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Editable:
+    """A project of the repository (`-e`): its directory, from the top of it, and which of its extras are wanted."""
+
+    path: str
+    extras: tuple[str, ...]
+    origin: str
+
+    def text(self) -> str:
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return f"-e {self.path}{extras}"
+
+
+@dataclass(frozen=True, slots=True)
 class Index:
     """Where else packages come from."""
 
@@ -88,6 +104,8 @@ class Parsed:
 
     entries: tuple[Entry, ...] = ()
     indexes: tuple[Index, ...] = ()
+    #: Not part of the environment: they are imported from where they stand.
+    editables: tuple[Editable, ...] = ()
 
     @property
     def repositories(self) -> tuple[Entry, ...]:
@@ -182,6 +200,7 @@ def parse(lines: Iterable[Line]) -> Parsed:
     """The content of lines; see `parse_text`."""
     entries: list[Entry] = []
     indexes: list[Index] = []
+    editables: list[Editable] = []
     for line in lines:
         _no_variables(line)
         named = option(line)
@@ -189,9 +208,13 @@ def parse(lines: Iterable[Line]) -> Parsed:
             entries.append(_entry(line))
         elif named.short in _INDEX_OPTIONS:
             indexes.append(_index(_INDEX_OPTIONS[named.short], named.value, line.origin))
+        elif named.short == "-e" and named.value.startswith("git+"):
+            entries.append(_entry(Line(named.value, line.origin)))
+        elif named.short == "-e":
+            editables.append(_editable(named.value, line.origin))
         elif named.short != "--require-hashes":  # follows from the hashes
             raise not_allowed(named.written, line.origin)
-    parsed = Parsed(tuple(entries), tuple(indexes))
+    parsed = Parsed(tuple(entries), tuple(indexes), tuple(editables))
     _all_or_none_hashed(parsed)
     return parsed
 
@@ -199,10 +222,33 @@ def parse(lines: Iterable[Line]) -> Parsed:
 def not_allowed(name: str, origin: str) -> InvalidError:
     """An option of pip that a requirements file may not have here."""
     short = _LONG.get(name, name)
-    if short == "-e":
-        return refused("pip_option_not_allowed", origin, f"{name} is not supported: {_WHY_NOT['-e']}")
     why = f": {_WHY_NOT[short]}" if short in _WHY_NOT else ""
     return refused("pip_option_not_allowed", origin, f"the option {name} is not allowed{why}")
+
+
+def _editable(value: str, origin: str) -> Editable:
+    found = _PROJECT.fullmatch(value)
+    parts = found["path"].split("/") if found else []
+    if found is None or len(value) > checks.PIP_SPEC_CHARS_MAX or ".." in parts or not value.isprintable():
+        raise refused(
+            "pip_option_not_allowed",
+            origin,
+            f"-e {shown(_hidden(value))}: a directory of the repository is allowed, as in "
+            "-e . or -e ./sub[extra]",
+        )
+    path = "/".join(part for part in parts if part not in {"", "."}) or "."
+    extras = tuple(
+        sorted({canonicalize_name(each) for each in (found["extras"] or "").split(",") if each.strip()})
+    )
+    return Editable(path, extras, origin)
+
+
+def no_editables(parsed: Parsed, why: str) -> None:
+    """Refuse projects of the repository where there can be none."""
+    for editable in parsed.editables:
+        raise refused(
+            "pip_option_not_allowed", editable.origin, f"{editable.text()} is not allowed here: {why}"
+        )
 
 
 def _no_variables(line: Line) -> None:
@@ -274,12 +320,16 @@ def _requirement(text: str, origin: str) -> Requirement:
 
 
 def _no_url(text: str, origin: str) -> InvalidError:
-    text = re.sub(r"://[^/\s]*@", "://…@", text)
+    text = _hidden(text)
     return refused(
         "pip_url_not_allowed",
         origin,
         f"{shown(text)}: a package name is allowed, no path and no URL but git+https://",
     )
+
+
+def _hidden(text: str) -> str:
+    return re.sub(r"://[^/\s]*@", "://…@", text)
 
 
 def _index(name: str, url: str, origin: str) -> Index:
@@ -311,6 +361,12 @@ def _all_or_none_hashed(parsed: Parsed) -> None:
     """
     if not parsed.hashed:
         return
+    for editable in parsed.editables:
+        raise refused(
+            "pip_hash_missing",
+            editable.origin,
+            f"{editable.text()}: a directory has no --hash, and other lines have one; all or none is allowed",
+        )
     for entry in parsed.entries:
         if entry.git is not None:
             if not entry.git.exact:

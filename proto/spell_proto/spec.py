@@ -17,7 +17,7 @@ from spell_proto import apt, checks, frameworks, images
 from spell_proto.conda import CondaFile
 from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
-from spell_proto.requirements import Parsed, parse_text
+from spell_proto.requirements import CONSTRAINTS, Editable, Parsed, no_editables, parse_text, refused
 from spell_proto.state import Intent
 
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -78,6 +78,12 @@ def _requirements(value: str | None) -> str | None:
     return value
 
 
+def _constraints(value: str | None) -> str | None:
+    if value is not None:
+        no_editables(parse_text(value), CONSTRAINTS)
+    return value
+
+
 def _conda(value: str | None) -> str | None:
     if value is not None:
         parse_conda(value)
@@ -118,7 +124,7 @@ class EnvironmentRequest(Shape):
 
     pip: Annotated[tuple[str, ...], AfterValidator(pip_requirements)] = ()
     requirements: Annotated[str | None, AfterValidator(_requirements)] = None
-    constraints: Annotated[str | None, AfterValidator(_requirements)] = None
+    constraints: Annotated[str | None, AfterValidator(_constraints)] = None
     conda: Annotated[str | None, AfterValidator(_conda)] = None
     python: Annotated[str | None, AfterValidator(_python)] = None
     apt: Annotated[tuple[str, ...], AfterValidator(_apt)] = ()
@@ -145,6 +151,11 @@ class EnvironmentRequest(Shape):
     def parsed(self) -> tuple[Parsed, Parsed]:
         """The requirements, and the constraints."""
         return parse_text(self.requirements or ""), parse_text(self.constraints or "")
+
+    @property
+    def editables(self) -> tuple[Editable, ...]:
+        """Projects of the run's own code that it can import. No environment depends on them."""
+        return () if self.requirements is None else parse_text(self.requirements).editables
 
     def conda_file(self) -> CondaFile | None:
         """What the conda environment file asks for."""
@@ -253,6 +264,17 @@ class RunRequest(Shape):
                 "docker_image: an image is the whole environment, so 'environment' must be left out",
                 field="docker_image",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _code_of_projects(self) -> Self:
+        if self.code is None and self.github is None:
+            for editable in self.environment.editables:
+                raise refused(
+                    "pip_option_not_allowed",
+                    editable.origin,
+                    f"{editable.text()} means the code of a repository, and the run has none",
+                )
         return self
 
     @model_validator(mode="after")

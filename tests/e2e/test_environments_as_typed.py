@@ -72,7 +72,7 @@ def test_a_requirements_file_with_includes_is_installed(stack, project):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("six\n-e .\n", "--pip-req: bad.txt, line 2: -e is not supported: a run imports its own code"),
+        ("six\n-e ..\n", "--pip-req: bad.txt, line 2: -e ..: it is outside of"),
         ("-r ../other.txt\n", "--pip-req: bad.txt, line 1: -r '../other.txt': it is outside of"),
         (
             "alpha\n--extra-index-url https://wheels.example/simple\n",

@@ -70,7 +70,8 @@ def test_hashes_and_indexes_are_kept(project):
         ("-r", "-r '': a file"),
         ("-r nowhere.txt", "file not found: nowhere.txt"),
         ("-r sub", "sub is a directory"),
-        ("-e .", "-e is not supported"),
+        ("-e /etc", "a directory of the repository is allowed"),
+        ("-e ../x", "it is outside of"),
         ("--find-links x", "the option --find-links is not allowed"),
     ],
 )

@@ -52,8 +52,11 @@ def test_an_index_is_kept_with_its_host():
         ("-r -", "pip_option_not_allowed", "the option -r is"),
         ("-cbase.txt", "pip_option_not_allowed", "the option -c is"),
         ("--requirement=x", "pip_option_not_allowed", "the option --requirement is"),
-        ("-e .", "pip_option_not_allowed", "-e is not supported: a run imports its own code"),
-        ("--editable ./x", "pip_option_not_allowed", "--editable is not supported"),
+        ("-e ../x", "pip_option_not_allowed", "-e '../x': a directory of the repository is allowed"),
+        ("--editable /x", "pip_option_not_allowed", "a directory of the repository is allowed"),
+        ("-e x[../y]", "pip_option_not_allowed", "a directory of the repository is allowed"),
+        ("-e https://a:hunter2@x/y", "pip_option_not_allowed", "-e 'https://…@x/y': a directory"),
+        (f"-e .\nsix==1 {HASH}", "pip_hash_missing", "-e .: a directory has no --hash"),
         (
             "-f https://x.example",
             "pip_option_not_allowed",

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.engines import LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import gpus, layout, skeleton
+from spell_runner import editables, gpus, layout, skeleton
 from spell_runner.directory import BASELINE, PUSHING, Directory
+from spell_runner.editables import Made
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, used_gpus
 from spell_runner.environments import Environment, Environments
@@ -102,11 +103,35 @@ class LocalEngine(Shimmed):
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay and not Path(directory / BASELINE).exists():
             await self._copy(code, directory, abort)
+        projects = await self._projects(spec, directory, code, environment)
         # Nothing may come between: what is written is what makes them taken.
         mine = gpus.choose(
             self._machine.gpus, used_gpus(self._place.data / "attempts"), self._machine.run_gpus
         )
-        directory.write(launch.LAUNCH, self._launch(spec, directory, code, environment, mine).encode())
+        told = self._launch(spec, directory, code, environment, mine)
+        if projects is not None:
+            shown = (*told.read_only, str(projects.directory)) if self.isolation != "none" else ()
+            told = replace(told, env=told.env | projects.within(told.env), read_only=shown)
+        directory.write(launch.LAUNCH, told.encode())
+
+    async def _projects(
+        self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Environment
+    ) -> Made | None:
+        """The projects of the code that its requirements name, if they do."""
+        if code is None or not spec.spec.environment.editables:
+            return None
+        place, python = directory / editables.DIRECTORY, f"{self._seen(environment)}/bin/python"
+        return await asyncio.to_thread(
+            editables.make, spec, code.lower, Path(place), self._root(directory), python, str(place)
+        )
+
+    def _seen(self, environment: Environment) -> Path:
+        """Where a run finds its environment."""
+        return environment.source if self.isolation == "none" else environment.path
+
+    def _root(self, directory: Directory) -> str:
+        """Where a run finds its workspace."""
+        return SPELL if self.isolation != "none" else directory / launch.WORKSPACE
 
     def _check(self, environment: Environment) -> None:
         """See that a copy can be shown to a run where its packages think that it is, unless they do not care."""
@@ -148,7 +173,7 @@ class LocalEngine(Shimmed):
     ) -> Launch:
         private = self.isolation != "none"
         source, path = str(environment.source), str(environment.path)
-        root = SPELL if private else directory / launch.WORKSPACE
+        root = self._root(directory)
         where = spec.spec.code
         cwd = root if where is None else os.path.normpath(f"{root}/{where.root_directory}/{where.cwd}")
         return Launch(
@@ -172,7 +197,7 @@ class LocalEngine(Shimmed):
     def _environ(
         self, spec: AttemptSpec, directory: Directory, environment: Environment, root: str
     ) -> dict[str, str]:
-        seen = environment.source if self.isolation == "none" else environment.path
+        seen = self._seen(environment)
         return {
             **self._machine.passed_on,
             "PATH": f"{seen}/bin:{_PATH}",
