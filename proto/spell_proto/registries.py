@@ -1,8 +1,10 @@
 """Private registries: what is told about them, and how a service learns what to say to one right before it asks for an image."""
 
 import base64
+import json
 from datetime import datetime
 from enum import StrEnum
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
@@ -56,11 +58,10 @@ class RegistryLogin(Shape):
     def redact(self, text: str) -> str:
         """A sentence of somebody else's without the password, however it is written there."""
         both = f"{self.username}:{self.password}".encode()
-        masked = (
-            self.password,
-            *(encode(both).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)),
-        )
-        for secret in masked:
+        written = [self.password, json.dumps(self.password)[1:-1], quote(self.password, safe="")]
+        written += [encode(both).decode() for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+        # What holds another one is masked before it.
+        for secret in sorted(set(written), key=len, reverse=True):
             if len(secret) >= _MASKED_CHARS_MIN:
                 text = text.replace(secret, "…")
         return text

@@ -1,6 +1,8 @@
 """What a registry is told: it goes where it is meant to go, and nowhere else."""
 
 import base64
+import json
+from urllib.parse import quote
 
 import pytest
 
@@ -21,6 +23,14 @@ def test_a_sentence_is_told_without_the_password_however_it_is_written(encode):
     told = LOGIN.redact(f"denied: hunter2>?hunter2, Basic {both}, for ada")
 
     assert told == "denied: …, Basic …, for ada"
+
+
+def test_a_key_with_quotes_is_masked_as_it_stands_in_json_and_in_urls():
+    key = RegistryLogin(username="_json_key", password='{"private_key":"a\\nb"}')
+
+    assert (
+        key.redact(f"said {json.dumps(key.password)} and {quote(key.password, safe='')}") == 'said "…" and …'
+    )
 
 
 def test_a_password_of_two_letters_takes_nothing_with_it():
