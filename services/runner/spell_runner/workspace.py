@@ -43,8 +43,10 @@ def signature(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def copy_tree(source: Path, target: Path, abort: Abort) -> bytes:
-    """Copy everything below `source` into the directory `target`; the baseline says what was there: path -> signature."""
+def copy_tree(source: Path, target: Path, abort: Abort, owner: tuple[int, int] | None = None) -> bytes:
+    """Copy everything below `source` into the directory `target`; the baseline says what was there: path -> signature.
+    `owner`, user and group, gets it all.
+    """
     baseline: dict[str, list[int]] = {}
     for path, entry in walk(source):
         abort.check()
@@ -57,6 +59,9 @@ def copy_tree(source: Path, target: Path, abort: Abort) -> bytes:
         else:
             _copy_file(entry.path, to)
             _same_time(entry, to)
+        if owner is not None:
+            # Before the signature is taken, which this changes.
+            os.chown(to, *owner, follow_symlinks=False)
         if not entry.is_dir(follow_symlinks=False):
             baseline[os.fsencode(path).hex()] = signature(to.lstat())
     return orjson.dumps(baseline)

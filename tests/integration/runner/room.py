@@ -400,10 +400,12 @@ def in_docker(daemon: docker.Docker) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def room(services: Services, *, before: tuple[str, ...] = (), **settings: str) -> AsyncIterator[Room]:
+async def room(
+    services: Services, below: str = "/var/tmp", *, before: tuple[str, ...] = (), **settings: str
+) -> AsyncIterator[Room]:
     """A machine whose runner is up. Its data is not below /tmp, which a sandbox replaces."""
     shims.need(settings.get("SPELL_ISOLATION", "none"))
-    directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
+    directory = Path(tempfile.mkdtemp(dir=below, prefix="sp"))
     async with AsyncExitStack() as opened:
         sockets = opened.enter_context(stack.short_directory())
         caller = await opened.enter_async_context(http.Caller(f"unix://{services.scheduler.socket}"))

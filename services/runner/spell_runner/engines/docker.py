@@ -18,9 +18,9 @@ from spell_proto.outside import CA_FILES
 from spell_proto.registries import RegistryLogin, login_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import asking, gpus
+from spell_runner import asking, gpus, layout
 from spell_runner.directory import Directory
-from spell_runner.engines import hardening
+from spell_runner.engines import copying, hardening, overlays
 from spell_runner.engines.about import About, read
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
@@ -100,6 +100,7 @@ class DockerEngine(Shimmed):
         self._control: aiodocker.Docker | None = None
         self._images: Images | None = None
         self._network = Network(rules)
+        self._overlay: bool | None = None
 
     # ---- the daemon ------------------------------------------------------------------------------------------
 
@@ -187,14 +188,17 @@ class DockerEngine(Shimmed):
                 spec.spec.code,
                 lambda: notes.line(_STORAGE_AWAY),
             )
-        cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort)
+        overlay = await self._mounts(image)
+        if not overlay:
+            notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
+        cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort, overlay=overlay)
         # Nothing may come between here and the writing: what is written is what makes them taken.
         mine = gpus.choose(self._machine.gpus, used_gpus(self._data / "attempts"), self._machine.run_gpus)
         told = Launch(
             argv=(image.shell, "-c", spec.spec.command),
             env={},
             isolation=ISOLATION,
-            overlay=True,
+            overlay=overlay,
             lower=str(self._lower(code)),
             cwd=cwd,
             root="",
@@ -203,7 +207,7 @@ class DockerEngine(Shimmed):
             log_bytes_max=self._log_bytes_max,
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
-            container=self._container(spec, directory, image, code, cwd, mine),
+            container=self._container(spec, directory, image, code, cwd, mine, overlay=overlay),
             gpus=mine,
         )
         directory.write(launch.LAUNCH, told.encode())
@@ -241,17 +245,33 @@ class DockerEngine(Shimmed):
     def _lower(self, code: Code | None) -> Path:
         return self._data / "empty" if code is None else code.lower
 
-    def _lay_out(self, spec: AttemptSpec, directory: Directory, code: Code | None, abort: Abort) -> str:
-        """Make the layers of the workspace the run's own; where its command starts."""
+    async def _mounts(self, image: Image) -> bool:
+        """Whether the daemon can mount layers; where that is not plain, it is tried once."""
+        assert self._control is not None
+        if self._overlay is None:
+            try:
+                self._overlay = await overlays.work(self._control, image, self._data, self._limits)
+            except _GONE as error:
+                log.info("docker does not answer", problem=repr(error))
+                return True
+        return self._overlay
+
+    def _lay_out(
+        self, spec: AttemptSpec, directory: Directory, code: Code | None, abort: Abort, *, overlay: bool
+    ) -> str:
+        """Make the layers of the workspace the run's own, or its copy of the code; where its command starts."""
         uid, gid = self._owner
-        for part in (launch.TEMPORARY, launch.UPPER, launch.WORK):
+        layers = (launch.UPPER, launch.WORK) if overlay else (launch.WORKSPACE,)
+        for part in (launch.TEMPORARY, *layers):
             path = Path(directory / part)
             path.mkdir(mode=0o755, exist_ok=True)
             os.chown(path, uid, gid)
         where = spec.spec.code
+        if not overlay:
+            copying.copy(code, directory, abort, owner=(uid, gid))
         if code is None or where is None:
             return _SPELL
-        if code.lower.lstat().st_uid != uid:
+        if overlay and code.lower.lstat().st_uid != uid:
             _hand_over(code.lower, uid, gid, abort)
         if code.repository.lstat().st_uid != uid:
             # Git trusts only what belongs to whom it runs as.
@@ -259,7 +279,10 @@ class DockerEngine(Shimmed):
         relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
         if os.path.lexists(code.lower / relative) and not (code.lower / relative).is_dir():
             raise AttemptError(Reason.START_FAILED, f"{_SPELL}/{relative}: Not a directory")
-        _make_missing(code.lower, Path(directory / launch.UPPER), relative, uid, gid)
+        _make_missing(code.lower, Path(directory / layers[0]), relative, uid, gid)
+        if not overlay:
+            # What is mounted there would else be mounted on a directory of root's.
+            (Path(directory / launch.WORKSPACE) / layout.REPOSITORY).mkdir(exist_ok=True)
         return f"{_SPELL}/{relative}"
 
     def _container(
@@ -270,6 +293,8 @@ class DockerEngine(Shimmed):
         code: Code | None,
         cwd: str,
         mine: tuple[str, ...],
+        *,
+        overlay: bool,
     ) -> Container:
         bound = [Bound(directory / launch.TEMPORARY, _TMP, read_only=False)]
         if code is not None:
@@ -278,6 +303,9 @@ class DockerEngine(Shimmed):
         passed_on, files = _within(self._machine.passed_on)
         bound += files
         uid, gid = account()
+        workspace: Overlay | Bound = Bound(directory / launch.WORKSPACE, _SPELL, read_only=False)
+        if overlay:
+            workspace = Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK)
         wanted = Wanted(
             image=image.id,
             argv=(image.shell, "-c", spec.spec.command),
@@ -292,7 +320,7 @@ class DockerEngine(Shimmed):
                 hardening.FENCE: str(spec.fence),
             },
             network=self._network.name,
-            workspace=Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK),
+            workspace=workspace,
             bound=tuple(bound),
             gpus=mine,
         )

@@ -77,7 +77,7 @@ class Wanted:
     cwd: str
     labels: Mapping[str, str]
     network: str
-    workspace: Overlay
+    workspace: Overlay | Bound
     bound: tuple[Bound, ...]
     gpus: tuple[str, ...] = ()
 
@@ -152,8 +152,10 @@ def _gpus(uuids: tuple[str, ...]) -> dict[str, Any]:
     return {"Driver": "nvidia", "DeviceIDs": list(uuids), "Capabilities": [["gpu"]]}
 
 
-def _workspace(layers: Overlay) -> dict[str, Any]:
-    """A volume without a name that is an overlay: the daemon mounts it, where runs can see it, and unmounts it."""
+def _workspace(layers: Overlay | Bound) -> dict[str, Any]:
+    """A copy that is bound, or a volume without a name that is an overlay: the daemon mounts it, where runs can see it, and unmounts it."""
+    if isinstance(layers, Bound):
+        return _bound(layers)
     options = {"type": "overlay", "device": "overlay", "o": layers.options}
     return {
         "Type": "volume",

@@ -10,9 +10,10 @@ from spell_proto import logs
 from spell_proto.engines import LOCAL
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import editables, gpus, layout, skeleton
-from spell_runner.directory import BASELINE, PUSHING, Directory
+from spell_runner import editables, gpus
+from spell_runner.directory import PUSHING, Directory
 from spell_runner.editables import Made
+from spell_runner.engines import copying
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, used_gpus
 from spell_runner.environments import Environment, Environments
@@ -23,7 +24,7 @@ from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
 from spell_runner.trees import Code, Trees
-from spell_runner.workspace import Abort, copy_tree, remove
+from spell_runner.workspace import Abort
 
 log = logs.get()
 
@@ -101,8 +102,9 @@ class LocalEngine(Shimmed):
         for part in parts:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
-        if not self._isolation.overlay and not Path(directory / BASELINE).exists():
-            await self._copy(code, directory, abort)
+        if not self._isolation.overlay:
+            bare = self.isolation == "none"
+            await asyncio.to_thread(copying.copy, code, directory, abort, repository=bare)
         projects = await self._projects(spec, directory, code, environment)
         # Nothing may come between: what is written is what makes them taken.
         mine = gpus.choose(
@@ -141,27 +143,6 @@ class LocalEngine(Shimmed):
                 f"conda packages work only where they were installed, in {environment.path} on another machine, and "
                 "without namespaces this machine cannot show them there (install bubblewrap)",
             )
-
-    async def _copy(self, code: Code | None, directory: Directory, abort: Abort) -> None:
-        workspace = Path(directory / launch.WORKSPACE)
-        if any(workspace.iterdir()):
-            # Left half-way by a runner that was killed.
-            await asyncio.to_thread(remove, workspace)
-            workspace.mkdir()
-        baseline = b"{}"
-        try:
-            if code is not None:
-                baseline = await asyncio.to_thread(self._copy_code, code, workspace, abort)
-            directory.write(BASELINE, baseline)
-        except OSError as error:
-            await asyncio.to_thread(remove, workspace)
-            raise AttemptError(Reason.START_FAILED, f"the code could not be copied: {error}") from error
-
-    def _copy_code(self, code: Code, workspace: Path, abort: Abort) -> bytes:
-        baseline = copy_tree(code.lower, workspace, abort)
-        if self.isolation == "none":
-            skeleton.copy(code.repository, code.objects, workspace / layout.REPOSITORY)
-        return baseline
 
     def _launch(
         self,
