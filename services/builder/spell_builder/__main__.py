@@ -9,6 +9,7 @@ from spell_builder.ahead import Ahead
 from spell_builder.archive_api import ArchiveRoutes
 from spell_builder.archives import Archives
 from spell_builder.builder import BARE, Builder
+from spell_builder.caches import Caches
 from spell_builder.channels import Channels
 from spell_builder.conda import Conda
 from spell_builder.directories import Directories
@@ -27,6 +28,8 @@ from spell_proto import bus, database, http, logs, outside, service, settings, s
 from spell_proto.errors import SettingsError
 
 log = logs.get()
+
+_CONSUMED = (subjects.COMMANDS, subjects.BUILDER_CONSUMER, subjects.COMMANDS_FOR_BUILDER)
 
 
 async def main(stop: asyncio.Event) -> None:
@@ -82,10 +85,10 @@ async def main(stop: asyncio.Event) -> None:
             app = api.application(builder, inventory, frameworks, sharing, archives)
             async with http.serve(app, given.listen):
                 log.info("ready")
-                consumed = (subjects.COMMANDS, subjects.BUILDER_CONSUMER, subjects.COMMANDS_FOR_BUILDER)
                 ahead = Ahead(builder, inventory, tasks)
-                tasks.create_task(nats.consume(stop, *consumed, ahead.handle))
+                tasks.create_task(nats.consume(stop, *_CONSUMED, ahead.handle))
                 tasks.create_task(inventory.keep(stop, built))
+                tasks.create_task(Caches(program, data, given.caches_bytes_max, builder.work).keep(stop))
                 await stop.wait()
                 builder.close()
 

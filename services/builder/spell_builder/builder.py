@@ -68,6 +68,7 @@ class Builder:
         self._builds = asyncio.Semaphore(max(1, builds_max))
         self._flights: dict[str, Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
+        self._worked = 0
         self._closed = False
         self._bare = Recipe(uv.interpreter)
         self._bare_digest = BARE.digest()
@@ -76,6 +77,10 @@ class Builder:
         if key is None or not self._directories.complete(key):
             return None
         return Ready(key, str(self._directories.path(key)), cached)
+
+    def work(self) -> tuple[int, int]:
+        """How many environments are being resolved or built, and how many have been."""
+        return len(self._working), self._worked
 
     def there(self, key: str) -> bool:
         """Whether an environment is there, whole."""
@@ -208,6 +213,7 @@ class Builder:
             log.exception("an environment could not be made", flight=name)
             flight.land(GivenUpError(f"a bug or a broken disk: {error!r}"))
         finally:
+            self._worked += 1
             self._forget(name, flight)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ class Settings:
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
-    first. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
+    first; `caches_bytes_max` is the same for what builds have downloaded. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
     With `share_environments` what is built is stored as an archive too, for runners and builders on other machines.
     """
 
@@ -31,6 +31,7 @@ class Settings:
     storage_url: str = ""
     share_environments: bool = False
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
+    caches_bytes_max: int = within(20 * 10**9, 0, 10**18)
     environment_check_share: float = within(0.05, 0.001, 1000.0)
     index_hosts: str = hosts.PUBLIC
     conda_channels: str = ""

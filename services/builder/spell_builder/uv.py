@@ -165,6 +165,14 @@ class Uv:
         environment = dict(self.environment) | {"HOME": str(self.home)}
         return await self._run(words, LIST_SECONDS_MAX, commands.unsaid, environment=environment)
 
+    async def cache(self, *words: str, say: Say) -> None:
+        """Have uv remove something of its cache. It waits until nobody uses that.
+
+        Raises:
+            BuildFailedError: it could not.
+        """
+        await self._run([self.program, "cache", *words], INSTALL_SECONDS_MAX, say)
+
     async def make(self, directory: Path, interpreter: Interpreter, say: Say, keep: int) -> None:
         """A bare environment that can be moved. `keep` is a descriptor the process holds open while it lives."""
         words = ["venv", "--quiet", "--relocatable", "--no-project", "--python", interpreter.path]
