@@ -71,6 +71,8 @@ class Run(TypedDict):
     saved_bytes: int | None
     log: dict[str, Any] | None
     queue_reason: str | None
+    engine: str | None
+    gpus: list[str]
 
 
 class Runs(TypedDict):

@@ -84,6 +84,8 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Machine Type", spec["machine_type"]),
         ("Docker Image", (spec.get("docker_image") or "").partition("@")[0]),
         ("Machine", _machine(run)),
+        ("Engine", run.get("engine") or ""),
+        ("GPUs", ", ".join(run.get("gpus") or [])),
         ("Request Time", local_time(run["created_at"])),
         ("Start Time", local_time(run["started_at"]) if run["started_at"] else ""),
         ("End Time", local_time(run["ended_at"]) if run["ended_at"] else ""),

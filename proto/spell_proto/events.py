@@ -63,6 +63,12 @@ Fact = Annotated[RunMoved | RunIntentChanged, Field(discriminator="kind")]
 # ---- reports of a machine about an attempt -------------------------------------------------------------------
 
 
+EngineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+#: The model of a GPU, and the UUID of one.
+ModelName = Annotated[str, Field(pattern=r"^[ -~]{1,100}$")]
+GpuName = Annotated[str, Field(pattern=r"^[!-~]{1,140}$")]
+
+
 class Step(BaseModel):
     """Base of one step of an attempt, by the clock of its machine."""
 
@@ -107,9 +113,11 @@ class MountingStarted(Step):
 
 
 class CommandStarted(Step):
-    """The user's command runs."""
+    """The user's command runs: with what, and on which GPUs (their UUIDs), where the machine says so."""
 
     kind: Literal["command_started"] = "command_started"
+    engine: EngineName | None = None
+    gpus: Annotated[tuple[GpuName, ...], Field(max_length=1024)] = ()
 
 
 ExitCause = Literal["exit", "stop", "kill"]
@@ -200,10 +208,6 @@ class AttemptHeld(BaseModel):
     attempt: int
     fence: int
     steps: int
-
-
-EngineName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
-ModelName = Annotated[str, Field(pattern=r"^[ -~]{1,100}$")]
 
 
 class Heartbeat(Message):

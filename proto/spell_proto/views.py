@@ -25,7 +25,7 @@ class RunView(Shape):
 
     `waiting` says, in a sentence, why a requested run has not started. `queue_reason` is for machines:
     `owner_limit`, `no_machine` (none of the type is registered), `no_engine` (none that answers can run it right
-    now) or `no_slot`.
+    now) or `no_slot`. `engine` is what its command was started with, `gpus` the UUIDs of those that it got.
     """
 
     id: int
@@ -51,6 +51,8 @@ class RunView(Shape):
     saved_bytes: int | None
     log: LogView | None
     queue_reason: QueueReason | None = None
+    engine: str | None = None
+    gpus: tuple[str, ...] = ()
 
 
 class RunList(Shape):

@@ -230,7 +230,7 @@ def now() -> datetime:
 def whole_life(exit_code: int = 0) -> tuple[Any, ...]:
     """The steps of a run that saves nothing."""
     return (
-        CommandStarted(at=now()),
+        CommandStarted(at=now(), engine="docker", gpus=("GPU-1", "GPU-2")),
         CommandExited(at=now(), exit_code=exit_code, exit_cause="exit"),
         OutputsSaved(at=now(), manifest=None, files=0, bytes=0),
         AttemptFinished(at=now(), log=TOTALS),

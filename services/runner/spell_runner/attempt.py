@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.events import CodeFetched, ImagePinned, LogTotals, OutputsSaved, Step
+from spell_proto.engines import DOCKER, LOCAL
+from spell_proto.events import CodeFetched, CommandStarted, ImagePinned, LogTotals, OutputsSaved, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
@@ -161,7 +162,7 @@ class Attempt:
                 self._engine.end(self.directory, intent)
                 await self._heard()
             case phases.Note(steps=steps):
-                self._note(steps)
+                self._note(tuple(map(self._with_place, steps)))
             case phases.Save():
                 await self._save()
             case phases.Push():
@@ -228,6 +229,14 @@ class Attempt:
         told = Launch.decode(Path(self.directory / LAUNCH).read_bytes()).container
         if told is not None and told.pinned:
             self._note((ImagePinned(at=datetime.now(UTC), image=told.pinned),))
+
+    def _with_place(self, step: Step) -> Step:
+        """That a command has started, with what and on which GPUs."""
+        if not isinstance(step, CommandStarted) or not Path(self.directory / LAUNCH).exists():
+            return step
+        told = Launch.decode(Path(self.directory / LAUNCH).read_bytes())
+        engine = LOCAL if told.container is None else DOCKER
+        return step.model_copy(update={"engine": engine, "gpus": told.gpus})
 
     async def _save(self) -> None:
         ended = self._look(alive=False).exit

@@ -50,6 +50,7 @@ class Run:
     `steps` is the number of the last step of the attempt that was applied. `fence` grows with every machine the
     run is given to or taken from. `intent_reason` says why the intent hardened. `fetched` is what the URL of a run
     without a local commit turned out to be, `image` its Docker image with a digest.
+    Its command was started with `engine`, on `gpus`.
     """
 
     id: int
@@ -72,6 +73,8 @@ class Run:
     deadline: datetime | None = None
     fetched: CodeFetched | None = None
     image: str | None = None
+    engine: str | None = None
+    gpus: tuple[str, ...] = ()
     started_at: datetime | None = None
     ended_at: datetime | None = None
     manifest: str | None = None
@@ -262,9 +265,8 @@ def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Lo
         case CommandStarted() if run.state in BEFORE_RUNNING:
             limit = run.timeout_seconds
             deadline = None if limit is None else now + timedelta(seconds=limit)
-            after, row = _move(
-                replace(run, started_at=step.at, deadline=deadline), RunState.RUNNING, actor, now
-            )
+            started = replace(run, started_at=step.at, deadline=deadline, engine=step.engine, gpus=step.gpus)
+            after, row = _move(started, RunState.RUNNING, actor, now)
         case CommandExited() if run.state is RunState.RUNNING:
             exited = replace(run, exit_code=step.exit_code, exit_cause=step.exit_cause)
             after, row = _move(exited, RunState.SAVING, actor, now)

@@ -69,6 +69,8 @@ def run_of(row: Row) -> Run:
         deadline=row["deadline"],
         fetched=None if fetched is None else FETCHED.validate_python(fetched, strict=False),
         image=row["image"],
+        engine=row["engine"],
+        gpus=tuple(row["gpus"]),
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         manifest=row["manifest"],
@@ -122,6 +124,8 @@ def view_of(row: Row, *, queue_reason: QueueReason | None = None) -> RunView:
         saved_bytes=run.saved_bytes,
         log=None if run.log is None else LogView(**run.log.model_dump()),
         queue_reason=queue_reason,
+        engine=run.engine,
+        gpus=run.gpus,
     )
 
 

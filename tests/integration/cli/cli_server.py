@@ -164,6 +164,8 @@ def a_run(run_id: int) -> dict[str, Any]:
         "saved_bytes": None,
         "log": None,
         "queue_reason": None,
+        "engine": None,
+        "gpus": [],
     }
 
 

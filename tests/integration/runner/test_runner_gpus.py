@@ -24,11 +24,12 @@ async def test_runs_at_once_have_gpus_of_their_own_also_after_the_runner_was_kil
         second = await here.create(f"{SHOW}; exit 3", env={"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
         assert (await here.until_final(second)).exit_code == 3
         (here.data / "go").touch()
-        await here.until_final(first)
+        ended = await here.until_final(first)
         third = await here.create(SHOW)
         await here.until_final(third)
 
         assert kind.gpus == 2
+        assert (ended.engine, ended.gpus) == ("local", ("GPU-a", "GPU-b"))
         assert await here.output(first) == b"GPU-a,GPU-b=GPU-a,GPU-b\n"
         assert await here.output(second) == b"GPU-c,GPU-d=GPU-c,GPU-d\n"
         assert await here.output(third) == b"GPU-a,GPU-b=GPU-a,GPU-b\n"

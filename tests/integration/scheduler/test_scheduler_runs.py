@@ -71,6 +71,7 @@ async def test_a_run_goes_through_its_states_in_order(place, nats):
         await box.report(run.id, *whole_life(exit_code=66))
         done = await client.until_state(run.id, "complete")
 
+    assert (done.engine, done.gpus) == ("docker", ("GPU-1", "GPU-2"))
     assert done.exit_code == 66
     assert done.run_seconds is not None
     assert await client.states(run.id) == [
