@@ -270,11 +270,10 @@ class RunRequest(Shape):
     def _code_of_projects(self) -> Self:
         if self.code is None and self.github is None:
             for editable in self.environment.editables:
-                raise refused(
-                    "pip_option_not_allowed",
-                    editable.origin,
-                    f"{editable.text()} means the code of a repository, and the run has none",
-                )
+                why = f"{editable.text()} means the code of a repository, and the run has none"
+                error = refused("pip_option_not_allowed", editable.origin, why)
+                error.field = "environment.requirements"
+                raise error
         return self
 
     @model_validator(mode="after")

@@ -42,6 +42,8 @@ async def main(stop: asyncio.Event) -> None:
     directories.make()
     directories.clean()
     frameworks = Frameworks.load(given.frameworks, given.index_hosts)
+    caller = http.Caller(given.storage_url or "unix:///nobody")
+    program, conda, resolver = _means(given, directories, frameworks, caller)
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
@@ -51,10 +53,9 @@ async def main(stop: asyncio.Event) -> None:
         built = asyncio.Event()
         async with (
             http.Caller(given.scheduler_url or "unix:///nobody") as scheduler,
-            http.Caller(given.storage_url or "unix:///nobody") as storage,
+            caller as storage,
             asyncio.TaskGroup() as tasks,
         ):
-            program, conda, resolver = _means(given, directories, frameworks, storage)
             soundness = Soundness(directories, requests.recorded, given.environment_check_share)
             stores = Stores(directories, soundness, requests, Archives(pool), storage, data / "archives")
             sharing = Sharing(stores, tasks) if given.share_environments else None

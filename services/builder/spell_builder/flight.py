@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spell_builder.errors import BuilderError
+from spell_proto import outside
 
 LINES_MAX = 20_000
 
@@ -79,7 +80,8 @@ class Flight:
             self.deserted()
 
     def say(self, text: str, failing: bool = False) -> None:
-        """Add a line."""
+        """Add a line, whatever a package prints of the addresses that its build knows."""
+        text = outside.hidden(text)
         if len(self.lines) < LINES_MAX:
             self.lines.append(Line(text, "error" if failing else "info"))
         else:

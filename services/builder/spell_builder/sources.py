@@ -1,6 +1,6 @@
 """Where a requirements file may have packages come from: hosts that the operator lists, and no others (shell)."""
 
-from spell_builder import pins
+from spell_builder import hosts, pins
 from spell_builder.repositories import Repositories
 from spell_proto.errors import InvalidError, shown
 from spell_proto.requirements import Entry, Index, Parsed
@@ -11,7 +11,7 @@ class Sources:
     """The hosts of indexes, and those of repositories, which storage knows."""
 
     def __init__(self, index_hosts: str, repositories: Repositories) -> None:
-        self._hosts = frozenset(host for host in index_hosts.lower().replace(",", " ").split() if host)
+        self._hosts = hosts.read(index_hosts)
         self._repositories = repositories
 
     async def check(self, request: EnvironmentRequest) -> None:

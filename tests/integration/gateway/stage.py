@@ -106,6 +106,7 @@ class Stage:
                 "SPELL_DATABASE_URL": postgres.url("builder"),
                 "SPELL_NATS_URL": nats.service_url,
                 "SPELL_LISTEN": socket["builder"],
+                "SPELL_STORAGE_URL": socket["storage"],
             },
         )
         self.gateway = Process(

@@ -17,6 +17,12 @@ SETTINGS = [
     ("lost_after_seconds", "nan", "scheduler", "LOST_AFTER_SECONDS must be a number from 0, not 'nan'"),
     ("machine_types", "CPU,a b", "scheduler", "MACHINE_TYPES: machine type: 'a b' is not a name"),
     ("machine_type", "../x", "runner", "MACHINE_TYPE: machine type: '../x' is not a name"),
+    (
+        "index_hosts",
+        "https://x.example/",
+        "builder",
+        "INDEX_HOSTS must name hosts, separated by commas, not 'https",
+    ),
     ("https_proxy", "proxy:3128", "", "HTTPS_PROXY must be a URL such as http://host:3128, not 'proxy:3128'"),
     (
         "ca_bundle",

@@ -71,3 +71,13 @@ async def test_without_a_grace_it_is_deserted_at_once(flight):
         pass
 
     assert len(flight.ended) == 1
+
+
+def test_a_line_holds_no_password_of_an_address():
+    flight = Flight()
+
+    flight.say("Looking in http://bot:hunter2@proxy:3128 and git+https://x.example/r@v1")
+
+    assert [line.text for line in flight.lines] == [
+        "Looking in http://…@proxy:3128 and git+https://x.example/r@v1"
+    ]
