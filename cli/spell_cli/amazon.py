@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from spell_cli.errors import CliError
+from spell_cli.tables import safe
 
 #: Policies within the role: they go with it, cannot be attached elsewhere, and are replaced in one call.
 READ_POLICY = "SpellECRRead"
@@ -45,13 +46,13 @@ class Account:
             found = self._session.get_credentials()
             if found is None:
                 raise CliError(
-                    f"AWS profile '{profile}' has no access key here. Make one known with: aws configure"
+                    f"AWS profile '{safe(profile)}' has no access key here. Make one known with: aws configure"
                 )
             self.access_key = found.get_frozen_credentials().access_key
         self.region = self._session.region_name
         if not self.region:
             raise CliError(
-                f"AWS profile '{profile}' has no region. Set one with: aws configure set region REGION"
+                f"AWS profile '{safe(profile)}' has no region. Set one with: aws configure set region REGION"
             )
 
     def check_owner(self) -> None:
@@ -60,7 +61,7 @@ class Account:
             here = self._session.client("sts").get_caller_identity()["Account"]
         if here != self.role.split(":")[4]:
             raise CliError(
-                f"AWS profile '{self.profile}' belongs to the account {here}, and the cluster's role {self.role} to another. "
+                f"AWS profile '{safe(self.profile)}' belongs to the account {here}, and the cluster's role {self.role} to another. "
                 "Choose another with --profile."
             )
 
@@ -118,11 +119,10 @@ class Account:
             yield
         except self._errors.ClientError as error:
             told: dict[str, Any] = error.response.get("Error", {})
-            raise CliError(
-                f"AWS refused {error.operation_name}: {told.get('Message') or told.get('Code')}"
-            ) from None
+            reason = str(told.get("Message") or told.get("Code"))
+            raise CliError(f"AWS refused {error.operation_name}: {safe(reason)}") from None
         except self._errors.BotoCoreError as error:
-            raise CliError(f"AWS profile '{self.profile}' cannot be used: {error}") from None
+            raise CliError(f"AWS profile '{safe(self.profile)}' cannot be used: {safe(str(error))}") from None
 
 
 def registry_of(arn: str) -> str:

@@ -8,6 +8,7 @@ import click
 from spell_cli.amazon import READ_POLICY, Account, name_of, registry_of
 from spell_cli.client import Client
 from spell_cli.errors import CliError
+from spell_cli.tables import safe
 from spell_cli.terminal import say
 from spell_proto.errors import InvalidError, NotFoundError
 
@@ -28,7 +29,7 @@ All of this will be done with your AWS profile '{}' which has Access Key ID '{}'
 def add(client: Client, repository: str | None, profile: str) -> None:
     """Let the role of the cluster read a repository."""
     account = _account(client, profile)
-    if not click.confirm(_ADDING.format(account.profile, account.access_key, account.region)):
+    if not click.confirm(_ADDING.format(safe(account.profile), account.access_key, account.region)):
         return
     account.check_owner()
     repositories = {one.name: one for one in account.repositories()}
@@ -43,12 +44,12 @@ def add(client: Client, repository: str | None, profile: str) -> None:
 
         def problem(name: str) -> str | None:
             if name not in repositories:
-                return f"No repository named {name} found"
-            return f"Spell already has permissions to access {name}" if name in there else None
+                return f"No repository named {safe(name)} found"
+            return f"Spell already has permissions to access {safe(name)}" if name in there else None
 
         repository = _chosen("Please choose a repository", problem)
     elif repository not in repositories:
-        raise CliError(f"No repository named {repository} found")
+        raise CliError(f"No repository named {safe(repository)} found")
     one = repositories[repository]
     if repository in there:
         say(f"Policy {READ_POLICY} of {account.role} already has permissions to access {repository}")
@@ -64,7 +65,7 @@ def add(client: Client, repository: str | None, profile: str) -> None:
 def delete(client: Client, repository: str | None, profile: str) -> None:
     """Let the role of the cluster read a repository no more."""
     account = _account(client, profile)
-    if not click.confirm(_DELETING.format(account.profile, account.access_key, account.region)):
+    if not click.confirm(_DELETING.format(safe(account.profile), account.access_key, account.region)):
         return
     account.check_owner()
     readable = account.readable()
@@ -74,7 +75,7 @@ def delete(client: Client, repository: str | None, profile: str) -> None:
         return
 
     def problem(name: str) -> str | None:
-        return None if name in here else f"Spell has no access to repository named {name}"
+        return None if name in here else f"Spell has no access to repository named {safe(name)}"
 
     if repository is None:
         say("Spell has access to the following repos:")
@@ -106,7 +107,7 @@ def _account(client: Client, profile: str) -> Account:
 
 def _list(names: Collection[str]) -> None:
     for name in sorted(names):
-        say(f"- {name}")
+        say(f"- {safe(name)}")
 
 
 def _chosen(question: str, problem: Callable[[str], str | None]) -> str:

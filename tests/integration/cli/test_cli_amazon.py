@@ -263,6 +263,20 @@ def test_amazon_may_refuse_and_its_words_are_told(cli, server, amazon):
     assert stored(server) == []
 
 
+@pytest.mark.parametrize("given", ["\x1b[31mred", "a\nb", "", "x" * 5_000, "../x", "ä"])
+@pytest.mark.parametrize("command", [ADD, DELETE])
+def test_odd_names_are_told_so_that_a_terminal_bears_them(cli, server, amazon, command, given):
+    out(typed(cli, *ADD, "--repo", "image-gan", stdin=b"y\n"))
+    named = typed(cli, *command, "--repo", given, stdin=b"y\n")
+    profile = typed(cli, *command, "-p", given or "\x1b", stdin=b"n\n")
+
+    for done in (named, profile):
+        assert done.returncode == 1
+        assert b"\x1b" not in done.stdout + done.stderr
+        assert b"Traceback" not in done.stderr
+    assert readable(amazon) == [arn("image-gan")]
+
+
 @pytest.mark.parametrize(
     "words",
     [
