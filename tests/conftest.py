@@ -7,13 +7,14 @@ A test that kills or wipes a server opens its own one: `support.stack.postgres()
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import TypeVar
 
 # Its plugin imports it at the end of a session, which some builds of Python 3.11 answer with a SystemError then.
 import hypothesis  # noqa: F401
 import pytest
 
+from support import docker as daemons
 from support import stack
 from support.standalone import Stack
 from support.standalone import standalone as standalone_stack
@@ -44,6 +45,17 @@ def postgres() -> Iterator[stack.Postgres]:
 def nats() -> Iterator[stack.Nats]:
     """The session's NATS server: `nats.service_url`, `nats.runner_url("m1")`, `nats.subscriber_url`."""
     yield from _held_open(stack.nats())
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[daemons.Docker]:
+    """The daemon, which all tests share; without one, they are skipped with the reason."""
+    with ExitStack() as opened:
+        try:
+            found = opened.enter_context(daemons.running())
+        except daemons.NoDockerError as error:
+            daemons.absent(str(error))
+        yield found
 
 
 @pytest.fixture(scope="session")

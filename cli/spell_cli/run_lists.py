@@ -97,6 +97,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Python Version", spec["environment"].get("python") or ""),
         ("Requirements File", _requirements(spec["environment"].get("requirements") or "")),
         ("Pip Packages", ", ".join(spec["environment"]["pip"])),
+        ("Apt Packages", ", ".join(spec["environment"].get("apt") or ())),
         ("Conda Env File", _conda(spec["environment"].get("conda"))),
         ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
         ("Saved Files", _saved(run)),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import checks, frameworks, images
+from spell_proto import apt, checks, frameworks, images
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -35,6 +35,7 @@ class RunArguments(NamedTuple):
     docker_image: str | None = None
     conda_file: "CondaText | None" = None
     framework: str | None = None
+    apt: tuple[str, ...] = ()
 
 
 class CondaText(NamedTuple):
@@ -77,7 +78,7 @@ def check(arguments: RunArguments) -> Checked:
     asked, more_warnings = asked_environment(arguments)
     if arguments.docker_image is not None:
         checks.image_alone(
-            packages=bool(arguments.pip) or arguments.pip_req is not None,
+            packages=bool(arguments.apt or arguments.pip) or arguments.pip_req is not None,
             python=arguments.python is not None,
             latest=arguments.latest,
         )
@@ -116,6 +117,8 @@ def asked_environment(arguments: RunArguments) -> tuple[dict[str, Any], tuple[st
         asked["conda"], warnings = arguments.conda_file
     if arguments.python is not None:
         asked["python"] = checks.python_version(arguments.python)
+    if arguments.apt:
+        asked["apt"] = list(apt.packages(arguments.apt))
     if arguments.framework is not None:
         asked["framework"] = frameworks.framework(arguments.framework)
     if arguments.latest:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from spell_proto.engines import LOCAL, Engine
 from spell_proto.events import Message
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.state import Intent
@@ -34,6 +35,7 @@ class BuildEnvironment(Message):
     kind: Literal["build_environment"] = "build_environment"
     run_id: int
     environment: EnvironmentRequest
+    engine: Engine = LOCAL
 
 
 MachineCommand = Annotated[StartAttempt | EndAttempt, Field(discriminator="kind")]

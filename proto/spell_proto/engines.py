@@ -1,12 +1,25 @@
 """The engines that run commands, and which of them can run what is asked for. Pure."""
 
+from collections.abc import Collection
+from typing import Final, Literal
+
 from spell_proto.spec import EnvironmentRequest
 
+Engine = Literal["local", "docker"]
 #: On the machine itself, and in a container.
-LOCAL, DOCKER = "local", "docker"
+LOCAL: Final = "local"
+DOCKER: Final = "docker"
 
 
 def engines_needed(docker_image: str | None, environment: EnvironmentRequest) -> frozenset[str] | None:
     """The engines of which any can run it; None where every one can."""
-    del environment
-    return None if docker_image is None else frozenset({DOCKER})
+    return frozenset({DOCKER}) if docker_image is not None or environment.apt else None
+
+
+def engine_for(
+    environment: EnvironmentRequest, docker_image: str | None, engines: Collection[str] = (LOCAL, DOCKER)
+) -> Engine:
+    """The engine that a run gets on a machine that has these: the machine itself, where that is enough."""
+    needed = engines_needed(docker_image, environment)
+    possible = engines if needed is None else [each for each in engines if each in needed] or needed
+    return LOCAL if LOCAL in possible or DOCKER not in possible else DOCKER

@@ -77,10 +77,10 @@ class BuilderProcess:
             self.process.send_signal(number)
         return await self.process.wait()
 
-    async def ensure(self, *pip: str, run_id: int = 1, **more: Any) -> Answer:
+    async def ensure(self, *pip: str, run_id: int = 1, engine: str = "local", **more: Any) -> Answer:
         """Ask for an environment and read to the end. Without outcome where the builder went away."""
         answer = Answer([], None)
-        body = orjson.dumps({"run_id": run_id, "environment": {"pip": pip, **more}})
+        body = orjson.dumps({"run_id": run_id, "engine": engine, "environment": {"pip": pip, **more}})
         with contextlib.suppress(Exception):
             async with (
                 http.Caller(self.address) as caller,
@@ -121,7 +121,7 @@ class BuilderProcess:
             (check,) = (await caller.call("GET", "/verify", VERDICT, params=params)).checks
             return check
 
-    async def resolved(self, *pip: str) -> dict[str, Any]:
-        digest = EnvironmentRequest(pip=pip).digest()
+    async def resolved(self, *pip: str, engine: str = "local", **more: Any) -> dict[str, Any]:
+        path = f"/environments/resolved/{EnvironmentRequest(pip=pip, **more).digest()}"
         async with http.Caller(self.address) as caller:
-            return await caller.call("GET", f"/environments/resolved/{digest}", TypeAdapter(dict[str, Any]))
+            return await caller.call("GET", path, TypeAdapter(dict[str, Any]), params={"engine": engine})

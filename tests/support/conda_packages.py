@@ -30,14 +30,15 @@ class Channel:
     def url(self) -> str:
         return self.directory.as_uri()
 
-    def add_python(self, version: str = VERSION) -> None:
-        """Add a Python of this version; it is the one of this machine, whatever its version."""
+    def add_python(self, version: str = VERSION, real: str = _REAL) -> None:
+        """Add a Python of this version; it is the one of this machine or of an image, whatever its version."""
+        minor = VERSION if real == _REAL else version
         files = {
-            "pyvenv.cfg": f"home = {os.path.dirname(_REAL)}\n",  # noqa: PTH120
-            f"lib/python{VERSION.rpartition('.')[0]}/site-packages/README.txt": "nothing\n",
+            "pyvenv.cfg": f"home = {os.path.dirname(real)}\n",  # noqa: PTH120
+            f"lib/python{minor.rpartition('.')[0]}/site-packages/README.txt": "nothing\n",
         }
         links = {
-            "bin/python3": _REAL,
+            "bin/python3": real,
             "bin/python": "python3",
             f"bin/python{version.rpartition('.')[0]}": "python3",
         }

@@ -26,7 +26,7 @@ NEEDED = "SPELL_TESTS_NEED_DOCKER"
 SOCKET = Path("/var/run/docker.sock")
 UP_SECONDS_MAX = 60.0
 #: What the base image has beyond a minimal Debian.
-PACKAGES = "python3,python-is-python3,git,ca-certificates,procps"
+PACKAGES = "python3,python3-pip,python-is-python3,git,ca-certificates,procps"
 RECIPE = hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]
 BASE = f"spell-tests/base:{RECIPE}"
 #: What users get is tested under its own name, unless somebody has the real one here.
@@ -101,6 +101,48 @@ class Docker:
         more = "".join(f"&changes={quote(change)}" for change in changes)
         said = self.ask("POST", f"/images/create?fromSrc=-&repo={name}&tag={tag}{more}", archive)
         assert b"error" not in (said if isinstance(said, bytes) else b""), said
+
+    def derive(
+        self, image: str, base: str, files: dict[str, bytes], *, without: tuple[str, ...] = ()
+    ) -> None:
+        """Make an image of another one, with some more files and without some programs of it."""
+        name, _, tag = image.rpartition(":")
+        made = self.ask("POST", "/containers/create", {"Image": base, "Cmd": ["rm", "-f", "/none", *without]})
+        container = made["Id"]
+        try:
+            self.ask("PUT", f"/containers/{container}/archive?path=/", archive(files))
+            self.ask("POST", f"/containers/{container}/start")
+            self.ask("POST", f"/containers/{container}/wait")
+            self.ask("POST", f"/commit?container={container}&repo={name}&tag={tag}", {"Cmd": ["sh"]})
+        finally:
+            self.ask("DELETE", f"/containers/{container}?force=1&v=1")
+
+    def images(self, reference: str) -> list[str]:
+        """The names of all images that fit a pattern."""
+        filters = quote(json.dumps({"reference": [reference]}))
+        listed = self.ask("GET", f"/images/json?filters={filters}")
+        return [name for image in listed for name in image["RepoTags"] or ()]
+
+    def said(self, image: str, command: str) -> str:
+        """What a command writes in a container of an image."""
+        body = {"Image": image, "Cmd": ["sh", "-c", command], "HostConfig": {"NetworkMode": "host"}}
+        container = self.ask("POST", "/containers/create", body)["Id"]
+        try:
+            self.ask("POST", f"/containers/{container}/start")
+            self.ask("POST", f"/containers/{container}/wait")
+            framed = self.ask("GET", f"/containers/{container}/logs?stdout=1&stderr=1")
+        finally:
+            self.ask("DELETE", f"/containers/{container}?force=1&v=1")
+        return _unframed(framed if isinstance(framed, bytes) else b"")
+
+
+def _unframed(data: bytes) -> str:
+    """The text in the frames of a container's output."""
+    text = b""
+    while data:
+        end = 8 + int.from_bytes(data[4:8])
+        text, data = text + data[8:end], data[end:]
+    return text.decode()
 
 
 class _Connection(http.client.HTTPConnection):

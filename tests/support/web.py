@@ -27,12 +27,15 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def files(directory: Path, context: ssl.SSLContext) -> Iterator[int]:
-    """Serve a directory; the port."""
+def files(directory: Path, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve a directory, in plain http without a context; the port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=directory)) as server:
         server.daemon_threads = True
-        # On the thread of each connection, so that no client makes the others wait.
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        if context is not None:
+            # On the thread of each connection, so that no client makes the others wait.
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -9,6 +9,7 @@ from spell_cli.args import Known, Label, SpellCommand, complete_file, usage_erro
 from spell_cli.errors import CliError
 from spell_cli.repository import Inspection
 from spell_cli.spec_from_args import (
+    Checked,
     CondaText,
     OptionNames,
     Requirements,
@@ -65,6 +66,7 @@ class RunCommand(SpellCommand):
         "spell run --pip scikit-learn --env EPOCHS=5 python train.py",
         "spell run --python 3.12 --pip-req requirements.txt python train.py",
         "spell run --conda-file environment.yml python train.py",
+        "spell run --apt ffmpeg --pip moviepy python cut.py",
         "spell run --framework pytorch --pip timm python train.py",
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
@@ -86,6 +88,12 @@ class RunCommand(SpellCommand):
     type=Known("name", "frameworks"),
     metavar="NAME[==VERSION]",
     help="Framework to run with; `spell frameworks` lists them.",
+)
+@click.option(
+    "--apt",
+    multiple=True,
+    metavar="PACKAGE",
+    help="Debian package to install, as ffmpeg or 'ffmpeg>=7:5'. Repeatable.",
 )
 @click.option("--pip", multiple=True, metavar="PACKAGE", help="Python package to install. Repeatable.")
 @click.option(
@@ -149,6 +157,7 @@ class RunCommand(SpellCommand):
 def run(
     machine_type: str | None,
     framework: str | None,
+    apt: tuple[str, ...],
     pip: tuple[str, ...],
     pip_req: str | None,
     conda_file: str | None,
@@ -194,17 +203,24 @@ def run(
                 docker_image,
                 _conda(conda_file),
                 framework,
+                apt,
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.
     inspection = Inspection(_here(), commit_ref) if github_url is None else None
+    return _carry_out(
+        request, inspection, dry_run, {"background": background, "force": force, "verbose": verbose}
+    )
+
+
+def _carry_out(
+    request: Checked, inspection: Inspection | None, dry_run: bool, wishes: dict[str, bool]
+) -> int:
     if dry_run:
         foretold: int = importlib.import_module("spell_cli.foretelling").foretell(request, inspection)
         return foretold
     casting = importlib.import_module("spell_cli.casting")
-    code: int = casting.cast_spell(
-        request, inspection, casting.Wishes(background=background, force=force, verbose=verbose)
-    )
+    code: int = casting.cast_spell(request, inspection, casting.Wishes(**wishes))
     return code
 
 

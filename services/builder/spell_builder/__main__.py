@@ -2,29 +2,40 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from spell_builder import api, uv
+from spell_builder import api, contained, uv
 from spell_builder.ahead import Ahead
 from spell_builder.archive_api import ArchiveRoutes
 from spell_builder.archives import Archives
-from spell_builder.builder import BARE, Builder
+from spell_builder.builder import BARE, Builder, Limits
 from spell_builder.caches import Caches
 from spell_builder.channels import Channels
 from spell_builder.conda import Conda
-from spell_builder.directories import Directories
+from spell_builder.directories import Directories, remove
+from spell_builder.docker import Docker
 from spell_builder.frameworks import Frameworks
+from spell_builder.identity import identity
+from spell_builder.image_builder import ImageBuilder
+from spell_builder.image_maker import ImageMaker
+from spell_builder.image_resolver import ImageResolver
+from spell_builder.images import Images
 from spell_builder.inventory import Inventory
+from spell_builder.local_builder import LocalBuilder
 from spell_builder.pythons import Pythons
 from spell_builder.repositories import Repositories
 from spell_builder.requests import Requests
-from spell_builder.resolver import Recipe, Resolver
+from spell_builder.resolver import Means, Recipe, Resolver
 from spell_builder.runs import Runs
 from spell_builder.settings import Settings
 from spell_builder.sharing import Sharing, Stores
 from spell_builder.soundness import Soundness
 from spell_builder.sources import Sources
 from spell_proto import bus, database, http, logs, outside, service, settings, subjects
+from spell_proto.docker import clients
+from spell_proto.engines import DOCKER, LOCAL, Engine
 from spell_proto.errors import SettingsError
 
 log = logs.get()
@@ -43,10 +54,11 @@ async def main(stop: asyncio.Event) -> None:
     directories.clean()
     frameworks = Frameworks.load(given.frameworks, given.index_hosts)
     caller = http.Caller(given.storage_url or "unix:///nobody")
-    program, conda, resolver = _means(given, directories, frameworks, caller)
+    means = _means(given, directories, frameworks, caller)
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
+        _docker(given.docker_socket, data) as docker,
     ):
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
@@ -59,39 +71,49 @@ async def main(stop: asyncio.Event) -> None:
             soundness = Soundness(directories, requests.recorded, given.environment_check_share)
             stores = Stores(directories, soundness, requests, Archives(pool), storage, data / "archives")
             sharing = Sharing(stores, tasks) if given.share_environments else None
-            builder = Builder(
-                program,
-                conda,
-                resolver,
-                directories,
-                requests,
-                tasks,
-                soundness=soundness,
-                sharing=sharing,
-                built=built.set,
-                builds_max=given.builds_max,
-                grace_seconds=given.unawaited_seconds,
-            )
+            limits: Limits = {
+                "built": built.set,
+                "builds_max": given.builds_max,
+                "grace_seconds": given.unawaited_seconds,
+            }
+            builder = _local(means, directories, requests, tasks, soundness, sharing, limits)
+            images = Images(docker, directories, requests)
+            on_images = _image_builder(docker, images, means, requests, given, tasks, limits)
+            builders: dict[Engine, Builder] = {LOCAL: builder, DOCKER: on_images}
             inventory = Inventory(
                 requests,
                 directories,
+                images,
                 sharing,
                 Runs(scheduler).active,
                 given.environments_bytes_max,
-                Recipe(program.interpreter).key,
+                Recipe(means.uv.interpreter).key,
             )
-            # Nearly every stack runs something without packages: its environment is there before the first one.
-            builder.ensure(BARE).hold()
             archives = ArchiveRoutes(builder, requests, sharing)
-            app = api.application(builder, inventory, frameworks, sharing, archives)
+            app = api.application(builders, inventory, frameworks, sharing, archives)
             async with http.serve(app, given.listen):
                 log.info("ready")
-                ahead = Ahead(builder, inventory, tasks)
+                ahead = Ahead(builders, inventory, tasks)
                 tasks.create_task(nats.consume(stop, *_CONSUMED, ahead.handle))
                 tasks.create_task(inventory.keep(stop, built))
-                tasks.create_task(Caches(program, data, given.caches_bytes_max, builder.work).keep(stop))
+                caches = Caches(means.uv, data, given.caches_bytes_max, lambda: _work(builders.values()))
+                tasks.create_task(caches.keep(stop))
                 await stop.wait()
-                builder.close()
+                for each in builders.values():
+                    each.close()
+
+
+@asynccontextmanager
+async def _docker(socket: str, data: Path) -> AsyncIterator[Docker]:
+    """The daemon, without what builds that were interrupted left on it. It need not answer now."""
+    with identity(data) as ours:
+        for left in (data / "image-parts").glob("*"):
+            if not ours.alive(left.name):
+                remove(left)
+        async with clients(socket) as both:
+            docker = Docker(both, socket, ours.builder, ours.process)
+            await docker.clean(ours.alive)
+            yield docker
 
 
 def _uv(data: Path, repositories: Repositories) -> uv.Uv:
@@ -101,9 +123,7 @@ def _uv(data: Path, repositories: Repositories) -> uv.Uv:
     return uv.locate(outside.merged(os.environ, tools["uv"]), data, repositories)
 
 
-def _means(
-    given: Settings, directories: Directories, frameworks: Frameworks, storage: http.Caller
-) -> tuple[uv.Uv, Conda, Resolver]:
+def _means(given: Settings, directories: Directories, frameworks: Frameworks, storage: http.Caller) -> Means:
     """What environments are made with."""
     data = Path(given.data_dir)
     repositories = Repositories(data / "git", storage)
@@ -111,7 +131,54 @@ def _means(
     channels = Channels(given.conda_channels, given.conda_base_url)
     conda = Conda(channels, program.environment, data / "conda-cache", directories.root)
     sources = Sources(given.index_hosts, repositories)
-    return program, conda, Resolver(program, conda, Pythons(program), frameworks, sources)
+    return Means(program, conda, Pythons(program), frameworks, sources)
+
+
+def _local(
+    means: Means,
+    directories: Directories,
+    requests: Requests,
+    tasks: asyncio.TaskGroup,
+    soundness: Soundness,
+    sharing: Sharing | None,
+    limits: Limits,
+) -> LocalBuilder:
+    made = LocalBuilder(
+        means.uv,
+        means.conda,
+        Resolver(means),
+        directories,
+        requests,
+        tasks,
+        soundness=soundness,
+        sharing=sharing,
+        **limits,
+    )
+    # Nearly every stack runs something without packages: its environment is there before the first one.
+    made.ensure(BARE).hold()
+    return made
+
+
+def _work(builders: Iterable[Builder]) -> tuple[int, int]:
+    """How much all of them build, and have built."""
+    each = [builder.work() for builder in builders]
+    return sum(now for now, _ in each), sum(before for _, before in each)
+
+
+def _image_builder(
+    docker: Docker,
+    images: Images,
+    means: Means,
+    requests: Requests,
+    given: Settings,
+    tasks: asyncio.TaskGroup,
+    limits: Limits,
+) -> ImageBuilder:
+    inside = contained.room(means.uv)
+    resolver = ImageResolver(means, docker, inside)
+    parts = Path(given.data_dir) / "image-parts" / docker.process
+    maker = ImageMaker(docker, inside, means, resolver, parts)
+    return ImageBuilder(docker, images, maker, resolver, requests, given.docker_image, tasks, **limits)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 import asyncpg
 from nats.aio.msg import Msg
@@ -12,6 +13,7 @@ from spell_builder.flight import Flight, GivenUpError
 from spell_builder.inventory import Inventory
 from spell_proto import codec, logs
 from spell_proto.commands import BuildEnvironment
+from spell_proto.engines import Engine
 from spell_proto.errors import CodecError
 
 log = logs.get()
@@ -20,8 +22,10 @@ log = logs.get()
 class Ahead:
     """Handles what the scheduler hints at. A hint that is lost, or whose build fails, costs nothing but time."""
 
-    def __init__(self, builder: Builder, inventory: Inventory, tasks: asyncio.TaskGroup) -> None:
-        self._builder = builder
+    def __init__(
+        self, builders: Mapping[Engine, Builder], inventory: Inventory, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._builders = builders
         self._tasks = tasks
         self._inventory = inventory
 
@@ -40,19 +44,19 @@ class Ahead:
                     log.warning("a command that is not for the builder is dropped", kind=command.kind)
 
     async def _handle(self, command: BuildEnvironment) -> None:
-        digest = command.environment.digest()
-        ready = None if command.environment.latest else await self._builder.known(digest)
-        if ready is not None:
-            await self._inventory.used(command.run_id, ready.key, digest, reused=True)
-            return
+        builder, plain = self._builders[command.engine], command.environment.digest()
+        with contextlib.suppress(GivenUpError):
+            ready = None if command.environment.latest else await builder.known(plain)
+            if ready is not None:
+                await self._inventory.used(command.run_id, ready.key, builder.digest(plain), reused=True)
+                return
         # The run that is queued waits for it, although it has not asked yet.
-        flight = self._builder.ensure(command.environment)
+        flight = builder.ensure(command.environment)
         flight.hold()
-        self._tasks.create_task(self._kept(command, flight))
+        self._tasks.create_task(self._kept(command, builder.digest(plain), flight))
 
-    async def _kept(self, command: BuildEnvironment, flight: Flight) -> None:
+    async def _kept(self, command: BuildEnvironment, digest: str, flight: Flight) -> None:
         """What was built for a run that waits is not removed before it comes."""
         with contextlib.suppress(BuildFailedError, GivenUpError, OSError, asyncpg.PostgresError):
             ready = await flight.landed()
-            digest = command.environment.digest()
             await self._inventory.used(command.run_id, ready.key, digest, reused=ready.cached)

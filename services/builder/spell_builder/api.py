@@ -1,6 +1,7 @@
 """The builder's HTTP API, as the other services call it."""
 
 import contextlib
+from collections.abc import Mapping
 
 import orjson
 from aiohttp import web
@@ -14,6 +15,7 @@ from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
 from spell_builder.sharing import Sharing
 from spell_proto import http, logs, service
+from spell_proto.engines import LOCAL, Engine
 from spell_proto.environments import UseAsked
 from spell_proto.errors import NotFoundError, shown
 from spell_proto.spec import EnvironmentRequest, Shape
@@ -27,6 +29,7 @@ class EnsureRequest(Shape):
 
     run_id: int
     environment: EnvironmentRequest
+    engine: Engine = LOCAL
 
 
 _ENSURE: TypeAdapter[EnsureRequest] = TypeAdapter(EnsureRequest)
@@ -35,14 +38,14 @@ _USE: TypeAdapter[UseAsked] = TypeAdapter(UseAsked)
 
 
 def application(
-    builder: Builder,
+    builders: Mapping[Engine, Builder],
     inventory: Inventory,
     frameworks: Frameworks,
     sharing: Sharing | None,
     *more: ArchiveRoutes,
 ) -> web.Application:
     """The application, ready to be served."""
-    handlers = _Handlers(builder, inventory, frameworks, sharing)
+    handlers = _Handlers(builders, inventory, frameworks, sharing)
     app = web.Application(middlewares=[http.errors_to_answers])
     app.add_routes(
         [
@@ -67,10 +70,14 @@ def application(
 
 class _Handlers:
     def __init__(
-        self, builder: Builder, inventory: Inventory, frameworks: Frameworks, sharing: Sharing | None
+        self,
+        builders: Mapping[Engine, Builder],
+        inventory: Inventory,
+        frameworks: Frameworks,
+        sharing: Sharing | None,
     ) -> None:
         self._frameworks = frameworks
-        self._builder = builder
+        self._builders = builders
         self._sharing = sharing
         self._inventory = inventory
 
@@ -79,11 +86,12 @@ class _Handlers:
 
     async def resolved(self, request: web.Request) -> web.StreamResponse:
         digest = request.match_info["digest"]
-        ready = await self._builder.known(digest)
+        builder = self._asked(request)
+        ready = await builder.known(digest)
         if ready is None:
             raise NotFoundError("environment_unknown", f"no environment is ready for {shown(digest)}")
         run_id = request.query.get("run_id")
-        if run_id is not None and not await self._noted(int(run_id), ready, digest):
+        if run_id is not None and not await self._noted(builder, int(run_id), ready, digest):
             raise NotFoundError("environment_unknown", "it was removed just now")
         return http.json_response({"key": ready.key, "path": ready.path, **self._on_its_way(ready.key)})
 
@@ -91,10 +99,18 @@ class _Handlers:
         """That an environment is yet to reach the shared cache, where it is. The run waits for that in the end."""
         return {"pushing": True} if self._sharing is not None and self._sharing.pushing(key) else {}
 
-    async def _noted(self, run_id: int, ready: Ready, digest: str) -> bool:
+    def _asked(self, request: web.Request) -> Builder:
+        """The builder for the engine that a question is about."""
+        engine = request.query.get("engine", LOCAL)
+        found = next((builder for name, builder in self._builders.items() if name == engine), None)
+        if found is None:
+            raise NotFoundError("engine_unknown", f"environments are not made for the engine {shown(engine)}")
+        return found
+
+    async def _noted(self, builder: Builder, run_id: int, ready: Ready, digest: str) -> bool:
         """Note a use. False where the environment was removed while that was done: the caller has to ask again."""
-        await self._inventory.used(run_id, ready.key, digest, reused=ready.cached)
-        return self._builder.there(ready.key)
+        await self._inventory.used(run_id, ready.key, builder.digest(digest), reused=ready.cached)
+        return builder.there(ready.key)
 
     async def listed(self, _request: web.Request) -> web.StreamResponse:
         return http.json_response(await self._inventory.listed())
@@ -113,14 +129,22 @@ class _Handlers:
         return http.json_response(await self._inventory.use(await http.read_json(request, _USE)))
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
-        return http.json_response(await self._builder.plan(await http.read_json(request, _ENVIRONMENT)))
+        return http.json_response(
+            await self._asked(request).plan(await http.read_json(request, _ENVIRONMENT))
+        )
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
-        return http.json_response(await self._builder.verify(request.query.get("request")))
+        asked = request.query.get("request")
+        if asked is None:
+            return http.json_response(await self._inventory.verify(None))
+        keys = [await builder.became(asked) for builder in self._builders.values()]
+        return http.json_response(await self._inventory.verify(next(filter(None, keys), "")))
 
     async def check(self, request: web.Request) -> web.StreamResponse:
         """Whether this builder can try to make an environment: a refusal names the part that it cannot."""
-        return http.json_response(await self._builder.check(await http.read_json(request, _ENVIRONMENT)))
+        return http.json_response(
+            await self._asked(request).check(await http.read_json(request, _ENVIRONMENT))
+        )
 
     async def frameworks(self, _request: web.Request) -> web.StreamResponse:
         return http.json_response(self._frameworks.listed())
@@ -128,7 +152,8 @@ class _Handlers:
     async def ensure(self, request: web.Request) -> web.StreamResponse:
         """Stream the lines of the build, then its outcome. A stream without outcome means: ask again."""
         asked = await http.read_json(request, _ENSURE)
-        flight = self._builder.ensure(asked.environment)
+        builder = self._builders[asked.engine]
+        flight = builder.ensure(asked.environment)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         # The caller may go at any time: then this handler is cancelled, and nobody waits here any more.
         with flight.awaited(), contextlib.suppress(ConnectionError):
@@ -136,7 +161,7 @@ class _Handlers:
             try:
                 async for part in told(flight):
                     await response.write(part)
-                await response.write(await self._outcome(flight, asked))
+                await response.write(await self._outcome(builder, flight, asked))
                 await response.write_eof()
             except GivenUpError as error:
                 log.info("an environment is not made now", run_id=asked.run_id, problem=str(error))
@@ -144,13 +169,13 @@ class _Handlers:
                     request.transport.abort()
         return response
 
-    async def _outcome(self, flight: Flight, asked: EnsureRequest) -> bytes:
+    async def _outcome(self, builder: Builder, flight: Flight, asked: EnsureRequest) -> bytes:
         try:
             ready = flight.outcome()
         except BuildFailedError as error:
             return orjson.dumps({"failed": {"message": str(error)}}) + b"\n"
         if not asked.environment.bare and not await self._noted(
-            asked.run_id, ready, asked.environment.digest()
+            builder, asked.run_id, ready, asked.environment.digest()
         ):
             raise GivenUpError("it was removed just now")
         outcome = {

@@ -17,7 +17,8 @@ from spell_proto.apt import AptPackage
 #: Where a script keeps the lists of what the index has, so that not every build fetches them.
 LISTS = "SPELL_APT_LISTS"
 NEAR_MAX = 3
-_SECTION = "=== "
+#: Begins the line in front of a part of what a script writes.
+SECTION = "====="
 _OPTIONS = (
     "-o",
     "APT::Sandbox::User=root",
@@ -36,11 +37,6 @@ _OPTIONS = (
     "Dpkg::Options::=--force-confdef",
     "-o",
     "Dpkg::Use-Pty=false",
-    # A cache of its own in every layer would be larger than most packages.
-    "-o",
-    "Dir::Cache::pkgcache=",
-    "-o",
-    "Dir::Cache::srcpkgcache=",
 )
 #: An older version is only taken where one is named.
 _KEEPING = ("-y", "--no-remove", "--allow-downgrades")
@@ -86,7 +82,9 @@ def read_exact(line: str) -> Exact:
 
 
 def _apt(program: str, *words: str) -> str:
-    return f'{program} {shlex.join(_OPTIONS)} -o Dir::State::lists="${LISTS}" {shlex.join(words)}'
+    # A cache of its own in every layer would be larger than most packages, and one for a script saves seconds.
+    cache = '-o Dir::Cache::pkgcache="${TMPDIR:-/tmp}/pkgcache.bin" -o Dir::Cache::srcpkgcache='
+    return f'{program} {shlex.join(_OPTIONS)} {cache} -o Dir::State::lists="${LISTS}" {shlex.join(words)}'
 
 
 def begin(environ: Mapping[str, str], *, fresh_minutes: int) -> str:
@@ -101,8 +99,10 @@ def begin(environ: Mapping[str, str], *, fresh_minutes: int) -> str:
     age = f'find "${LISTS}/updated" -mmin -{fresh_minutes} 2>/dev/null' if fresh_minutes else "true"
     return (
         f'set -e\n{exports}mkdir -p "${LISTS}/partial"\n'
+        # Others may read them now, or bring them up to date.
+        f'exec 9>"${LISTS}/spell.lock"\nflock 9\n'
         f'if [ -z "$({age})" ]; then\n'
-        f'rm -f "${LISTS}/updated"\n{_apt("apt-get", "update", "-q")} >&2\n: > "${LISTS}/updated"\nfi\n'
+        f'rm -f "${LISTS}/updated"\n{_apt("apt-get", "update", "-q")} >&2\n: > "${LISTS}/updated"\nfi\nflock -s 9\n'
     )
 
 
@@ -110,8 +110,8 @@ def look(names: Iterable[str]) -> str:
     """Which versions there are of some packages, and the names of all where one of them is none."""
     words = sorted(set(names))
     return (
-        f"echo {shlex.quote(_SECTION)}policy\n{_apt('apt-cache', 'policy', *words)}\n"
-        f"echo {shlex.quote(_SECTION)}names\n"
+        f"echo {SECTION}policy\n{_apt('apt-cache', 'policy', *words)}\n"
+        f"echo {SECTION}names\n"
         f"for name in {shlex.join(words)}; do\n"
         f'{_apt("apt-cache", "show", "--no-all-versions")} -- "$name" >/dev/null 2>&1 || '
         f"{{ {_apt('apt-cache', 'pkgnames')}; break; }}\ndone\n"
@@ -124,8 +124,8 @@ def plan(words: Sequence[str]) -> str:
     show = _apt("apt-cache", "show")
     return (
         f"planned=$({simulated}) || {{ printf '%s\\n' \"$planned\" >&2; exit 100; }}\n"
-        f"echo {shlex.quote(_SECTION)}plan\nprintf '%s\\n' \"$planned\"\n"
-        f"echo {shlex.quote(_SECTION)}records\n"
+        f"echo {SECTION}plan\nprintf '%s\\n' \"$planned\"\n"
+        f"echo {SECTION}records\n"
         "printf '%s\\n' \"$planned\" | sed -nE "
         r"'s/^Inst ([^ ]+) (\[[^]]*\] )?\(([^ ]+) .*/\1=\3/p'"
         f" | xargs -r {show} --\n"
@@ -160,9 +160,9 @@ def sections(out: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     name = ""
     for line in out.splitlines(keepends=True):
-        if line.startswith(_SECTION):
-            name = line.removeprefix(_SECTION).strip()
-        found.setdefault(name, []).append("" if line.startswith(_SECTION) else line)
+        if line.startswith(SECTION):
+            name = line.removeprefix(SECTION).strip()
+        found.setdefault(name, []).append("" if line.startswith(SECTION) else line)
     return {name: "".join(lines) for name, lines in found.items()}
 
 
@@ -258,10 +258,12 @@ def failure(output: str) -> BuildFailedError:
             return BuildFailedError(
                 complaints.cut("apt: " + sentence.format(**match.groupdict())), match["name"]
             )
-    fetch = _FETCH.search(output)
-    if fetch is not None:
-        reason = complaints.cut(f"apt: {fetch['url']} cannot be fetched: {fetch['reason']}")
-        return IndexUnreachableError(reason) if _PASSING.search(output) else BuildFailedError(reason)
+    failed = list(_FETCH.finditer(output))
+    if failed:
+        lasting = [fetch for fetch in failed if not _PASSING.search(fetch["reason"])]
+        first = (lasting or failed)[0]
+        sentence = complaints.cut(f"apt: {first['url']} cannot be fetched: {first['reason']}")
+        return BuildFailedError(sentence) if lasting else IndexUnreachableError(sentence)
     return BuildFailedError(complaints.cut(f"apt: {_conflict(output) or _last(output)}"))
 
 
@@ -305,5 +307,5 @@ def _no_version(asked: Sequence[AptPackage], versions: Sequence[str]) -> BuildFa
 
 def near(name: str, names: Iterable[str]) -> list[str]:
     """Names like one that does not exist. There are tens of thousands, so only those that begin alike are compared."""
-    alike = [each for each in names if each[:2] == name[:2] and abs(len(each) - len(name)) <= 3]
+    alike = [each for each in names if each[:1] == name[:1] and abs(len(each) - len(name)) <= 3]
     return difflib.get_close_matches(name, alike, NEAR_MAX, 0.75)

@@ -5,32 +5,50 @@ import functools
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypedDict, Unpack
 
-from spell_builder import contents, layers, pins, verify
-from spell_builder.conda import Conda, settle
-from spell_builder.directories import Directories
+from spell_builder import pins
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.requests import Requests, Resolution, patiently
-from spell_builder.resolver import Recipe, Resolver
-from spell_builder.sharing import Sharing
-from spell_builder.soundness import Soundness
-from spell_builder.uv import Uv
+from spell_builder.resolver import Below, Recipe, Resolver
 from spell_proto import logs
 from spell_proto.environments import CheckView, PlanView
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
-from spell_proto.views import Verdict
 
 log = logs.get()
-T = TypeVar("T")
 
 Work = Callable[[Flight], Awaitable[Ready]]
 
 BARE = EnvironmentRequest()
-PINNED = ".spell-pinned"
+_BARE_DIGEST = BARE.digest()
+
+
+class Place(Protocol):
+    """Where environments are."""
+
+    def complete(self, key: str) -> bool:
+        """Whether one is there, whole."""
+        ...
+
+    def path(self, key: str) -> object:
+        """Where one is that is there."""
+        ...
+
+    def alone(self, key: str) -> AbstractAsyncContextManager[int]:
+        """See `Directories.alone`."""
+        ...
+
+
+class Limits(TypedDict):
+    """What builders have in common: see the settings. `built` hears of each build."""
+
+    built: Callable[[], None]
+    builds_max: int
+    grace_seconds: float
 
 
 class Builder:
@@ -42,41 +60,36 @@ class Builder:
 
     def __init__(
         self,
-        uv: Uv,
-        conda: Conda,
         resolver: Resolver,
-        directories: Directories,
+        place: Place,
         requests: Requests,
         tasks: asyncio.TaskGroup,
         *,
-        soundness: Soundness,
-        sharing: Sharing | None,
-        built: Callable[[], None],
-        builds_max: int,
-        grace_seconds: float,
+        bare: Recipe | None,
+        **limits: Unpack[Limits],
     ) -> None:
-        self._uv = uv
+        """`bare` is what becomes of a request for nothing, where that is known beforehand."""
         self._resolver = resolver
-        self._conda = conda
-        self._directories = directories
+        self._place = place
         self._requests = requests
-        self._soundness = soundness
-        self._sharing = sharing
-        self._built = built
+        self._built = limits["built"]
         self._tasks = tasks
-        self._grace_seconds = grace_seconds
-        self._builds = asyncio.Semaphore(max(1, builds_max))
+        self._grace_seconds = limits["grace_seconds"]
+        self._builds = asyncio.Semaphore(max(1, limits["builds_max"]))
         self._flights: dict[str, Flight] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._worked = 0
         self._closed = False
-        self._bare = Recipe(uv.interpreter)
-        self._bare_digest = BARE.digest()
+        self._bare = bare
+
+    def digest(self, plain: str) -> str:
+        """What a request is known by, of its own digest: engines make different environments of it."""
+        return plain
 
     def _ready(self, key: str | None, *, cached: bool) -> Ready | None:
-        if key is None or not self._directories.complete(key):
+        if key is None or not self._place.complete(key):
             return None
-        return Ready(key, str(self._directories.path(key)), cached)
+        return Ready(key, str(self._place.path(key)), cached)
 
     def work(self) -> tuple[int, int]:
         """How many environments are being resolved or built, and how many have been."""
@@ -84,7 +97,7 @@ class Builder:
 
     def there(self, key: str) -> bool:
         """Whether an environment is there, whole."""
-        return self._directories.complete(key)
+        return self._place.complete(key)
 
     async def known(self, digest: str) -> Ready | None:
         """The environment of a request that needs no work at all: resolved lately, and there."""
@@ -92,9 +105,10 @@ class Builder:
         ready = self._ready(key, cached=True)
         return None if ready is None or await self._damaged(ready.key) else ready
 
-    async def _known_key(self, digest: str) -> str | None:
-        if digest == self._bare_digest:
+    async def _known_key(self, plain: str) -> str | None:
+        if self._bare is not None and plain == _BARE_DIGEST:
             return self._bare.key
+        digest = self.digest(plain)
         key = self._requests.remembered(digest)
         if key is None:
             found = await self._requests.find(digest)
@@ -103,15 +117,16 @@ class Builder:
                 key = found.key
         return key
 
+    async def became(self, plain: str) -> str | None:
+        """The key of what a request (by its digest) has become the last time."""
+        if self._bare is not None and plain == _BARE_DIGEST:
+            return self._bare.key
+        found = await self._requests.find(self.digest(plain))
+        return None if found is None else found.key
+
     async def _damaged(self, key: str) -> str | None:
         """What is wrong with an environment that is there. It is not there any more then: it is built again."""
-        damage = await self._soundness.damage(key)
-        if damage is not None and (aside := self._directories.set_aside(key)) is not None:
-            log.warning("an environment is damaged", key=key, problem=damage)
-            # A run that has it open keeps what it has loaded; the rest goes at the next start.
-            if not await patiently(functools.partial(self._requests.active_uses, key)):
-                await asyncio.to_thread(self._directories.discard, aside)
-        return damage
+        raise NotImplementedError
 
     async def plan(self, request: EnvironmentRequest) -> PlanView:
         """What a request would take. Nothing is resolved or built for it."""
@@ -126,9 +141,9 @@ class Builder:
         return plan.model_copy(update={"framework": request.framework, "notes": framework.notes})
 
     async def _plan(self, request: EnvironmentRequest) -> PlanView:
-        digest = request.digest()
-        found = None if request.latest else await self._requests.find(digest)
-        recipe = self._bare if digest == self._bare_digest else None
+        plain = request.digest()
+        found = None if request.latest else await self._requests.find(self.digest(plain))
+        recipe = self._bare if plain == _BARE_DIGEST else None
         if request.key is not None:
             recipe = await self._exactly(request.key)
         if found is not None and await self._usable(found):
@@ -154,7 +169,9 @@ class Builder:
         )
 
     def _recipe(self, found: Resolution) -> Recipe:
-        return Recipe(found.interpreter or self._uv.interpreter, found.resolved)
+        interpreter = found.interpreter or (self._bare and self._bare.interpreter)
+        assert interpreter
+        return Recipe(interpreter, found.resolved)
 
     def ensure(self, request: EnvironmentRequest) -> Flight:
         """The flight that brings the environment of `request`: one that is on its way, or a new one.
@@ -219,15 +236,14 @@ class Builder:
     def close(self) -> None:
         """End all work at once; what was begun is removed at the next start."""
         self._closed = True
-        if self._sharing is not None:
-            self._sharing.close()
         for task in self._working:
             task.cancel()
 
     async def _fulfil(self, request: EnvironmentRequest, flight: Flight) -> Ready:
-        digest = request.digest()
-        if digest == self._bare_digest:
+        plain = request.digest()
+        if self._bare is not None and plain == _BARE_DIGEST:
             return await self._share(self._bare, flight)
+        digest = self.digest(plain)
         if request.key is not None:
             recipe = await self._exactly(request.key)
             await patiently(functools.partial(self._requests.remember, digest, recipe))
@@ -237,7 +253,7 @@ class Builder:
             # Where its directory is gone: the same versions again, as an equal request would get them.
             return await self._share(self._recipe(last), flight)
         try:
-            recipe = await self._resolver.recipe(request, flight.say, functools.partial(self._below, flight))
+            recipe = await self._resolve(request, flight, functools.partial(self._below, flight))
         except IndexUnreachableError:
             ready = self._ready(last.key, cached=True) if last is not None and not request.latest else None
             if ready is None:
@@ -249,9 +265,12 @@ class Builder:
         await patiently(functools.partial(self._requests.remember, digest, recipe, fingerprint))
         return await self._share(recipe, flight)
 
+    async def _resolve(self, request: EnvironmentRequest, flight: Flight, below: Below) -> Recipe:
+        return await self._resolver.recipe(request, flight.say, below)
+
     async def _below(self, flight: Flight, recipe: Recipe) -> Path:
         """The directory of an environment that another one is put on top of."""
-        return Path((await self._share(recipe, flight)).path)
+        return Path((await self._share(recipe, flight, quiet=True)).path)
 
     async def _exactly(self, key: str) -> Recipe:
         """The recipe of an environment that was made before.
@@ -270,16 +289,22 @@ class Builder:
             )
         return recipe
 
-    async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
-        """The environment of a recipe: there already, or built in one flight that different requests may share."""
+    async def _share(self, recipe: Recipe, flight: Flight, *, quiet: bool = False) -> Ready:
+        """The environment of a recipe: there already, or built in one flight that different requests may share. With
+        `quiet`, nothing is said of one that is there.
+        """
         if ready := self._ready(recipe.key, cached=True):
             damage = await self._damaged(recipe.key)
             if damage is None:
-                if recipe.resolved:
+                if recipe.resolved and not quiet:
                     flight.say("Retrieving cached environment...")
                 return ready
             flight.say(f"The environment on the disk is damaged ({damage}); it is built again", True)
         build = self._join(f"key {recipe.key}", functools.partial(self._build, recipe))
+        return await self._followed(build, flight)
+
+    async def _followed(self, build: Flight, flight: Flight) -> Ready:
+        """What another flight brings; its lines are passed on."""
         seen = 0
         with build.awaited():
             while not build.over or seen < len(build.lines):
@@ -290,24 +315,12 @@ class Builder:
 
     async def _build(self, recipe: Recipe, flight: Flight) -> Ready:
         key, resolved = recipe.key, recipe.resolved
-        async with self._builds, self._directories.alone(key) as lock:
-            # Another builder on the same directory may have been faster.
+        async with self._builds, self._place.alone(key) as lock:
+            # Another builder on the same place may have been faster.
             if ready := self._ready(key, cached=True):
                 return ready
             begun = time.monotonic()
-            try:
-                new = await _to_its_end(functools.partial(self._directories.begin, key))
-                listed = await self._shared(key, new, flight)
-                fetched = listed is not None
-                if listed is None:
-                    await self._fill(new, recipe, flight, lock)
-                    listed = await _to_its_end(functools.partial(contents.contents, str(new)))
-                    await self._note(recipe, listed, time.monotonic() - begun, flight)
-                await _to_its_end(functools.partial(self._directories.finish, key, resolved, listed))
-                await _to_its_end(functools.partial(self._soundness.just_built, key))
-            finally:
-                # Nothing, once it is finished. The lock is still ours, and nothing that we started lives any more.
-                await _to_its_end(functools.partial(self._directories.abandon, key))
+            fetched = await self._make(recipe, flight, lock, begun)
         seconds = time.monotonic() - begun
         if resolved and not fetched:
             flight.say(f"Environment built in {seconds:.1f} s")
@@ -315,40 +328,21 @@ class Builder:
             "environment fetched" if fetched else "environment built", key=key, seconds=round(seconds, 3)
         )
         self._built()
-        if self._sharing is not None:
-            self._sharing.pushing(key)
+        self._finished(key)
         ready = self._ready(key, cached=fetched)
         assert ready is not None
         return ready
 
-    async def _shared(self, key: str, new: Path, flight: Flight) -> bytes | None:
-        """Have an environment that was built before from the shared cache: see `Sharing.unpacked`."""
-        if self._sharing is None:
-            return None
-        listed = await self._sharing.unpacked(key, new, flight.say)
-        if listed is None:
-            await _to_its_end(functools.partial(self._directories.abandon, key))
-        return listed
+    async def _make(self, recipe: Recipe, flight: Flight, lock: int, begun: float) -> bool:
+        """Make an environment, note what it consists of, and put it in its place, in this order. `lock` is a descriptor
+        that whatever is started holds open while it lives. True where it did not have to be built.
+        """
+        raise NotImplementedError
 
-    async def _fill(self, new: Path, recipe: Recipe, flight: Flight, lock: int) -> None:
-        final = self._directories.path(recipe.key)
-        if layers.is_conda(recipe.resolved):
-            await self._conda.install(new, final, recipe.resolved, flight.say, lock)
-        else:
-            await self._uv.make(new, recipe.interpreter, flight.say, lock)
-        indexes, resolved = pins.without_indexes(layers.pip_part(recipe.resolved))
-        if resolved:
-            # Inside, so that whoever removes what an interrupted build left removes this too.
-            pinned = new / PINNED
-            pinned.write_text(resolved)
-            await self._uv.install(new, pinned, indexes, flight.say, lock)
-            pinned.unlink()
-        if layers.is_conda(recipe.resolved):
-            await _to_its_end(functools.partial(settle, new, final))
-        if recipe.resolved:
-            await self._uv.compile(new, flight.say, lock)
+    def _finished(self, key: str) -> None:
+        """An environment is in its place."""
 
-    async def _note(self, recipe: Recipe, listed: bytes, seconds: float, flight: Flight) -> None:
+    async def _note(self, recipe: Recipe, digest: str, begun: float, flight: Flight) -> None:
         """Record what was built, before anybody can use it (I17).
 
         Another content than the key had before is told and used all the same. It comes from a package that does not
@@ -356,29 +350,10 @@ class Builder:
         fault of theirs, and building again would not help. The run's log says so, and `spell verify` does from
         then on. An environment that was recorded and never came to be used counts too: a crash in between is rare.
         """
-        digest = contents.digest(listed)
+        seconds = time.monotonic() - begun
         others = await patiently(functools.partial(self._requests.built, recipe, digest, seconds))
         if others:
             log.warning(
                 "an environment differs from an earlier one of its key", key=recipe.key, digest=digest
             )
             flight.say("The same package versions gave other files than when they were installed earlier")
-
-    async def verify(self, request: str | None) -> Verdict:
-        """The verdict on all environments, or on the one that a request (by digest) has become."""
-        if request is None:
-            return await verify.verdict(self._requests, self._directories, None)
-        if request == self._bare_digest:
-            return await verify.verdict(self._requests, self._directories, self._bare.key)
-        found = await self._requests.find(request)
-        return await verify.verdict(self._requests, self._directories, found.key if found else "")
-
-
-async def _to_its_end(work: Callable[[], T]) -> T:
-    """Do work on a thread. Nothing stops a thread: who is cancelled waits for it, and holds on to its locks."""
-    working = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from spell_builder.lines import Lines
+
 #: Takes a line and whether it is about a failure.
 Say = Callable[[str, bool], None]
 
@@ -16,8 +18,6 @@ ENDED_SECONDS_MAX = 5.0
 _ENDED_LOOK_SECONDS = 0.01
 _OUTPUT_BYTES_KEPT = 256 * 1024
 _READ_BYTES = 64 * 1024
-#: Names a directory that will have another name in a moment.
-_NOT_WORTH_SAYING = b"Using Python "
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +86,13 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 
 async def _passed_on(stream: asyncio.StreamReader, say: Say) -> str:
-    """Pass lines on as they come, however long they are, and return the last of what was read."""
+    """Pass lines on as they come, and return the last of what was read."""
     kept = bytearray()
-    rest = b""
-    failing = False
+    lines = Lines(say)
     while data := await stream.read(_READ_BYTES):
         kept = (kept + data)[-_OUTPUT_BYTES_KEPT:]
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            failing = failing or line.startswith(b"error:")
-            if not line.startswith(_NOT_WORTH_SAYING):
-                say(line.decode(errors="replace").rstrip(), failing)
-        if len(rest) > _READ_BYTES:
-            say(rest.decode(errors="replace"), failing)
-            rest = b""
-    if rest:
-        say(rest.decode(errors="replace"), failing)
+        lines.feed(data)
+    lines.end()
     return kept.decode(errors="replace")
 
 

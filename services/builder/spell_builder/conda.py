@@ -1,11 +1,13 @@
 """conda layers: exact packages for what was asked, and their installation, by rattler in a process of its own (shell)."""
 
+import copy
 import json
 import os
 import platform
 import sys
 import sysconfig
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -34,6 +36,17 @@ class Conda:
         self._environment = environment
         self._cache = cache
         self._environments = environments
+        self._foundation: Interpreter | None = None
+
+    def within(self, place: str, foundation: Interpreter) -> "Conda":
+        """The same for packages that go to a place in an image, of which `foundation` is the Python."""
+        other = copy.copy(self)
+        other._environments, other._foundation = Path(place), foundation  # noqa: SLF001 -- another self
+        return other
+
+    def gone(self, path: Path) -> bool:
+        """Whether an environment that was there is not any more; of one in an image this cannot be seen."""
+        return self._foundation is None and not path.exists()
 
     async def solve(self, file: CondaFile, say: Say) -> str:
         """The exact packages of a file, as a text (see `layers`).
@@ -59,6 +72,8 @@ class Conda:
             raise BuildFailedError("conda: there is no python among the exact packages of the file")
         libc = " ".join(platform.libc_ver())
         where, version = str(self._environments), f"CPython {unquote(found.version)}"
+        if self._foundation is not None:
+            return replace(self._foundation, path=where, version=version)
         return Interpreter(where, version, sysconfig.get_platform(), libc)
 
     def there(self, interpreter: Interpreter) -> bool:

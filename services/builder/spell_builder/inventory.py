@@ -8,10 +8,12 @@ from typing import Any
 
 import asyncpg
 
-from spell_builder import layers, pins
+from spell_builder import layers, pins, verify
 from spell_builder.directories import Directories
+from spell_builder.images import Images
 from spell_builder.requests import Requests
 from spell_builder.sharing import Sharing
+from spell_builder.shelves import DirectoryShelf, Shelf
 from spell_proto import logs
 from spell_proto.environments import (
     EnvironmentDetail,
@@ -23,6 +25,7 @@ from spell_proto.environments import (
 )
 from spell_proto.errors import ConflictError, NotFoundError, shown
 from spell_proto.service import ticker
+from spell_proto.views import Verdict
 
 log = logs.get()
 
@@ -45,6 +48,7 @@ class Inventory:
         self,
         requests: Requests,
         directories: Directories,
+        images: Images,
         sharing: Sharing | None,
         active: Active,
         bytes_max: int,
@@ -52,6 +56,7 @@ class Inventory:
     ) -> None:
         self._requests = requests
         self._directories = directories
+        self._images = images
         self._sharing = sharing
         self._active = active
         self._bytes_max = bytes_max
@@ -79,11 +84,19 @@ class Inventory:
     # ---- telling ---------------------------------------------------------------------------------------------
 
     async def listed(self) -> EnvironmentList:
-        there = set(await asyncio.to_thread(self._directories.all_complete))
+        there = await self._there()
         views = [_view(row, there) for row in await self._rows() if row["key"] in there]
         views.sort(key=lambda view: (view.used_at or view.built_at or _LONG_AGO).timestamp(), reverse=True)
         total = sum(view.bytes or 0 for view in views)
         return EnvironmentList(environments=tuple(views), bytes=total, bytes_max=self._bytes_max)
+
+    async def _there(self) -> set[str]:
+        found = await asyncio.to_thread(self._directories.all_complete)
+        return {*found, *await self._images.all_complete()}
+
+    async def verify(self, key: str | None) -> Verdict:
+        """The verdict on one environment, or on all."""
+        return await verify.verdict(self._requests, self._directories, key)
 
     async def detail(self, prefix: str) -> EnvironmentDetail:
         """One environment, by its key or enough of it."""
@@ -134,13 +147,16 @@ class Inventory:
         return found[0]
 
     def _detail(self, row: dict[str, Any]) -> EnvironmentDetail:
-        there = {row["key"]} if self._directories.complete(row["key"]) else set()
+        key = row["key"]
+        there = {key} if self._directories.complete(key) or self._images.complete(key) else set()
         about = row["interpreter"] or {}
         view = _view(row, there)
         flags = f"--python {view.python.partition(' ')[2]} --pip-req"
         if layers.is_conda(row["resolved"]):
             flags = "--conda-file"
         header = f"# Environment {row['key']}\n# spell run {flags} FILE\n"
+        if about.get("base"):
+            header += f"# Base image {about['base']}\n"
         return EnvironmentDetail(
             environment=view,
             platform=about.get("platform", ""),
@@ -164,6 +180,11 @@ class Inventory:
                 f"environment {row['key'][:_KEY_SHOWN]} is used by run {runs}; stop it first",
             )
         await self._measure([row])
+        if row["key"] in await self._stood_on():
+            raise ConflictError(
+                "environment_in_use",
+                f"environment {row['key'][:_KEY_SHOWN]} is a layer of others (spell env list); remove those first",
+            )
         removed = await self._remove([row], 0)
         if self._sharing is not None and not removed.keys:
             # It was not here: others may have it all the same.
@@ -172,7 +193,7 @@ class Inventory:
 
     async def collect(self, *, everything: bool = False) -> Removed:
         """Remove the longest unused until the rest has room; with `everything`, all that nobody uses."""
-        there = set(await asyncio.to_thread(self._directories.all_complete))
+        there = await self._there()
         rows = [row for row in await self._rows() if row["key"] in there]
         await self._measure(rows)
         excess = sum(row["bytes"] for row in rows) - (0 if everything else self._bytes_max)
@@ -206,30 +227,43 @@ class Inventory:
     async def _measure(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["bytes"] is None:
-                size = await asyncio.to_thread(self._directories.size, row["key"])
+                size = await self._shelf(row).size(row["key"])
                 await self._requests.size(row["key"], size)
                 row["bytes"] = size
 
     async def _remove(self, rows: list[dict[str, Any]], excess: int) -> Removed:
-        removed, freed = [], 0
+        removed: list[str] = []
+        freed = 0
         async with self._changing:
-            for row in rows:
-                if excess and freed >= excess:
+            stood_on = await self._stood_on()
+            left = rows
+            while left:
+                # What stands on another one goes first, however long that one has not been used.
+                free = [row for row in left if row["key"] not in stood_on]
+                for row in free:
+                    if excess and freed >= excess:
+                        return Removed(keys=tuple(removed), bytes=freed)
+                    if await self._shelf(row).take_away(row["key"], self._requests.active_uses):
+                        if self._sharing is not None:
+                            await self._sharing.forget(row["key"])
+                        removed.append(row["key"])
+                        freed += row["bytes"] or 0
+                        log.info("environment removed", key=row["key"], bytes=row["bytes"])
+                left = [row for row in left if row not in free]
+                before, stood_on = stood_on, await self._stood_on()
+                if before == stood_on:
                     break
-                aside = self._directories.set_aside(row["key"])
-                if aside is None:
-                    continue
-                # Who came meanwhile was either noted before, or finds it gone and has it built again.
-                if await self._requests.active_uses(row["key"]):
-                    self._directories.put_back(row["key"], aside)
-                    continue
-                if self._sharing is not None:
-                    await self._sharing.forget(row["key"])
-                await asyncio.to_thread(self._directories.discard, aside)
-                removed.append(row["key"])
-                freed += row["bytes"] or 0
-                log.info("environment removed", key=row["key"], bytes=row["bytes"])
         return Removed(keys=tuple(removed), bytes=freed)
+
+    async def _stood_on(self) -> set[str]:
+        """The layers that others are made on which are still there."""
+        images = await self._images.all_complete()
+        rows = await self._requests.inventory()
+        return {row["below"] for row in rows if row["key"] in images and row["below"] is not None}
+
+    def _shelf(self, row: dict[str, Any]) -> Shelf:
+        about = row["interpreter"] or {}
+        return self._images if about.get("base") else DirectoryShelf(self._directories)
 
     async def _forget_ended(self) -> None:
         """Ask which of the runs that were not over the last time have ended. Without an answer, all are kept."""

@@ -26,12 +26,15 @@ _MEANT = {
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """The Python that environments are made from, as far as their content depends on it."""
+    """The Python that environments are made from, as far as their content depends on it. `base` is the image that it
+    is in, pinned: empty for one of this machine.
+    """
 
     path: str
     version: str
     platform: str
     libc: str
+    base: str = ""
 
 
 def environment_key(interpreter: Interpreter, resolved: str) -> str:
@@ -42,7 +45,7 @@ def environment_key(interpreter: Interpreter, resolved: str) -> str:
         "python": interpreter.version,
         "interpreter": interpreter.path,
         "libc": interpreter.libc,
-        "base": BASE,
+        "base": interpreter.base or BASE,
         "pip": resolved,
     }
     return hashlib.sha256(canonical_json(content)).hexdigest()

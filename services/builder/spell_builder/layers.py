@@ -67,6 +67,11 @@ def with_pip(resolved: str, pip: str) -> str:
     )
 
 
+def without_pip(resolved: str) -> str:
+    """The conda packages alone."""
+    return resolved.partition(_PIP)[0]
+
+
 def pip_part(resolved: str) -> str:
     """What pip installs: the whole text where there is no conda."""
     resolved = without_apt(resolved)
@@ -80,7 +85,7 @@ def conda_part(resolved: str) -> tuple[Exact, ...]:
     """The packages that conda installs."""
     if not is_conda(resolved):
         return ()
-    return parse_text(without_apt(resolved).partition(_PIP)[0]).exact
+    return parse_text(without_pip(without_apt(resolved))).exact
 
 
 def title(package: Exact) -> str:

@@ -24,7 +24,7 @@ LOOK_AGAIN_SECONDS = 5.0
 ANSWER_SECONDS_MAX = 20.0
 _ASKED_AT_ONCE = 4
 #: What the content of an environment depends on; see `keys.Interpreter`. A wrapper answers for what it starts.
-_ABOUT = (
+ABOUT = (
     "import json, os, platform, sys, sysconfig; "
     "print(json.dumps([os.path.realpath(getattr(sys, '_base_executable', None) or sys.executable), "
     "platform.python_implementation() + ' ' + platform.python_version() + getattr(sys, 'abiflags', ''), "
@@ -119,7 +119,7 @@ async def _about(path: str, free: asyncio.Semaphore) -> Interpreter | None:
     async with free:
         try:
             process = await asyncio.create_subprocess_exec(
-                *(path, "-I", "-c", _ABOUT),
+                *(path, "-I", "-c", ABOUT),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

@@ -81,6 +81,15 @@ class Requests:
         about = asdict(recipe.interpreter)
         return len(await self._pool.fetch(SQL["built"], recipe.key, digest, seconds, recipe.resolved, about))
 
+    async def image(self, key: str) -> tuple[str | None, list[str]]:
+        """The id of the image that an environment is, and the digests of all contents that its key has had."""
+        row = await self._pool.fetchrow(SQL["image"], key)
+        return (None, []) if row is None else (row["image"], row["contents"])
+
+    async def imaged(self, key: str, image: str, below: str | None, content: str) -> None:
+        """Note the image that an environment is, and the key of the layer that it was made on."""
+        await self._pool.execute(SQL["imaged"], key, image, below, content)
+
     async def use(self, run_id: int, key: str, digest: str, *, reused: bool) -> None:
         """Note that a run uses an environment."""
         await self._pool.execute(SQL["use"], run_id, key, digest, reused)

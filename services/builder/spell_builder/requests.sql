@@ -30,6 +30,20 @@ WITH environment AS (
 )
 SELECT digest FROM contents WHERE key = $1 AND digest <> $2;
 
+-- name: image
+-- The image of an environment, as it was built the last time, and the digests of the contents that the key has had.
+SELECT environments.image, array(SELECT digest FROM contents WHERE contents.key = environments.key) AS contents
+FROM environments WHERE environments.key = $1;
+
+-- name: imaged
+-- An environment is an image from now on, on top of that of another one.
+WITH content AS (
+    INSERT INTO contents (key, digest) VALUES ($1, $4) ON CONFLICT (key, digest) DO NOTHING
+)
+UPDATE environments
+SET image = $2, below = coalesce($3, below), built_at = coalesce(built_at, now())
+WHERE key = $1;
+
 -- name: contents
 -- The digests of every content that a key has had, of one key or of all.
 SELECT key, array_agg(digest ORDER BY recorded_at) AS digests

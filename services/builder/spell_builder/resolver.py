@@ -47,17 +47,29 @@ class Recipe:
 Below = Callable[[Recipe], Awaitable[Path]]
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What requests are resolved with."""
+
+    uv: Uv
+    conda: Conda
+    pythons: Pythons
+    frameworks: Frameworks
+    sources: Sources
+
+
 class Resolver:
     """Requests to recipes."""
 
-    def __init__(
-        self, uv: Uv, conda: Conda, pythons: Pythons, frameworks: Frameworks, sources: Sources
-    ) -> None:
-        self._uv = uv
-        self._conda = conda
-        self._pythons = pythons
-        self._frameworks = frameworks
-        self._sources = sources
+    installs_system_packages = False
+
+    def __init__(self, means: Means) -> None:
+        self.means = means
+        self._uv = means.uv
+        self._conda = means.conda
+        self._pythons = means.pythons
+        self._frameworks = means.frameworks
+        self._sources = means.sources
         self._free = asyncio.Semaphore(RESOLVES_MAX)
 
     async def check(self, request: EnvironmentRequest) -> CheckView:
@@ -66,7 +78,7 @@ class Resolver:
         Raises:
             InvalidError: which part, and what there is.
         """
-        if request.apt:
+        if request.apt and not self.installs_system_packages:
             raise InvalidError(
                 "environment_unsupported",
                 "--apt: this server cannot make environments with it yet; an image that has what is needed can "
@@ -77,7 +89,7 @@ class Resolver:
         if framework is not None and framework.image:
             _nothing_beside(framework, request)
             return CheckView(image=framework.image)
-        if framework is not None and framework.apt:
+        if framework is not None and framework.apt and not self.installs_system_packages:
             raise InvalidError(
                 "environment_unsupported",
                 f"--framework: {framework.name} needs system packages ({', '.join(framework.apt)}), which only the "
@@ -221,7 +233,7 @@ class Resolver:
                     else ""
                 )
             except BuildFailedError as error:
-                if not python.exists():
+                if self._conda.gone(python):
                     raise GivenUpError("the conda packages were removed while they were used") from error
                 raise _with_origin(error, None, file.pip) from error
         pinned = pins.held(found, (file.pip,), all_listed=file.pip.hashed)

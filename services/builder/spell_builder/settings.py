@@ -18,6 +18,8 @@ class Settings:
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
     first; `caches_bytes_max` is the same for what builds have downloaded. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
     With `share_environments` what is built is stored as an archive too, for runners and builders on other machines.
+    `docker_image` is what environments of the docker engine stand on, where nothing else is asked for, on the daemon at
+    `docker_socket`.
     """
 
     data_dir: str
@@ -37,3 +39,5 @@ class Settings:
     conda_channels: str = ""
     conda_base_url: str = ""
     frameworks: str = ""
+    docker_socket: str = "/var/run/docker.sock"
+    docker_image: str = "docker.io/library/debian:bookworm-slim"

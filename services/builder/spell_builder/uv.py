@@ -185,18 +185,7 @@ class Uv:
         that no run reaches the cache.
         """
         hashed, repositories = pins.apart(pinned.read_text())
-        # A Python of conda may say that it is not ours to install into.
-        options = [
-            "--no-deps",
-            "--link-mode",
-            "copy",
-            "--break-system-packages",
-            *indexes,
-            # The hashes say which file it is, wherever it is from.
-            "--index-strategy",
-            "unsafe-best-match",
-        ]
-        words = ["pip", "install", "--python", str(directory / "bin" / "python"), *options]
+        words = installing(str(directory / "bin" / "python"), indexes)
         if hashed:
             pinned.write_text(hashed)
             strictly = [*words, "--require-hashes", "-r", str(pinned)]
@@ -282,6 +271,15 @@ class Uv:
 
 def _text(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def installing(python: str, indexes: Sequence[str]) -> list[str]:
+    """The words that install exactly what is named behind them."""
+    # A Python of conda or of a system may say that it is not ours to install into.
+    options = ["--no-deps", "--link-mode", "copy", "--break-system-packages", *indexes]
+    # The hashes say which file it is, wherever it is from.
+    options += ["--index-strategy", "unsafe-best-match"]
+    return ["pip", "install", "--python", python, *options]
 
 
 def locate(environ: Mapping[str, str], data: Path, repositories: Repositories) -> Uv:

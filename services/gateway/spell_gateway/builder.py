@@ -2,6 +2,7 @@
 
 from pydantic import TypeAdapter
 
+from spell_proto.engines import Engine
 from spell_proto.environments import (
     CheckView,
     EnvironmentDetail,
@@ -39,7 +40,7 @@ class Builder:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def check(self, environment: EnvironmentRequest) -> CheckView:
+    async def check(self, environment: EnvironmentRequest, engine: Engine) -> CheckView:
         """See that an environment can be tried. What every builder can do is not worth a question.
 
         Raises:
@@ -47,15 +48,17 @@ class Builder:
         """
         if environment.model_copy(update={"pip": (), "latest": False}) == _BARE:
             return _POSSIBLE
-        return await self._caller.call("POST", "/environments/check", _CHECK, body=environment)
+        asked = {"engine": engine}
+        return await self._caller.call("POST", "/environments/check", _CHECK, params=asked, body=environment)
 
     async def frameworks(self) -> FrameworkList:
         """All that `--framework` takes."""
         return await self._caller.call("GET", "/frameworks", _FRAMEWORKS)
 
-    async def plan(self, environment: EnvironmentRequest) -> PlanView:
+    async def plan(self, environment: EnvironmentRequest, engine: Engine) -> PlanView:
         """What an environment would take."""
-        return await self._caller.call("POST", "/environments/plan", _PLAN, body=environment)
+        asked = {"engine": engine}
+        return await self._caller.call("POST", "/environments/plan", _PLAN, params=asked, body=environment)
 
     async def listed(self) -> EnvironmentList:
         """All that are on disk."""

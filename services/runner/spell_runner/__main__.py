@@ -92,8 +92,14 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     place = Place(data, hidden)
     for path in (place.empty, place.root):
         path.mkdir(mode=0o755, exist_ok=True)
+    copies = Copies(
+        data, builder, storage, lambda: used_code(data / "attempts"), chosen.environments_bytes_max
+    )
+    copies.sweep()
+    environments = Environments(builder, copies)
     if chosen.engine == "docker":
-        return _docker(chosen, here, place, ShimServer(data, chosen.shimd_linger_seconds), storage)
+        server = ShimServer(data, chosen.shimd_linger_seconds)
+        return _docker(chosen, here, place, server, storage, environments)
     trees = Trees(data, storage, lambda: used_code(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
@@ -102,28 +108,29 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
     log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
     server = ShimServer(data, chosen.shimd_linger_seconds)
-    copies = Copies(
-        data, builder, storage, lambda: used_code(data / "attempts"), chosen.environments_bytes_max
-    )
-    copies.sweep()
     local = LocalEngine(
         here,
         place,
         kept_apart,
         server,
-        Environments(builder, copies),
+        environments,
         trees,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )
     if chosen.engine == "local":
         return local
-    docker = _docker(chosen, here, place, server, storage)
+    docker = _docker(chosen, here, place, server, storage, environments)
     return AutoEngine(local, docker, data, server, grace_seconds=chosen.grace_seconds)
 
 
 def _docker(
-    chosen: Settings, here: Machine, place: Place, server: ShimServer, storage: Caller
+    chosen: Settings,
+    here: Machine,
+    place: Place,
+    server: ShimServer,
+    storage: Caller,
+    environments: Environments,
 ) -> DockerEngine:
     # Its trees belong to whom its runs are run as; where that is not us, no other engine can use them.
     data = place.data / "docker"
@@ -145,8 +152,8 @@ def _docker(
         trees,
         limits,
         storage,
+        environments,
         socket=chosen.docker_socket,
-        base_image=chosen.docker_image,
         image_bytes_max=chosen.image_bytes_max,
         floor=chosen.docker_floor,
         rules=chosen.run_firewall,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from spell_proto.engines import DOCKER, LOCAL, Engine
 from spell_proto.environments import MARKER
 from spell_proto.errors import NotFoundError, RefusedError
 from spell_proto.http import Caller
@@ -96,32 +97,50 @@ class Environments:
         ):
             notes.lines([CACHED, BARE])
             return seen.found
-
-        async def ask() -> Resolved:
-            return await self._ask(digest, run_id, request, notes)
-
-        found = await asking.until_answered(ask, notes, run_id, "the builder", WAITING)
+        found = await self._asked(LOCAL, run_id, request, notes)
         if request.bare:
             notes.line(BARE)
         # Whether it is stored by now, the builder knows; whoever asks it next is told.
         self._seen[digest] = _Seen(found.model_copy(update={"pushing": False}), time.monotonic())
         return found
 
-    async def _ask(self, digest: str, run_id: int, request: EnvironmentRequest, notes: Notes) -> Resolved:
-        if request.latest:
-            return await self._build(run_id, request, notes)
-        params = {} if request.bare else {"run_id": run_id}
+    async def image(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> str:
+        """The id of the image that is the environment; waits for as long as the builder is away.
+
+        Raises:
+            AttemptError: it cannot be built.
+        """
         try:
-            found = await self._builder.call(
-                "GET", f"/environments/resolved/{digest}", _RESOLVED, params=params
-            )
+            return (await self._asked(DOCKER, run_id, request, notes)).path
+        except RefusedError as error:
+            raise AttemptError(Reason.BUILD_FAILED, error.message) from error
+
+    async def _asked(
+        self, engine: Engine, run_id: int, request: EnvironmentRequest, notes: Notes
+    ) -> Resolved:
+        async def ask() -> Resolved:
+            return await self._ask(engine, run_id, request, notes)
+
+        return await asking.until_answered(ask, notes, run_id, "the builder", WAITING)
+
+    async def _ask(self, engine: Engine, run_id: int, request: EnvironmentRequest, notes: Notes) -> Resolved:
+        if request.latest:
+            return await self._build(engine, run_id, request, notes)
+        params: dict[str, str | int] = {"engine": engine}
+        if engine == DOCKER or not request.bare:
+            params["run_id"] = run_id
+        path = f"/environments/resolved/{request.digest()}"
+        try:
+            found = await self._builder.call("GET", path, _RESOLVED, params=params)
         except NotFoundError:
-            return await self._build(run_id, request, notes)
+            return await self._build(engine, run_id, request, notes)
         notes.line(CACHED)
         return found
 
-    async def _build(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> Resolved:
-        body = {"run_id": run_id, "environment": request.model_dump()}
+    async def _build(
+        self, engine: Engine, run_id: int, request: EnvironmentRequest, notes: Notes
+    ) -> Resolved:
+        body = {"run_id": run_id, "engine": engine, "environment": request.model_dump()}
         ready = await asking.last_word(
             self._builder, "the builder", "/environments/ensure", body, notes, Reason.BUILD_FAILED
         )

@@ -44,8 +44,7 @@ PASSED_ON = (
 class Settings:
     """Read from `SPELL_<FIELD>`. `platform_dir` is hidden from runs (default: `data_dir`); `listen` serves /health.
 
-    `docker_image` is what runs of the docker engine get that name no image. What such a run may use is `run_memory_bytes`,
-    `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
+    What a run of the docker engine may use is `run_memory_bytes`, `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
     Copies of environments from other machines may take `environments_bytes_max`.
     """
@@ -67,7 +66,6 @@ class Settings:
     shimd_linger_seconds: float = within(60.0, 0.1, 86_400.0)
     platform_dir: str = ""
     docker_socket: str = "/var/run/docker.sock"
-    docker_image: str = "docker.io/library/debian:bookworm-slim"
     docker_floor: str = "warn"
     image_bytes_max: int = within(100_000_000_000, 0, 1 << 60)
     run_memory_bytes: int = within(0, 0, 1 << 50)

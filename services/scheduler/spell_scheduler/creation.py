@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from spell_proto import logs
+from spell_proto.engines import DOCKER, LOCAL
 from spell_proto.errors import ConflictError, shown
 from spell_proto.service import Pace, ticker
 from spell_proto.spec import RunSpec, Shape
@@ -186,12 +187,19 @@ async def _insert(connection: Connection, fresh: dict[int, _Fresh], changes: Cha
 
 async def _post_builds(connection: Connection, fresh: dict[int, _Fresh], changes: Changes) -> None:
     """A run that has to wait gets its environment built meanwhile."""
-    posts: list[Post] = [
-        runs.build_post(run_id, made.new.spec)
+    waiting = {
+        run_id: made.new.spec
         for run_id, made in fresh.items()
         if run_id not in changes.admitted and not made.new.spec.environment.bare
-    ]
-    if posts:
+    }
+    if waiting:
+        types = sorted({spec.machine_type for spec in waiting.values()})
+        rows = await connection.fetch(SQL["engines_of_types"], types)
+        engines = {row["machine_type"]: row["engines"] for row in rows}
+        posts: list[Post] = [
+            runs.build_post(run_id, spec, engines.get(spec.machine_type, (LOCAL, DOCKER)))
+            for run_id, spec in waiting.items()
+        ]
         await runs.insert_created(connection, [], [], posts)
         changes.posts.extend(posts)
 

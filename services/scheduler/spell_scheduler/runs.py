@@ -1,7 +1,7 @@
 """Rows ⇄ types, and the writes that change runs. Every write is one statement of a transaction its caller holds."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from spell_proto import checks, database, subjects
 from spell_proto.codec import encode
 from spell_proto.commands import BuildEnvironment
-from spell_proto.engines import engines_needed
+from spell_proto.engines import engine_for, engines_needed
 from spell_proto.events import CodeFetched, LogTotals, RunIntentChanged, RunMoved
 from spell_proto.spec import CodeLocation, RunSpec
 from spell_proto.state import Intent, Reason, RunState
@@ -220,9 +220,12 @@ def fact_post(logged: Logged, cause: str) -> Post:
     return Post(logged.run_id, logged.version, subjects.EVENTS.name, subject, encode(message))
 
 
-def build_post(run_id: int, spec: RunSpec) -> Post:
-    """The request to build a queued run's environment ahead of time."""
-    message = BuildEnvironment(run_id=run_id, environment=spec.environment, cause=f"run {run_id}")
+def build_post(run_id: int, spec: RunSpec, engines: Collection[str]) -> Post:
+    """The request to build a queued run's environment ahead of time, for machines that have some engines."""
+    engine = engine_for(spec.environment, spec.docker_image, engines)
+    message = BuildEnvironment(
+        run_id=run_id, environment=spec.environment, engine=engine, cause=f"run {run_id}"
+    )
     return Post(run_id, 1, subjects.COMMANDS.name, subjects.COMMANDS_FOR_BUILDER, encode(message))
 
 

@@ -178,6 +178,11 @@ SELECT m.machine_type, count(*) FILTER (WHERE m.answers)::int AS machines,
 FROM (SELECT *, last_seen > clock_timestamp() - make_interval(secs => $1) AS answers FROM machines) AS m
 GROUP BY m.machine_type;
 
+-- name: engines_of_types
+-- What machines of some types can run commands with, each by itself or all together.
+SELECT machine_type, array_agg(DISTINCT engine) AS engines
+FROM machines, unnest(engines) AS engine WHERE machine_type = ANY ($1::text[]) GROUP BY machine_type;
+
 -- name: seen_machine
 -- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
 WITH old AS (SELECT * FROM machines WHERE id = $1)

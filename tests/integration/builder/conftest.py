@@ -6,7 +6,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp import web
 
+from spell_proto import http
 from support import stack
 from support.builder_process import BuilderProcess
 from support.conda_packages import Channel
@@ -45,6 +47,25 @@ async def builder(
                 assert check.ok == (request.node.get_closest_marker("violates") is None), check
         finally:
             await process.end()
+
+
+@pytest.fixture
+async def active(builder: BuilderProcess) -> AsyncIterator[set[int]]:
+    """A scheduler that knows which runs go on, and nothing else."""
+    active: set[int] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked = (await request.json())["run_ids"]
+        return web.json_response({"run_ids": [run_id for run_id in asked if run_id in active]})
+
+    app = web.Application()
+    app.add_routes([web.post("/runs/active", answer)])
+    address = f"unix://{builder.data.parent}/s.sock"
+    async with http.serve(app, address):
+        builder.environment["SPELL_SCHEDULER_URL"] = address
+        await builder.end()
+        await builder.start()
+        yield active
 
 
 async def _forget_everything(postgres: stack.Postgres) -> None:

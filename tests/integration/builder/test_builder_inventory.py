@@ -6,9 +6,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from aiohttp import web
 
-from spell_proto import http
 from spell_proto.errors import ConflictError, NotFoundError
 
 pytestmark = pytest.mark.integration
@@ -24,25 +22,6 @@ def _packages(index):
     index.add("alpha", "1.0")
     index.add("beta", "1.0", requires=("alpha",))
     index.add("gamma", "1.0")
-
-
-@pytest.fixture(name="active")
-async def _active(builder, tmp_path):
-    """A scheduler that knows which runs go on, and nothing else."""
-    active: set[int] = set()
-
-    async def answer(request: web.Request) -> web.Response:
-        asked = (await request.json())["run_ids"]
-        return web.json_response({"run_ids": [run_id for run_id in asked if run_id in active]})
-
-    app = web.Application()
-    app.add_routes([web.post("/runs/active", answer)])
-    address = f"unix://{builder.data.parent}/s.sock"
-    async with http.serve(app, address):
-        builder.environment["SPELL_SCHEDULER_URL"] = address
-        await builder.end()
-        await builder.start()
-        yield active
 
 
 async def keys(builder) -> list[str]:

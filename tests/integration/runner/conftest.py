@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
 
 from integration.runner import room, shims
-from support import docker as daemons
 
 
 @pytest.fixture(scope="session")
@@ -16,28 +15,6 @@ def yard() -> Iterator[shims.Yard]:
     """Shared: every test starts attempts of its own."""
     with shims.yard() as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def _daemon() -> Iterator[daemons.Docker | str]:
-    with ExitStack() as opened:
-        try:
-            found: daemons.Docker | str = opened.enter_context(daemons.running())
-        except daemons.NoDockerError as error:
-            found = str(error)
-        yield found
-
-
-@pytest.fixture
-def docker(_daemon) -> daemons.Docker:
-    """The daemon, which all tests share; without one, the test is skipped with the reason."""
-    return _present(_daemon)
-
-
-def _present(daemon) -> daemons.Docker:
-    if isinstance(daemon, str):
-        daemons.absent(daemon)
-    return daemon
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +40,7 @@ async def rooms(services, request):
             if isolation not in made:
                 settings = {"SPELL_ISOLATION": isolation}
                 if isolation == "docker":
-                    settings = room.in_docker(_present(request.getfixturevalue("_daemon")))
+                    settings = room.in_docker(request.getfixturevalue("docker"))
                 here = room.room(services, SPELL_SLOTS="8", **settings)
                 made[isolation] = await opened.enter_async_context(here)
             made[isolation].mend()

@@ -176,7 +176,7 @@ class Front:
 
 
 class Builder:
-    """A builder whose environments are directories that are there already."""
+    """A builder whose environments are a directory and an image that are there already."""
 
     def __init__(self, directory: Path, socket: Path) -> None:
         self.environment = directory / "env"
@@ -186,13 +186,17 @@ class Builder:
         (self.environment / MARKER).write_text('{"key": "k"}')
         self.socket = socket
         self.known = True
+        #: the engines that environments were asked for
+        self.asked: list[str] = []
         self.failure: str | None = None
         self.release = asyncio.Event()
         self.release.set()
 
     async def resolved(self, request: web.Request) -> web.StreamResponse:
         if self.known:
-            return web.json_response({"key": "k", "path": str(self.environment)})
+            self.asked.append(request.query.get("engine", "local"))
+            in_image = self.asked[-1] == "docker"
+            return web.json_response({"key": "k", "path": docker.BASE if in_image else str(self.environment)})
         return web.json_response(
             {"code": "environment_unknown", "field": None, "message": "not yet", "hint": None}, status=404
         )
@@ -391,7 +395,6 @@ def in_docker(daemon: docker.Docker) -> dict[str, str]:
     return {
         "SPELL_ENGINE": "docker",
         "SPELL_DOCKER_SOCKET": str(daemon.socket),
-        "SPELL_DOCKER_IMAGE": docker.BASE,
         "SPELL_RUN_MEMORY_BYTES": str(256 << 20),
         "SPELL_RUN_CPUS": "1.5",
         "SPELL_RUN_PIDS": "256",

@@ -466,12 +466,14 @@ async def test_an_image_that_is_too_large_is_not_pulled_whole_and_not_kept(servi
     assert f"the image {daemons.BASE} cannot be had: it is too large" in there.message
 
 
-async def test_packages_need_another_engine(rooms):
+async def test_packages_are_in_the_image_that_the_builder_has_made(rooms):
     here = await rooms("docker")
-    view = await here.until_final(await here.create("true", environment={"pip": ["numpy"]}))
+    view = await here.until_final(
+        await here.create("true", environment={"pip": ["numpy"], "apt": ["ffmpeg"]})
+    )
 
-    assert (view.state, view.reason) == ("failed", "build_failed")
-    assert "--docker-image" in view.message
+    assert (view.state, view.exit_code) == ("complete", 0)
+    assert here.builder.asked[-1] == "docker"
 
 
 async def test_a_machine_with_both_runs_images_in_docker_and_the_rest_itself(services, docker):

@@ -55,14 +55,17 @@ def _mapping():
 
 
 async def test_users_are_mapped_and_files_are_saved_all_the_same(services, mapping):
-    settings = in_docker(mapping) | {"SPELL_DOCKER_IMAGE": f"docker.io/{daemons.TINY}"}
-    async with room(services, **settings) as here:
+    async with room(services, **in_docker(mapping)) as here:
         given = here.front.shelf.code({"in/file": b"in\n"})
         command = (
             "cat in/file; echo x >> in/file; mkdir -p new && echo y > new/made; rm -f /tmp/x; echo t > /tmp/t"
         )
         view = await here.until_final(
-            await here.create(f"{command}; id -u; cat /proc/self/uid_map; stat -c %u in /tmp", code=given)
+            await here.create(
+                f"{command}; id -u; cat /proc/self/uid_map; stat -c %u in /tmp",
+                code=given,
+                docker_image=f"docker.io/{daemons.TINY}",
+            )
         )
 
         assert (view.state, view.exit_code) == ("complete", 0), view.message

@@ -1,10 +1,10 @@
-"""The engine that chooses for each run: a container where the run names an image, else this machine (shell)."""
+"""The engine that chooses for each run: a container where the run needs an image, else this machine (shell)."""
 
 import asyncio
 from pathlib import Path
 
 from spell_proto import logs
-from spell_proto.engines import DOCKER, LOCAL
+from spell_proto.engines import DOCKER, LOCAL, engine_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.directory import Directory
@@ -68,7 +68,7 @@ class AutoEngine(Shimmed):
         return (LOCAL,)
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        if spec.spec.docker_image is None:
+        if engine_for(spec.spec.environment, spec.spec.docker_image) == LOCAL:
             await self._local.prepare(spec, directory, notes, abort)
             return
         problem = await self._open_docker()

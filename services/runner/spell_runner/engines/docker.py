@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import aiodocker
-import aiohttp
 from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
+from spell_proto.docker import GONE, clients
 from spell_proto.engines import DOCKER
 from spell_proto.http import Caller
 from spell_proto.outside import CA_FILES
@@ -28,6 +28,7 @@ from spell_runner.engines.network import Network
 from spell_runner.engines.pulse import Pulse
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, used_gpus
+from spell_runner.environments import Environments
 from spell_runner.errors import AttemptError, EngineError
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
@@ -40,9 +41,6 @@ from spell_runner.workspace import Abort, walk
 
 log = logs.get()
 
-CONTROL = aiohttp.ClientTimeout(total=30, sock_connect=5)
-STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
-CONTROLS_AT_ONCE = 16
 RETRY_SECONDS_MAX = 5.0
 ISOLATION = "docker"
 #: Whom commands run as where the runner itself is the superuser, which no run may be.
@@ -51,7 +49,6 @@ _SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
 #: What the options of a mount cannot hold.
 _UNMOUNTABLE = re.compile(r"[,:\\\s]")
 _STORAGE_AWAY = "Storage does not answer; waiting for it"
-_GONE = (DockerError, aiohttp.ClientError, TimeoutError, OSError)
 
 
 def account() -> tuple[int, int]:
@@ -61,8 +58,8 @@ def account() -> tuple[int, int]:
 
 
 class DockerEngine(Shimmed):
-    """See `spell_runner.engines.engine`. `socket` is the path of the daemon's; `base_image` is for runs that name none.
-    `storage` is asked what private registries are told. `floor` says what becomes of a daemon that is too old.
+    """See `spell_runner.engines.engine`. `socket` is the path of the daemon's. `storage` is asked what private registries
+    are told. `floor` says what becomes of a daemon that is too old.
     """
 
     isolation = ISOLATION
@@ -75,9 +72,9 @@ class DockerEngine(Shimmed):
         trees: Trees,
         limits: Limits,
         storage: Caller,
+        environments: Environments,
         *,
         socket: str,
-        base_image: str,
         grace_seconds: float,
         log_bytes_max: int,
         image_bytes_max: int = 0,
@@ -94,7 +91,7 @@ class DockerEngine(Shimmed):
         self._storage = storage
         self._socket = socket
         self._pulse = Pulse(socket)
-        self._base_image = base_image
+        self._environments = environments
         self._log_bytes_max = log_bytes_max
         self._stack = contextlib.AsyncExitStack()
         self._control: aiodocker.Docker | None = None
@@ -109,10 +106,8 @@ class DockerEngine(Shimmed):
         if _UNMOUNTABLE.search(str(self._data)):
             raise EngineError(f"the data directory {self._data} has a character that no mount can take")
         await super().open()
-        control, streams = [
-            await self._stack.enter_async_context(await self._client(*kind))
-            for kind in ((CONTROL, CONTROLS_AT_ONCE), (STREAMS, 0))
-        ]
+        both = await self._stack.enter_async_context(clients(self._socket))
+        control = both.control
         try:
             about = read(await control.version(), await control.system.info())
             self._accept(about)
@@ -121,10 +116,10 @@ class DockerEngine(Shimmed):
         except EngineError:
             await self._stack.aclose()
             raise
-        except _GONE as error:
+        except GONE as error:
             await self._stack.aclose()
             raise EngineError(f"the Docker daemon at {self._socket} does not answer: {error}") from error
-        self._control, self._images = control, Images(control, streams, about, self._image_bytes_max)
+        self._control, self._images = control, Images(control, both.streams, about, self._image_bytes_max)
         log.info("docker found", version=about.version, api=about.api, mapped=about.mapped)
 
     def _accept(self, about: About) -> None:
@@ -149,14 +144,6 @@ class DockerEngine(Shimmed):
         await super().close()
         await self._stack.aclose()
 
-    async def _client(self, timeout: aiohttp.ClientTimeout, limit: int) -> aiodocker.Docker:
-        connector = aiohttp.UnixConnector(self._socket, limit=limit)
-        session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(connector=connector, timeout=timeout)
-        )
-        # With a connector of ours, the library takes the address for the name of a host.
-        return aiodocker.Docker("unix://localhost", connector=connector, session=session, timeout=timeout)
-
     async def _remove_orphans(self, control: aiodocker.Docker) -> None:
         """Containers of ours that nobody watches: their shims died, or the attempts are long over."""
         filters = {"label": [f"{hardening.MACHINE}={self._machine.id}"]}
@@ -174,13 +161,7 @@ class DockerEngine(Shimmed):
     # ---- before ----------------------------------------------------------------------------------------------
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        if not spec.spec.environment.bare:
-            raise AttemptError(
-                Reason.BUILD_FAILED,
-                "this machine runs commands in Docker images only, and packages cannot be added to them yet; "
-                "name an image that has them with --docker-image",
-            )
-        image = await self._image(spec.spec.docker_image or self._base_image, spec.run_id, notes)
+        image = await self._image_of(spec, notes)
         code = None
         if spec.spec.code is not None:
             code = await self._trees.get(
@@ -212,6 +193,17 @@ class DockerEngine(Shimmed):
         )
         directory.write(launch.LAUNCH, told.encode())
 
+    async def _image_of(self, spec: AttemptSpec, notes: Notes) -> Image:
+        """The image that a run names, or that its environment is.
+
+        Raises:
+            AttemptError: it cannot be had.
+        """
+        if spec.spec.docker_image is not None:
+            return await self._image(spec.spec.docker_image, spec.run_id, notes)
+        environment = await self._environments.image(spec.run_id, spec.spec.environment, notes)
+        return await self._image(environment, spec.run_id, notes)
+
     async def _image(self, name: str, run_id: int, notes: Notes) -> Image:
         """Waits for as long as the daemon is away."""
         assert self._control is not None
@@ -230,7 +222,7 @@ class DockerEngine(Shimmed):
                 return await self._images.get(name, notes.line, login)
             except EngineError as error:
                 raise AttemptError(Reason.START_FAILED, str(error)) from error
-            except _GONE as error:
+            except GONE as error:
                 if isinstance(error, DockerError) and 400 <= error.status < 500:
                     raise AttemptError(
                         Reason.BUILD_FAILED, f"the image {name} cannot be used: {error.message}"
@@ -251,7 +243,7 @@ class DockerEngine(Shimmed):
         if self._overlay is None:
             try:
                 self._overlay = await overlays.work(self._control, image, self._data, self._limits)
-            except _GONE as error:
+            except GONE as error:
                 log.info("docker does not answer", problem=repr(error))
                 return True
         return self._overlay

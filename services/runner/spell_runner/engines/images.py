@@ -27,6 +27,8 @@ AskLogin = Callable[[str], Awaitable[RegistryLogin | None]]
 #: Control calls answer soon or never; a pull says something at least this often.
 SILENCE_SECONDS_MAX = 120.0
 PULLS_MAX = 3
+#: What the name of an image begins with that has none but its id.
+_ID = "sha256:"
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 #: What a daemon says -> what a person should read. The first that fits counts.
 _CAUSES = (
@@ -90,8 +92,15 @@ class Images:
             DockerError, aiohttp.ClientError, OSError: the daemon does not answer.
         """
         found, pulled = await self._inspect(name), False
+        built = name.startswith(_ID)
         if found is not None:
-            say(CACHED)
+            if not built:
+                say(CACHED)
+        elif built:
+            # Nobody else has it, and it has no name.
+            raise _failed(
+                name, "it is not on the Docker daemon of this machine, where it was built or is to be used"
+            )
         else:
             async with self._pulls.setdefault(name, asyncio.Lock()):
                 found = await self._inspect(name)
@@ -111,7 +120,8 @@ class Images:
             raise
         if image_id not in self._shells:
             self._shells[image_id] = await self._shell(name, image_id)
-        return Image(image_id, pinned(name, found.get("RepoDigests") or []), self._shells[image_id])
+        digest = "" if built else pinned(name, found.get("RepoDigests") or [])
+        return Image(image_id, digest, self._shells[image_id])
 
     def _check(self, name: str, found: dict[str, Any]) -> None:
         if 0 < self._bytes_max < found.get("Size", 0):
