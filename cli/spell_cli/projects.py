@@ -53,15 +53,11 @@ def _needs(editable: Editable, repository: Repository, snapshot: Snapshot | None
         return _content(repository, snapshot, _within(editable.path, name), editable)
 
     try:
-        project = projects.read(
-            pyproject := content(projects.PYPROJECT),
-            setup_cfg := content(projects.SETUP_CFG),
-            setup_py=content(projects.SETUP_PY) is not None,
-        )
+        project = projects.read(content)
         found = project.needs(editable.extras)
     except NoProjectError as error:
         raise refused(_CODE, editable.origin, f"{editable.text()}: {error}") from None
-    told = (pyproject if project.file == projects.PYPROJECT else setup_cfg) or ""
+    told = content(project.file) or ""
     for text in found:
         yield Line(text, f"{_within(editable.path, project.file)[-200:]}:{_number(told, text, project)}")
 

@@ -15,6 +15,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from spell_proto.errors import shown
+from spell_proto.requirements import logical_lines
 
 PYPROJECT, SETUP_CFG, SETUP_PY = "pyproject.toml", "setup.cfg", "setup.py"
 #: A file that says what a project is.
@@ -26,6 +27,8 @@ _COMPILERS = ("maturin", "scikit_build_core", "mesonpy", "setuptools_rust", "py_
 _WHAT_TO_DO = "list them under [project] in pyproject.toml, or in the requirements file in the place of -e"
 
 Table = Mapping[str, Any]
+#: The text of a file of the project, none where it has no such file.
+Content = Callable[[str], str | None]
 #: Whether the project has a directory.
 Has = Callable[[str], bool]
 
@@ -86,12 +89,14 @@ class Project:
         return ("src",) if has("src") and not has(module) else (".",)
 
 
-def read(pyproject: str | None, setup_cfg: str | None, *, setup_py: bool) -> Project:
+def read(content: Content) -> Project:
     """What a project says of itself.
 
     Raises:
         NoProjectError: nothing, or nothing that can be used.
     """
+    pyproject, setup_cfg = content(PYPROJECT), content(SETUP_CFG)
+    setup_py = content(SETUP_PY) is not None
     if pyproject is not None:
         try:
             told = tomllib.loads(pyproject)
@@ -103,11 +108,11 @@ def read(pyproject: str | None, setup_cfg: str | None, *, setup_py: bool) -> Pro
         ).get("ext-modules"):
             raise NoProjectError("it has to be compiled, and nothing is built for a run of one's own code")
         if "project" in told:
-            return _modern(told)
+            return _modern(told, content)
         if "dependencies" in _table(told, "tool", "poetry"):
             raise NoProjectError(f"its dependencies are in a form of poetry's own: {_WHAT_TO_DO}")
     if setup_cfg is not None:
-        found = _classic(setup_cfg)
+        found = _classic(setup_cfg, content)
         if found is not None and not (setup_py and not found.dependencies):
             return found
     if setup_py:
@@ -120,12 +125,14 @@ def read(pyproject: str | None, setup_cfg: str | None, *, setup_py: bool) -> Pro
 # ---- pyproject.toml ------------------------------------------------------------------------------------------
 
 
-def _modern(told: Table) -> Project:
+def _modern(told: Table, content: Content) -> Project:
     project = _table(told, "project")
-    dynamic = project.get("dynamic", [])
-    for key in ("dependencies", "optional-dependencies"):
-        if isinstance(dynamic, list) and key in dynamic:
-            raise NoProjectError(f"its {key} are dynamic, so only a build can tell them: {_WHAT_TO_DO}")
+    dynamic = _table(told, "tool", "setuptools", "dynamic")
+    for key in project["dynamic"] if isinstance(project.get("dynamic"), list) else []:
+        if isinstance(key, str) and key in {"dependencies", "optional-dependencies"}:
+            if key not in dynamic:
+                raise NoProjectError(f"its {key} are dynamic, so only a build can tell them: {_WHAT_TO_DO}")
+            project[key] = _in_files(dynamic[key], content)
     name = project.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
         raise NoProjectError(f"its {PYPROJECT} gives it no name")
@@ -150,6 +157,26 @@ def _modern(told: Table) -> Project:
         {group: values for group, values in entry_points.items() if values},
         _roots(told),
     )
+
+
+def _in_files(told: object, content: Content) -> Any:
+    """What setuptools reads from files: a list, or one for each extra."""
+    if isinstance(told, dict) and "file" not in told:
+        return {extra: _in_files(value, content) for extra, value in told.items()}
+    files = told.get("file") if isinstance(told, dict) else None
+    found: list[str] = []
+    for name in [files] if isinstance(files, str) else files if isinstance(files, list) else [None]:
+        path = _below(name)
+        text = None if path is None else content(path)
+        if text is None:
+            raise NoProjectError(f"its dependencies are in {shown(str(name))}, which is no file of it")
+        for line in logical_lines(text, str(name)):
+            if line.text.startswith("-"):
+                raise NoProjectError(
+                    f"its dependencies in {shown(str(name))} have an option of pip, {shown(line.text)}"
+                )
+            found.append(line.text)
+    return found
 
 
 def _roots(told: Table) -> tuple[str, ...]:
@@ -207,7 +234,7 @@ def _requirements(values: object, what: str) -> tuple[str, ...]:
 # ---- setup.cfg -----------------------------------------------------------------------------------------------
 
 
-def _classic(text: str) -> Project | None:
+def _classic(text: str, content: Content) -> Project | None:
     """A declarative `setup.cfg`; none where it is about something else."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of programs keep their case
@@ -220,7 +247,8 @@ def _classic(text: str) -> Project | None:
         return None
     needed = parser.get("options", "install_requires", fallback="")
     if needed.strip().startswith("file:"):
-        raise NoProjectError(f"its dependencies are in another file: {_WHAT_TO_DO}")
+        files = [name.strip() for name in needed.strip().removeprefix("file:").split(",")]
+        needed = "\n".join(_in_files({"file": files}, content))
     extras = parser["options.extras_require"] if parser.has_section("options.extras_require") else {}
     groups = parser["options.entry_points"] if parser.has_section("options.entry_points") else {}
     version = parser.get("metadata", "version", fallback="0")

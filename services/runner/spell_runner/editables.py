@@ -106,11 +106,7 @@ def make(spec: AttemptSpec, lower: Path, directory: Path, root: str, python: str
 
 def _read(lower: Path, place: Path, editable: Editable) -> Project:
     try:
-        return projects.read(
-            _content(lower, place / projects.PYPROJECT),
-            _content(lower, place / projects.SETUP_CFG),
-            setup_py=_content(lower, place / projects.SETUP_PY) is not None,
-        )
+        return projects.read(lambda name: _content(lower, place / name))
     except NoProjectError as error:
         raise AttemptError(Reason.BUILD_FAILED, f"pip: {editable.text()}: {error}") from None
 

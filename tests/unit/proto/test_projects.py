@@ -9,8 +9,13 @@ from spell_proto.projects import NoProjectError, read
 NOTHING = frozenset()
 
 
-def project(text: str, cfg: str | None = None, *, setup_py: bool = False):
-    return read(text, cfg, setup_py=setup_py)
+def given(pyproject: str | None = None, cfg: str | None = None, *, setup_py: bool = False, **more: str):
+    files = {"pyproject.toml": pyproject, "setup.cfg": cfg, "setup.py": "" if setup_py else None}
+    return read((files | {name.replace("_txt", ".txt"): text for name, text in more.items()}).get)
+
+
+def project(text: str, **more: str):
+    return given(text, **more)
 
 
 def test_dependencies_extras_and_programs_are_read_from_pyproject():
@@ -41,7 +46,7 @@ def test_dependencies_extras_and_programs_are_read_from_pyproject():
 
 
 def test_a_declarative_setup_cfg_says_the_same():
-    found = read(
+    found = given(
         "[build-system]\nrequires = ['setuptools']\n",
         """
 [metadata]
@@ -101,7 +106,30 @@ def test_modules_are_where_the_tool_that_builds_it_is_told_they_are(text, there,
         ("[tool.black]", "[flake8]\nx=1", True, "only setup.py knows"),
         ("[project", None, False, "its pyproject.toml is no TOML: "),
         (None, "x", False, "its setup.cfg cannot be read: "),
-        (None, "[metadata]\nname=x\n[options]\ninstall_requires = file: req.txt", False, "in another file"),
+        (
+            None,
+            "[metadata]\nname=x\n[options]\ninstall_requires = file: req.txt",
+            False,
+            "are in 'req.txt', which is no file",
+        ),
+        (
+            "[project]\nname='x'\ndynamic=['dependencies']\n[tool.setuptools.dynamic]\ndependencies={file=['../x']}",
+            None,
+            False,
+            "are in '../x', which is no file",
+        ),
+        (
+            "[project]\nname='x'\ndynamic=['dependencies']\n[tool.setuptools.dynamic]\ndependencies={file='more.txt'}",
+            None,
+            False,
+            "have an option of pip, '-r b.txt'",
+        ),
+        (
+            "[project]\nname='x'\ndynamic=['dependencies']\n[tool.setuptools.dynamic]\ndependencies=7",
+            None,
+            False,
+            "are in 'None'",
+        ),
         (
             "[project]\nname='x'\ndynamic=['dependencies']",
             None,
@@ -147,7 +175,7 @@ def test_modules_are_where_the_tool_that_builds_it_is_told_they_are(text, there,
 )
 def test_what_only_a_build_could_tell_is_refused(text, cfg, setup_py, said):
     with pytest.raises(NoProjectError) as refused:
-        read(text, cfg, setup_py=setup_py)
+        given(text, cfg, setup_py=setup_py, more_txt="a\n-r b.txt\n")
 
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -159,3 +187,14 @@ def test_an_extra_that_is_not_there_is_named_with_those_that_are():
     assert found.needs(("a",)) == ()
     with pytest.raises(NoProjectError, match="it has no extra 'dev'; there are: a, b"):
         found.needs(("dev",))
+
+
+def test_dependencies_that_setuptools_reads_from_files_are_read_there():
+    dynamic = "[tool.setuptools.dynamic]\ndependencies = {file = ['req.txt']}\noptional-dependencies.dev = {file = 'dev.txt'}"
+    text = f"[project]\nname='x'\ndynamic=['version', 'dependencies', 'optional-dependencies']\n{dynamic}"
+
+    found = project(text, req_txt="# all\nnumpy>=1 \\\n ,<3\nsix # why\n", dev_txt="pytest")
+    classic = given(cfg="[metadata]\nname=x\n[options]\ninstall_requires = file: req.txt", req_txt="six")
+
+    assert found.needs(("dev",)) == ("numpy>=1  ,<3", "six", "pytest")
+    assert classic.needs(()) == ("six",)
