@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from spell_proto.errors import InvalidError, shown
 
+#: What packages change. Where a machine has no merged /usr, the others of it are directories too.
+DIRECTORIES = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr", "var")
 COUNT_MAX = 200
 CHARS_MAX = 200
 #: Every other sign means something to apt: `name-` removes, `name/release` and `name:arch` choose, a dot or a star

@@ -9,11 +9,15 @@ Engine = Literal["local", "docker"]
 #: On the machine itself, and in a container.
 LOCAL: Final = "local"
 DOCKER: Final = "docker"
+#: No engine, but what the local one may be able to do besides: put system packages over its machine.
+LOCAL_APT: Final = "local-apt"
 
 
 def engines_needed(docker_image: str | None, environment: EnvironmentRequest) -> frozenset[str] | None:
     """The engines of which any can run it; None where every one can."""
-    return frozenset({DOCKER}) if docker_image is not None or environment.apt else None
+    if docker_image is not None:
+        return frozenset({DOCKER})
+    return frozenset({DOCKER, LOCAL_APT}) if environment.apt else None
 
 
 def engine_for(
@@ -22,4 +26,4 @@ def engine_for(
     """The engine that a run gets on a machine that has these: the machine itself, where that is enough."""
     needed = engines_needed(docker_image, environment)
     possible = engines if needed is None else [each for each in engines if each in needed] or needed
-    return LOCAL if LOCAL in possible or DOCKER not in possible else DOCKER
+    return LOCAL if {LOCAL, LOCAL_APT} & set(possible) or DOCKER not in possible else DOCKER

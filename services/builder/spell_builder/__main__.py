@@ -24,15 +24,17 @@ from spell_builder.image_resolver import ImageResolver
 from spell_builder.images import Images
 from spell_builder.inventory import Inventory
 from spell_builder.local_builder import LocalBuilder
+from spell_builder.local_resolver import LocalResolver
 from spell_builder.pythons import Pythons
 from spell_builder.repositories import Repositories
 from spell_builder.requests import Requests
-from spell_builder.resolver import Means, Recipe, Resolver
+from spell_builder.resolver import Means, Recipe
 from spell_builder.runs import Runs
 from spell_builder.settings import Settings
 from spell_builder.sharing import Sharing, Stores
 from spell_builder.soundness import Soundness
 from spell_builder.sources import Sources
+from spell_builder.system import System
 from spell_proto import bus, database, http, logs, outside, service, settings, subjects
 from spell_proto.docker import clients
 from spell_proto.engines import DOCKER, LOCAL, Engine
@@ -76,7 +78,7 @@ async def main(stop: asyncio.Event) -> None:
                 "builds_max": given.builds_max,
                 "grace_seconds": given.unawaited_seconds,
             }
-            builder = _local(means, directories, requests, tasks, soundness, sharing, limits)
+            builder = _local(means, _system(data), directories, requests, tasks, soundness, sharing, limits)
             images = Images(docker, directories, requests)
             on_images = _image_builder(docker, images, means, requests, given, tasks, limits)
             builders: dict[Engine, Builder] = {LOCAL: builder, DOCKER: on_images}
@@ -116,6 +118,14 @@ async def _docker(socket: str, data: Path) -> AsyncIterator[Docker]:
             yield docker
 
 
+def _system(data: Path) -> System:
+    reach = outside.load()
+    trusted = outside.ca_file(reach, data / "ca")
+    system = System(data, outside.for_tools(reach, trusted)["apt"], trusted)
+    system.clean()
+    return system
+
+
 def _uv(data: Path, repositories: Repositories) -> uv.Uv:
     reach = outside.load()
     tools = outside.for_tools(reach, outside.ca_file(reach, data / "ca"))
@@ -136,6 +146,7 @@ def _means(given: Settings, directories: Directories, frameworks: Frameworks, st
 
 def _local(
     means: Means,
+    system: System,
     directories: Directories,
     requests: Requests,
     tasks: asyncio.TaskGroup,
@@ -146,7 +157,7 @@ def _local(
     made = LocalBuilder(
         means.uv,
         means.conda,
-        Resolver(means),
+        LocalResolver(means, system),
         directories,
         requests,
         tasks,

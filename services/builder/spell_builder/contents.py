@@ -11,6 +11,7 @@ builds of one key:
 - `RECORD`: tells digests of files that have their own line here, and of byte code;
 - the lines of a program in `bin/` that find its interpreter: they may hold absolute paths;
 - permissions other than to execute: they follow from the umask of the builder, and all writing is forbidden later;
+- of system packages all but `usr` and `opt`: the rest is what dpkg notes, and what scripts make on their machine;
 - directories: an empty one means nothing to Python that its absence would not.
 
 Everything else is there, also names that are no text, and links wherever they lead; links are not followed.
@@ -24,8 +25,12 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spell_builder.overlays import LAYER
+
 _OURS = ".spell-"
 _BYTE_CODE = "__pycache__"
+#: Of system packages: what their scripts and dpkg write down about themselves.
+_OF_THE_MACHINE = frozenset({f"{LAYER}/etc", f"{LAYER}/var"})
 _OF_UV_AT_THE_TOP = frozenset({".gitignore", ".lock", "CACHEDIR.TAG", "pyvenv.cfg"})
 _OF_UV_IN_BIN = ("activate", "deactivate", "pydoc.bat")
 _OF_UV_IN_PACKAGES = frozenset({"_virtualenv.pth", "_virtualenv.py"})
@@ -96,7 +101,7 @@ def _paths(root: str) -> Iterator[str]:
         below = "" if folder == root else folder.removeprefix(root).lstrip("/") + "/"
         # A link to a directory is among the directories, and none of them is entered.
         files += [name for name in names if os.path.islink(os.path.join(folder, name))]  # noqa: PTH114, PTH118
-        names[:] = [name for name in names if name != _BYTE_CODE]
+        names[:] = [name for name in names if name != _BYTE_CODE and below + name not in _OF_THE_MACHINE]
         yield from (below + name for name in files if not _left_out(below, name))
 
 

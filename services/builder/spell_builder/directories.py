@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from spell_builder.overlays import LAYER
 from spell_proto import logs
 from spell_proto.environments import LIST, MARKER
 
@@ -55,7 +56,20 @@ class Directories:
     def complete(self, key: str) -> bool:
         """Whether the environment is there, whole, and its interpreter still exists."""
         path = self.path(key)
-        return (path / MARKER).exists() and (path / "bin" / "python").exists()
+        layer = path / LAYER
+        whole = not layer.is_symlink() or layer.exists()
+        return whole and (path / MARKER).exists() and (path / "bin" / "python").exists()
+
+    def below(self, key: str) -> str | None:
+        """The environment whose system packages an environment has."""
+        try:
+            return os.readlink(self.path(key) / LAYER).split("/")[1]  # noqa: PTH115
+        except OSError:
+            return None
+
+    def all_below(self) -> set[str]:
+        """The environments that others are put on top of."""
+        return set(filter(None, map(self.below, os.listdir(self._environments))))  # noqa: PTH208
 
     def clean(self) -> None:
         """Remove what an interrupted build or removal left. What another builder works on is left alone."""
@@ -173,7 +187,13 @@ def _make_read_only(directory: Path) -> None:
 
 def remove(directory: Path) -> None:
     """Remove a tree, read-only or not, there or not."""
-    for folder, _, _ in os.walk(directory):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, 0o700)  # noqa: PTH101
+    with contextlib.suppress(OSError):
+        directory.chmod(0o700)
+    for folder, names, _ in os.walk(directory):
+        # Before it is entered: what may not be looked into is passed over.
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if not os.path.islink(path):  # noqa: PTH114
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)  # noqa: PTH101
     shutil.rmtree(directory, ignore_errors=True)

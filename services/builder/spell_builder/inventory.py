@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from spell_builder import layers, pins, verify
+from spell_builder import keys, layers, pins, verify
 from spell_builder.directories import Directories
 from spell_builder.images import Images
 from spell_builder.requests import Requests
@@ -155,7 +155,7 @@ class Inventory:
         if layers.is_conda(row["resolved"]):
             flags = "--conda-file"
         header = f"# Environment {row['key']}\n# spell run {flags} FILE\n"
-        if about.get("base"):
+        if keys.of_image(about):
             header += f"# Base image {about['base']}\n"
         return EnvironmentDetail(
             environment=view,
@@ -259,11 +259,11 @@ class Inventory:
         """The layers that others are made on which are still there."""
         images = await self._images.all_complete()
         rows = await self._requests.inventory()
-        return {row["below"] for row in rows if row["key"] in images and row["below"] is not None}
+        below = {row["below"] for row in rows if row["key"] in images and row["below"] is not None}
+        return below | await asyncio.to_thread(self._directories.all_below)
 
     def _shelf(self, row: dict[str, Any]) -> Shelf:
-        about = row["interpreter"] or {}
-        return self._images if about.get("base") else DirectoryShelf(self._directories)
+        return self._images if keys.of_image(row["interpreter"]) else DirectoryShelf(self._directories)
 
     async def _forget_ended(self) -> None:
         """Ask which of the runs that were not over the last time have ended. Without an answer, all are kept."""

@@ -1,6 +1,7 @@
 """What an environment is named after: the exact content of its layers, never what was asked for."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from packaging.requirements import Requirement
@@ -27,7 +28,7 @@ _MEANT = {
 @dataclass(frozen=True, slots=True)
 class Interpreter:
     """The Python that environments are made from, as far as their content depends on it. `base` is the image that it
-    is in, pinned: empty for one of this machine.
+    is in, pinned: empty for one of this machine. Where system packages lie over this machine, it says what that is.
     """
 
     path: str
@@ -35,6 +36,16 @@ class Interpreter:
     platform: str
     libc: str
     base: str = ""
+
+
+#: Begins the base of an environment with system packages over this machine.
+MACHINE = "machine "
+
+
+def of_image(interpreter: Mapping[str, str] | None) -> bool:
+    """Whether an environment is an image, by what is noted of its interpreter."""
+    base = (interpreter or {}).get("base", "")
+    return bool(base) and not base.startswith(MACHINE)
 
 
 def environment_key(interpreter: Interpreter, resolved: str) -> str:

@@ -10,9 +10,12 @@ from spell_builder import contents, layers, pins
 from spell_builder.builder import Builder, Limits
 from spell_builder.conda import Conda, settle
 from spell_builder.directories import Directories
-from spell_builder.flight import Flight
+from spell_builder.flight import Flight, Ready
+from spell_builder.local_resolver import LocalResolver
+from spell_builder.overlaid import over
+from spell_builder.overlays import LAYER
 from spell_builder.requests import Requests, patiently
-from spell_builder.resolver import Recipe, Resolver
+from spell_builder.resolver import Recipe
 from spell_builder.sharing import Sharing
 from spell_builder.soundness import Soundness
 from spell_builder.uv import Uv
@@ -31,7 +34,7 @@ class LocalBuilder(Builder):
         self,
         uv: Uv,
         conda: Conda,
-        resolver: Resolver,
+        resolver: LocalResolver,
         directories: Directories,
         requests: Requests,
         tasks: asyncio.TaskGroup,
@@ -41,6 +44,8 @@ class LocalBuilder(Builder):
         **limits: Unpack[Limits],
     ) -> None:
         super().__init__(resolver, directories, requests, tasks, bare=Recipe(uv.interpreter), **limits)
+        self._layer_of = resolver.layer
+        self._system = resolver.system
         self._uv = uv
         self._conda = conda
         self._directories = directories
@@ -48,6 +53,12 @@ class LocalBuilder(Builder):
         self._sharing = sharing
 
     async def _damaged(self, key: str) -> str | None:
+        # What is below is used with it.
+        below = self._directories.below(key)
+        damage = await self._damaged_alone(below) if below is not None else None
+        return damage or await self._damaged_alone(key)
+
+    async def _damaged_alone(self, key: str) -> str | None:
         damage = await self._soundness.damage(key)
         if damage is not None and (aside := self._directories.set_aside(key)) is not None:
             log.warning("an environment is damaged", key=key, problem=damage)
@@ -55,6 +66,18 @@ class LocalBuilder(Builder):
             if not await patiently(functools.partial(self._requests.active_uses, key)):
                 await asyncio.to_thread(self._directories.discard, aside)
         return damage
+
+    async def _share(self, recipe: Recipe, flight: Flight, *, quiet: bool = False) -> Ready:
+        layer = self._layer(recipe)
+        if layer is not None:
+            await super()._share(layer, flight, quiet=True)
+        return await super()._share(recipe, flight, quiet=quiet)
+
+    def _layer(self, recipe: Recipe) -> Recipe | None:
+        """The environment whose system packages this one has, where it is another one."""
+        packages = layers.apt_part(recipe.resolved)
+        layer = self._layer_of(packages, recipe.interpreter.base) if packages else recipe
+        return None if layer.key == recipe.key else layer
 
     async def _make(self, recipe: Recipe, flight: Flight, lock: int, begun: float) -> bool:
         key = recipe.key
@@ -97,12 +120,18 @@ class LocalBuilder(Builder):
             await self._conda.install(new, final, recipe.resolved, flight.say, lock)
         else:
             await self._uv.make(new, recipe.interpreter, flight.say, lock)
+        uv, layer = self._uv, self._layer(recipe)
+        if layer is not None:
+            (new / LAYER).symlink_to(f"../{layer.key}/{LAYER}")
+            uv = over(uv, self._system, self._directories.path(layer.key))
+        elif packages := layers.apt_part(recipe.resolved):
+            await self._system.install(new, packages, flight.say, lock)
         indexes, resolved = pins.without_indexes(layers.pip_part(recipe.resolved))
         if resolved:
             # Inside, so that whoever removes what an interrupted build left removes this too.
             pinned = new / PINNED
             pinned.write_text(resolved)
-            await self._uv.install(new, pinned, indexes, flight.say, lock)
+            await uv.install(new, pinned, indexes, flight.say, lock)
             pinned.unlink()
         if layers.is_conda(recipe.resolved):
             await _to_its_end(functools.partial(settle, new, final))

@@ -8,6 +8,7 @@ and one that nobody is told of is removed in the end.
 import asyncio
 import functools
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from spell_builder.archives import Archive, Archives
 from spell_builder.commands import Say
 from spell_builder.directories import Directories
 from spell_builder.errors import PushError
+from spell_builder.overlays import LAYER
 from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests, patiently
 from spell_builder.soundness import Soundness
@@ -69,6 +71,10 @@ class Sharing(Pushes):
         self._alone = asyncio.Lock()
 
     # ---- pushing ---------------------------------------------------------------------------------------------
+
+    def pushing(self, key: str) -> bool:
+        # Machines differ, so system packages over one are of no use to another.
+        return not os.path.lexists(self._directories.path(key) / LAYER) and super().pushing(key)
 
     async def _push(self, key: str) -> None:
         async with self._alone:

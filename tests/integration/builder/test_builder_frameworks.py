@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,17 @@ async def test_the_table_can_be_read(builder):
 async def test_a_builder_does_not_start_with_a_mistake_in_the_file(builder, own):
     own.write_text(TABLE.replace("packages", "package", 1))
 
-    with pytest.raises(
-        RuntimeError, match=r"own\.toml: \[frameworks\.greek\] package: there is no such field"
-    ):
-        await _with(builder, own)
+    builder.environment["SPELL_FRAMEWORKS"] = str(own)
+    started = subprocess.run(
+        [sys.executable, "-m", "spell_builder"],
+        check=False,
+        env=builder._settings | builder.environment,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+    assert started.returncode == 78
+    assert (
+        "own.toml: [frameworks.greek] package: there is no such field; there are aliases," in started.stderr
+    )

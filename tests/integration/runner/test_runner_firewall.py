@@ -94,7 +94,7 @@ async def test_without_the_means_for_rules_that_are_a_must_docker_is_not_used(se
     settings = in_docker(docker) | {"SPELL_ENGINE": "auto", "SPELL_RUN_FIREWALL": "strict"}
     # Rules are made with a program that stands elsewhere.
     async with room(services, **settings, PATH="/usr/bin:/bin") as here:
-        assert (await here.client.machine_type(here.machine_type)).engines == ("local",)
+        assert "docker" not in (await here.client.machine_type(here.machine_type)).engines
 
 
 async def test_strict_rules_refuse_the_machine_itself_too_and_stand_there_once(docker, cloud):

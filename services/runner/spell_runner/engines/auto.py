@@ -64,11 +64,12 @@ class AutoEngine(Shimmed):
 
     async def able(self) -> tuple[str, ...]:
         if await self._docker.able() and await self._open_docker() is None:
-            return LOCAL, DOCKER
-        return (LOCAL,)
+            return *await self._local.able(), DOCKER
+        return await self._local.able()
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        if engine_for(spec.spec.environment, spec.spec.docker_image) == LOCAL:
+        able = (*await self._local.able(), DOCKER)
+        if engine_for(spec.spec.environment, spec.spec.docker_image, able) == LOCAL:
             await self._local.prepare(spec, directory, notes, abort)
             return
         problem = await self._open_docker()

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spell_proto import logs
-from spell_proto.engines import LOCAL
+from spell_proto import apt, logs
+from spell_proto.engines import LOCAL, LOCAL_APT
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import editables, gpus
@@ -21,7 +22,7 @@ from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
-from spell_runner.shim import launch, processes
+from spell_runner.shim import launch, processes, system
 from spell_runner.shim.launch import Launch
 from spell_runner.trees import Code, Trees
 from spell_runner.workspace import Abort
@@ -72,10 +73,17 @@ class LocalEngine(Shimmed):
         self._environments = environments
         self._trees = trees
         self._log_bytes_max = log_bytes_max
+        self._apt = self._can_apt()
         self._shell = next(path for path in SHELLS if Path(path).exists())
 
     async def able(self) -> tuple[str, ...]:
-        return (LOCAL,)
+        return (LOCAL, LOCAL_APT) if self._apt else (LOCAL,)
+
+    def _can_apt(self) -> bool:
+        """Whether system packages can be put over this machine, as far as can be told without trying."""
+        below = self._place.data.resolve().parts[1:2]
+        programs = all(shutil.which(name) for name in ("apt-get", "bwrap"))
+        return self.layered and programs and not set(below) & set(apt.DIRECTORIES)
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
         if spec.spec.docker_image is not None:
@@ -173,7 +181,29 @@ class LocalEngine(Shimmed):
             objects="" if code is None else str(code.objects),
             gpus=mine,
             bound=() if source == path else ((source, path if private else source),),
+            system=self._system(environment.source),
         )
+
+    def _system(self, environment: Path) -> str:
+        """The layer of system packages that goes with an environment; empty where none does."""
+        layer = environment / system.LAYER
+        if not layer.is_dir():
+            if layer.is_symlink():
+                raise AttemptError(
+                    Reason.BUILD_FAILED, "its system packages were removed just now; run it again"
+                )
+            return ""
+        if not self.layered:
+            raise AttemptError(
+                Reason.BUILD_FAILED,
+                "system packages cannot be put over this machine: it has no bubblewrap, or mounts no overlays",
+            )
+        return str(layer.resolve())
+
+    @property
+    def layered(self) -> bool:
+        """Whether system packages can be put over this machine for a run."""
+        return self._isolation.overlay and self.isolation != "none"
 
     def _environ(
         self, spec: AttemptSpec, directory: Directory, environment: Environment, root: str

@@ -58,7 +58,8 @@ class Launch:
     `isolation` is `bubblewrap`, `unshare`, `none`, or `docker`, where `container` says the rest. With `overlay`, the workspace is `lower` with the attempt's
     own layer above it; else it is the attempt's directory `spell`. `root` is an empty directory on which a new
     root is put together. Directories in `hidden` look empty to the command, bar those in `read_only`. The directory
-    `repository` with `objects` in it is bound over the workspace's `.git`, if it is named. `gpus` are the UUIDs of
+    `repository` with `objects` in it is bound over the workspace's `.git`, if it is named. `system` is a layer
+    of system packages that is put over the machine's own directories. `gpus` are the UUIDs of
     those that are the attempt's for as long as its command may run. `bound` are directories that the command sees
     elsewhere than where they are: where they are, and where it sees them.
     """
@@ -77,6 +78,7 @@ class Launch:
     repository: str = ""
     objects: str = ""
     container: Container | None = None
+    system: str = ""
     gpus: tuple[str, ...] = ()
     bound: tuple[tuple[str, str], ...] = ()
 

@@ -8,7 +8,7 @@ import os
 import signal
 from contextlib import suppress
 
-from spell_runner.shim import linux
+from spell_runner.shim import linux, system
 from spell_runner.shim.launch import TEMPORARY, UPPER, WORK, WORKSPACE, Launch
 
 #: Where the workspace of a run stands in its namespace.
@@ -60,6 +60,8 @@ def enter(launch: Launch) -> None:
     layers = _open_layers(launch) if launch.overlay else ()
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
     temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
+    if launch.system:
+        system.put_over(launch.system)
     root = launch.root
     linux.mount("tmpfs", root, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
     # The tree of the host is bound recursively below; without this it would bind the new root into itself.
@@ -197,6 +199,8 @@ def mount_workspace(launch: Launch) -> None:
     _mount_overlay(WORKSPACE, layers)
     for fd in layers:
         os.close(fd)
+    if launch.system:
+        system.put_over(launch.system)
 
 
 def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
