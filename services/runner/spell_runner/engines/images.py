@@ -2,62 +2,25 @@
 
 import asyncio
 import contextlib
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiodocker
-import aiohttp
 from aiodocker.exceptions import DockerError
 
-from spell_proto import images, logs
-from spell_proto.errors import RefusedError
-from spell_proto.registries import RegistryLogin
+from spell_proto import images
+from spell_proto.pulling import AskLogin, PullError, pull
 from spell_proto.state import Reason
 from spell_runner.engines.about import About
 from spell_runner.environments import CACHED
 from spell_runner.errors import AttemptError
 
-log = logs.get()
-
-#: Asks what a registry is told, which some have anew every few hours.
-AskLogin = Callable[[str], Awaitable[RegistryLogin | None]]
-
-#: Control calls answer soon or never; a pull says something at least this often.
-SILENCE_SECONDS_MAX = 120.0
-PULLS_MAX = 3
 #: What the name of an image begins with that has none but its id.
 _ID = "sha256:"
+#: What the daemon says of each part that is on its way.
+_PACKED = "Downloading"
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
-#: What a daemon says -> what a person should read. The first that fits counts.
-_CAUSES = (
-    (
-        r"manifest unknown|not found: manifest|manifest for .* not found",
-        "the registry has no such image or tag",
-    ),
-    (r"no matching manifest", "there is no version of it for the processor of this machine"),
-    (
-        r"repository does not exist|name unknown",
-        "the registry has no such image, or it is private and needs a login",
-    ),
-    (
-        r"unauthorized|authentication required|denied|no basic auth|forbidden",
-        "the registry wants a login that can read it",
-    ),
-    (r"no space left|disk quota", "this machine has no room for it"),
-    (r"toomanyrequests|too many requests", "the registry limits how much may be pulled right now"),
-    (r"no such host|lookup .* on ", "its registry cannot be found"),
-    (
-        r"connection refused|timeout|timed out|i/o|network|EOF|x509|certificate",
-        "its registry cannot be reached",
-    ),
-    (r"invalid reference|invalid repository", "this is not the name of an image"),
-)
-#: Pulling again may help with these.
-_PASSING = re.compile(
-    r"connection refused|timeout|timed out|EOF|unexpected status code 5|network|temporar", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,41 +106,18 @@ class Images:
             raise
 
     async def _pull(self, name: str, ask_login: AskLogin) -> None:
-        registry = images.parse(name).registry
-        for attempt in range(1, PULLS_MAX + 1):
-            try:
-                login = await ask_login(registry)
-            except RefusedError as error:
-                raise _failed(name, error.message) from error
-            try:
-                auth = None if login is None else login.auth()
-                pulling = self._streams.images.pull(name, auth=auth, stream=True)
-                await self._follow(name, pulling)
-            except TimeoutError:
-                problem = "its registry cannot be reached: timeout"
-            except DockerError as error:
-                problem = str(error.message)
-            except aiohttp.ClientError as error:
-                problem = f"the Docker daemon broke off: {error}"
-            else:
-                return
-            if login is not None:
-                problem = login.redact(problem)
-            log.info("an image cannot be pulled", image=name, attempt=attempt, problem=problem)
-            if attempt == PULLS_MAX or not _PASSING.search(problem):
-                raise _failed(name, cause(problem, registry, stored=login is not None))
-            await asyncio.sleep(2.0**attempt)
-
-    async def _follow(self, name: str, pulling: AsyncIterator[dict[str, Any]]) -> None:
-        """Wait for the end of a pull. To go away before that breaks it off."""
         packed: dict[str, int] = {}
-        async with asyncio.timeout(SILENCE_SECONDS_MAX) as limit:
-            async for said in pulling:
-                limit.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS_MAX)
-                if said.get("status") == "Downloading":
-                    packed[said.get("id", "")] = (said.get("progressDetail") or {}).get("total") or 0
-                if 0 < self._bytes_max < sum(packed.values()):
-                    raise too_large(name, sum(packed.values()), self._bytes_max)
+
+        def watch(said: Mapping[str, Any]) -> None:
+            if said.get("status") == _PACKED:
+                packed[said.get("id", "")] = (said.get("progressDetail") or {}).get("total") or 0
+            if 0 < self._bytes_max < sum(packed.values()):
+                raise too_large(name, sum(packed.values()), self._bytes_max)
+
+        try:
+            await pull(self._streams, name, ask_login, watch)
+        except PullError as error:
+            raise _failed(name, str(error)) from error
 
     async def _shell(self, name: str, image_id: str) -> str:
         """The best shell in an image. A container that never starts is the way to look into it."""
@@ -203,23 +143,6 @@ def pinned(name: str, digests: list[str]) -> str:
         if (known.registry, known.path) == (asked.registry, asked.path):
             return str(known)
     return ""
-
-
-def cause(problem: str, registry: str = images.DEFAULT_REGISTRY, *, stored: bool = False) -> str:
-    """Why an image cannot be had, with the daemon's own words behind it. `stored`: a login was sent along."""
-    for pattern, text in _CAUSES:
-        if re.search(pattern, problem, re.IGNORECASE):
-            advice = f"; {_advice(registry, stored=stored)}" if "login" in text else ""
-            return f"{text}{advice} ({problem})"
-    return problem
-
-
-def _advice(registry: str, *, stored: bool) -> str:
-    which = "" if images.ecr(registry) else f" --registry {registry}"
-    command = f"spell cluster add-docker-registry{which}"
-    if stored:
-        return f"the one that is stored for {registry} cannot; an administrator can store another: {command}"
-    return f"an administrator can store one: {command}"
 
 
 def too_large(name: str, size: int, most: int) -> AttemptError:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spell_runner.engines.images import cause
+from spell_proto.pulling import cause
 
 
 @pytest.mark.parametrize(
