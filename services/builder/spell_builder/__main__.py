@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from spell_builder import api, contained, uv
@@ -39,6 +40,7 @@ from spell_proto import bus, database, http, logs, outside, service, settings, s
 from spell_proto.docker import clients
 from spell_proto.engines import DOCKER, LOCAL, Engine
 from spell_proto.errors import SettingsError
+from spell_proto.registries import login_for
 
 log = logs.get()
 
@@ -60,7 +62,7 @@ async def main(stop: asyncio.Event) -> None:
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
-        _docker(given.docker_socket, data) as docker,
+        _docker(given, data) as docker,
     ):
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
@@ -106,16 +108,24 @@ async def main(stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _docker(socket: str, data: Path) -> AsyncIterator[Docker]:
+async def _docker(given: Settings, data: Path) -> AsyncIterator[Docker]:
     """The daemon, without what builds that were interrupted left on it. It need not answer now."""
     with identity(data) as ours:
         for left in (data / "image-parts").glob("*"):
             if not ours.alive(left.name):
                 remove(left)
-        async with clients(socket) as both:
-            docker = Docker(both, socket, ours.builder, ours.process)
+        async with (
+            http.Caller(given.storage_url or "unix:///nobody") as storage,
+            clients(given.docker_socket) as both,
+        ):
+            ask_login = partial(login_for, storage) if given.storage_url else _no_login
+            docker = Docker(both, given.docker_socket, ours.builder, ours.process, ask_login)
             await docker.clean(ours.alive)
             yield docker
+
+
+async def _no_login(_registry: str) -> None:
+    """Without a storage there are public registries only."""
 
 
 def _system(data: Path) -> System:

@@ -20,6 +20,7 @@ from spell_builder.flight import GivenUpError
 from spell_builder.lines import Lines
 from spell_proto import logs
 from spell_proto.docker import GONE, MANAGED, Clients, refused
+from spell_proto.pulling import AskLogin, PullError, pull
 
 log = logs.get()
 T = TypeVar("T")
@@ -31,8 +32,6 @@ ROOM = "/run/spell"
 WORK, CACHE, TOOLS = f"{ROOM}/work", f"{ROOM}/cache", f"{ROOM}/tools"
 SCRIPT = "script"
 LOOK_SECONDS = 10.0
-PULL_SILENCE_SECONDS_MAX = 120.0
-PULLS_MAX = 3
 _OUT_BYTES_MAX = 64 * 1024 * 1024
 _ERRORS_BYTES_KEPT = 256 * 1024
 _PIDS = 4096
@@ -66,13 +65,18 @@ class Work:
 
 
 class Docker:
-    """One for a builder. `builder` names all that it makes; `process` what this very process makes."""
+    """One for a builder. `builder` names all that it makes; `process` what this very process makes. `ask_login` knows what
+    registries of base images are told.
+    """
 
-    def __init__(self, clients: Clients, socket: str, builder: str, process: str) -> None:
+    def __init__(
+        self, clients: Clients, socket: str, builder: str, process: str, ask_login: AskLogin
+    ) -> None:
         self._clients = clients
         self.socket = socket
         self.builder = builder
         self.process = process
+        self._ask_login = ask_login
         self._memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
     @property
@@ -105,24 +109,18 @@ class Docker:
         Raises:
             BuildFailedError: it cannot be had.
         """
-        for attempt in range(1, PULLS_MAX + 1):
-            found = await self.image(name)
-            if found is not None:
-                return found
-            say(f"Pulling the image {name}", False)
-            try:
-                await self._pull(name)
-            except (*GONE, GivenUpError) as error:
-                if attempt == PULLS_MAX or refused(error) is not None:
-                    why = refused(error) or getattr(error, "message", "") or repr(error)
-                    raise BuildFailedError(f"the base image {name} cannot be had: {why}") from error
-                await asyncio.sleep(2.0**attempt)
-        raise BuildFailedError(f"the base image {name} is gone again right after it was pulled")
-
-    async def _pull(self, name: str) -> None:
-        async with asyncio.timeout(PULL_SILENCE_SECONDS_MAX) as limit:
-            async for _ in self._clients.streams.images.pull(name, stream=True):
-                limit.reschedule(asyncio.get_running_loop().time() + PULL_SILENCE_SECONDS_MAX)
+        found = await self.image(name)
+        if found is not None:
+            return found
+        say(f"Pulling the image {name}", False)
+        try:
+            await pull(self._clients.streams, name, self._ask_login)
+        except PullError as error:
+            raise BuildFailedError(f"the base image {name} cannot be had: {error}") from error
+        found = await self.image(name)
+        if found is None:
+            raise BuildFailedError(f"the base image {name} is gone again right after it was pulled")
+        return found
 
     async def tagged(self, label: str) -> list[dict[str, Any]]:
         """All images with a label."""
