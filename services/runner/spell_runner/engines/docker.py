@@ -18,8 +18,9 @@ from spell_proto.outside import CA_FILES
 from spell_proto.registries import RegistryLogin, login_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import asking, gpus, layout
+from spell_runner import asking, editables, gpus, layout
 from spell_runner.directory import Directory
+from spell_runner.editables import Made
 from spell_runner.engines import copying, hardening, overlays
 from spell_runner.engines.about import About, read
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
@@ -45,6 +46,8 @@ RETRY_SECONDS_MAX = 5.0
 ISOLATION = "docker"
 #: Whom commands run as where the runner itself is the superuser, which no run may be.
 RUN_UID = 10_000
+#: Where a run finds its own projects.
+_PROJECTS = "/run/spell/projects"
 _SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
 #: What the options of a mount cannot hold.
 _UNMOUNTABLE = re.compile(r"[,:\\\s]")
@@ -173,6 +176,12 @@ class DockerEngine(Shimmed):
         if not overlay:
             notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
         cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort, overlay=overlay)
+        projects = None
+        if code is not None and spec.spec.environment.editables:
+            place = Path(directory / editables.DIRECTORY)
+            projects = await asyncio.to_thread(
+                editables.make, spec, code.lower, place, _SPELL, "python", _PROJECTS
+            )
         # Nothing may come between here and the writing: what is written is what makes them taken.
         mine = gpus.choose(self._machine.gpus, used_gpus(self._data / "attempts"), self._machine.run_gpus)
         told = Launch(
@@ -188,7 +197,7 @@ class DockerEngine(Shimmed):
             log_bytes_max=self._log_bytes_max,
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
-            container=self._container(spec, directory, image, code, cwd, mine, overlay=overlay),
+            container=self._container(spec, directory, image, code, cwd, mine, projects, overlay=overlay),
             gpus=mine,
         )
         directory.write(launch.LAUNCH, told.encode())
@@ -285,6 +294,7 @@ class DockerEngine(Shimmed):
         code: Code | None,
         cwd: str,
         mine: tuple[str, ...],
+        projects: Made | None,
         *,
         overlay: bool,
     ) -> Container:
@@ -294,6 +304,10 @@ class DockerEngine(Shimmed):
             bound.append(Bound(str(code.objects), f"{_SPELL}/.git/objects"))
         passed_on, files = _within(self._machine.passed_on)
         bound += files
+        environ = _environ(passed_on, spec, image.shell) | {"SPELL_GPUS": ",".join(mine)}
+        if projects is not None:
+            bound.append(Bound(str(projects.directory), projects.seen_at))
+            environ |= projects.within({"PATH": image.search, **environ})
         uid, gid = account()
         workspace: Overlay | Bound = Bound(directory / launch.WORKSPACE, _SPELL, read_only=False)
         if overlay:
@@ -301,7 +315,7 @@ class DockerEngine(Shimmed):
         wanted = Wanted(
             image=image.id,
             argv=(image.shell, "-c", spec.spec.command),
-            env=_environ(passed_on, spec, image.shell) | {"SPELL_GPUS": ",".join(mine)},
+            env=environ,
             user=f"{uid}:{gid}",
             cwd=cwd,
             labels={

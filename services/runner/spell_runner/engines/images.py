@@ -23,6 +23,10 @@ _PACKED = "Downloading"
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
 
 
+#: Where programs are looked for in an image that does not say.
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image that is here. `pinned` names it for good; empty where no registry has given it a digest."""
@@ -30,6 +34,8 @@ class Image:
     id: str
     pinned: str
     shell: str
+    #: Where programs are looked for in it.
+    search: str
 
 
 class Images:
@@ -84,7 +90,9 @@ class Images:
         if image_id not in self._shells:
             self._shells[image_id] = await self._shell(name, image_id)
         digest = "" if built else pinned(name, found.get("RepoDigests") or [])
-        return Image(image_id, digest, self._shells[image_id])
+        environ = (entry.partition("=") for entry in (found.get("Config") or {}).get("Env") or ())
+        search = next((value for name, _, value in environ if name == "PATH" and value), _SEARCH)
+        return Image(image_id, digest, self._shells[image_id], search)
 
     def _check(self, name: str, found: dict[str, Any]) -> None:
         if 0 < self._bytes_max < found.get("Size", 0):
