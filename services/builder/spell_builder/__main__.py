@@ -20,6 +20,8 @@ from spell_builder.docker import Docker
 from spell_builder.frameworks import Frameworks
 from spell_builder.identity import identity
 from spell_builder.image_builder import ImageBuilder
+from spell_builder.image_cache import ImageCache, repository
+from spell_builder.image_cache_api import ImageRoutes
 from spell_builder.image_maker import ImageMaker
 from spell_builder.image_resolver import ImageResolver
 from spell_builder.images import Images
@@ -49,9 +51,8 @@ _CONSUMED = (subjects.COMMANDS, subjects.BUILDER_CONSUMER, subjects.COMMANDS_FOR
 
 async def main(stop: asyncio.Event) -> None:
     """Serve until `stop`."""
-    given = settings.load(Settings)
-    if given.share_environments and not given.storage_url:
-        raise SettingsError("the setting SPELL_SHARE_ENVIRONMENTS needs SPELL_STORAGE_URL")
+    given = _settings()
+    image_cache = repository(given.image_cache)
     data = Path(given.data_dir)
     directories = Directories(data)
     directories.make()
@@ -82,19 +83,21 @@ async def main(stop: asyncio.Event) -> None:
             }
             builder = _local(means, _system(data), directories, requests, tasks, soundness, sharing, limits)
             images = Images(docker, directories, requests)
-            on_images = _image_builder(docker, images, means, requests, given, tasks, limits)
+            cache = image_cache and ImageCache(image_cache, docker, requests, pool, storage, tasks)
+            on_images = _image_builder(docker, images, means, requests, given, tasks, cache, limits)
             builders: dict[Engine, Builder] = {LOCAL: builder, DOCKER: on_images}
             inventory = Inventory(
                 requests,
                 directories,
                 images,
                 sharing,
+                cache,
                 Runs(scheduler).active,
                 given.environments_bytes_max,
                 Recipe(means.uv.interpreter).key,
             )
-            archives = ArchiveRoutes(builder, requests, sharing)
-            app = api.application(builders, inventory, frameworks, sharing, archives)
+            stored = ArchiveRoutes(builder, requests, sharing), ImageRoutes(on_images, cache)
+            app = api.application(builders, inventory, frameworks, *stored)
             async with http.serve(app, given.listen):
                 log.info("ready")
                 ahead = Ahead(builders, inventory, tasks)
@@ -105,6 +108,13 @@ async def main(stop: asyncio.Event) -> None:
                 await stop.wait()
                 for each in builders.values():
                     each.close()
+
+
+def _settings() -> Settings:
+    given = settings.load(Settings)
+    if given.share_environments and not given.storage_url:
+        raise SettingsError("the setting SPELL_SHARE_ENVIRONMENTS needs SPELL_STORAGE_URL")
+    return given
 
 
 @asynccontextmanager
@@ -193,13 +203,16 @@ def _image_builder(
     requests: Requests,
     given: Settings,
     tasks: asyncio.TaskGroup,
+    cache: ImageCache | None,
     limits: Limits,
 ) -> ImageBuilder:
     inside = contained.room(means.uv)
     resolver = ImageResolver(means, docker, inside)
     parts = Path(given.data_dir) / "image-parts" / docker.process
     maker = ImageMaker(docker, inside, means, resolver, parts)
-    return ImageBuilder(docker, images, maker, resolver, requests, given.docker_image, tasks, **limits)
+    return ImageBuilder(
+        docker, images, maker, resolver, requests, given.docker_image, tasks, cache=cache, **limits
+    )
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from spell_builder.archive_api import ArchiveRoutes, told
 from spell_builder.builder import Builder
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.frameworks import Frameworks
 from spell_builder.inventory import Inventory
-from spell_builder.sharing import Sharing
+from spell_builder.stored_api import StoredRoutes, told
 from spell_proto import http, logs, service
 from spell_proto.engines import LOCAL, Engine
 from spell_proto.environments import UseAsked
@@ -41,11 +40,10 @@ def application(
     builders: Mapping[Engine, Builder],
     inventory: Inventory,
     frameworks: Frameworks,
-    sharing: Sharing | None,
-    *more: ArchiveRoutes,
+    *more: StoredRoutes,
 ) -> web.Application:
     """The application, ready to be served."""
-    handlers = _Handlers(builders, inventory, frameworks, sharing)
+    handlers = _Handlers(builders, inventory, frameworks)
     app = web.Application(middlewares=[http.errors_to_answers])
     app.add_routes(
         [
@@ -74,11 +72,9 @@ class _Handlers:
         builders: Mapping[Engine, Builder],
         inventory: Inventory,
         frameworks: Frameworks,
-        sharing: Sharing | None,
     ) -> None:
         self._frameworks = frameworks
         self._builders = builders
-        self._sharing = sharing
         self._inventory = inventory
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
@@ -93,11 +89,8 @@ class _Handlers:
         run_id = request.query.get("run_id")
         if run_id is not None and not await self._noted(builder, int(run_id), ready, digest):
             raise NotFoundError("environment_unknown", "it was removed just now")
-        return http.json_response({"key": ready.key, "path": ready.path, **self._on_its_way(ready.key)})
-
-    def _on_its_way(self, key: str) -> dict[str, bool]:
-        """That an environment is yet to reach the shared cache, where it is. The run waits for that in the end."""
-        return {"pushing": True} if self._sharing is not None and self._sharing.pushing(key) else {}
+        on_its_way = _on_its_way(builder, ready.key)
+        return http.json_response({"key": ready.key, "path": ready.path, **on_its_way})
 
     def _asked(self, request: web.Request) -> Builder:
         """The builder for the engine that a question is about."""
@@ -182,6 +175,11 @@ class _Handlers:
             "key": ready.key,
             "path": ready.path,
             "cached": ready.cached,
-            **self._on_its_way(ready.key),
+            **_on_its_way(builder, ready.key),
         }
         return orjson.dumps({"ready": outcome}) + b"\n"
+
+
+def _on_its_way(builder: Builder, key: str) -> dict[str, bool]:
+    """That an environment is yet to be stored for other machines, where it is. The run waits for that in the end."""
+    return {"pushing": True} if builder.pushing(key) else {}

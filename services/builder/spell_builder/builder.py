@@ -12,6 +12,7 @@ from typing import Protocol, TypedDict, Unpack
 from spell_builder import pins
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
+from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.resolver import Below, Recipe, Resolver
 from spell_proto import logs
@@ -66,9 +67,12 @@ class Builder:
         tasks: asyncio.TaskGroup,
         *,
         bare: Recipe | None,
+        pushes: Pushes | None,
         **limits: Unpack[Limits],
     ) -> None:
-        """`bare` is what becomes of a request for nothing, where that is known beforehand."""
+        """`bare` is what becomes of a request for nothing, where that is known beforehand. `pushes` stores what is made for
+        other machines, where that is wanted.
+        """
         self._resolver = resolver
         self._place = place
         self._requests = requests
@@ -81,6 +85,7 @@ class Builder:
         self._worked = 0
         self._closed = False
         self._bare = bare
+        self._pushes = pushes
 
     def digest(self, plain: str) -> str:
         """What a request is known by, of its own digest: engines make different environments of it."""
@@ -98,6 +103,10 @@ class Builder:
     def there(self, key: str) -> bool:
         """Whether an environment is there, whole."""
         return self._place.complete(key)
+
+    def pushing(self, key: str) -> bool:
+        """Whether an environment that is there is yet to be stored for other machines. If so, it is on its way now."""
+        return self._pushes is not None and self._pushes.pushing(key)
 
     async def known(self, digest: str) -> Ready | None:
         """The environment of a request that needs no work at all: resolved lately, and there."""
@@ -236,6 +245,8 @@ class Builder:
     def close(self) -> None:
         """End all work at once; what was begun is removed at the next start."""
         self._closed = True
+        if self._pushes is not None:
+            self._pushes.close()
         for task in self._working:
             task.cancel()
 
@@ -328,7 +339,7 @@ class Builder:
             "environment fetched" if fetched else "environment built", key=key, seconds=round(seconds, 3)
         )
         self._built()
-        self._finished(key)
+        self.pushing(key)
         ready = self._ready(key, cached=fetched)
         assert ready is not None
         return ready
@@ -338,9 +349,6 @@ class Builder:
         that whatever is started holds open while it lives. True where it did not have to be built.
         """
         raise NotImplementedError
-
-    def _finished(self, key: str) -> None:
-        """An environment is in its place."""
 
     async def _note(self, recipe: Recipe, digest: str, begun: float, flight: Flight) -> None:
         """Record what was built, before anybody can use it (I17).

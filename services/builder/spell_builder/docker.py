@@ -122,6 +122,18 @@ class Docker:
             raise BuildFailedError(f"the base image {name} is gone again right after it was pulled")
         return found
 
+    def push(self, repository: str, tag: str, login: dict[str, str] | None) -> AsyncIterator[dict[str, Any]]:
+        """Send an image to its registry; what the daemon says meanwhile."""
+        said: AsyncIterator[dict[str, Any]] = self._clients.streams.images.push(
+            repository, tag=tag, auth=login, stream=True
+        )
+        return said
+
+    def pull(self, name: str, login: dict[str, str] | None) -> AsyncIterator[dict[str, Any]]:
+        """Have an image from its registry; what the daemon says meanwhile."""
+        said: AsyncIterator[dict[str, Any]] = self._clients.streams.images.pull(name, auth=login, stream=True)
+        return said
+
     async def tagged(self, label: str) -> list[dict[str, Any]]:
         """All images with a label."""
         listing = self._clients.control.images.list(filters={"label": [label]})

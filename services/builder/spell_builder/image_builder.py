@@ -13,6 +13,7 @@ from spell_builder.commands import Say
 from spell_builder.docker import Docker, Work, to_its_end
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import Flight, GivenUpError, Ready
+from spell_builder.image_cache import ImageCache
 from spell_builder.image_maker import ImageMaker, Layer
 from spell_builder.image_resolver import ImageResolver
 from spell_builder.images import Images
@@ -39,14 +40,17 @@ class ImageBuilder(Builder):
         requests: Requests,
         base_image: str,
         tasks: asyncio.TaskGroup,
+        *,
+        cache: ImageCache | None,
         **limits: Unpack[Limits],
     ) -> None:
-        super().__init__(resolver, images, requests, tasks, bare=None, **limits)
+        super().__init__(resolver, images, requests, tasks, bare=None, pushes=cache, **limits)
         self._docker = docker
         self._images = images
         self._maker = maker
         self._on_images = resolver
         self._base_image = base_image
+        self._cache = cache
 
     def digest(self, plain: str) -> str:
         return hashlib.sha256(f"docker {self._base_image} {plain}".encode()).hexdigest()
@@ -179,7 +183,29 @@ class ImageBuilder(Builder):
             foundation = found.interpreter
         return image_layers.below(recipe, foundation)
 
+    async def _pulled(self, recipe: Recipe, flight: Flight) -> Ready | None:
+        """Have an image that was built before from the image cache, without what it stands on."""
+        key = recipe.key
+        if self._cache is None:
+            return None
+        begun = time.monotonic()
+        async with self._images.alone(key):
+            if ready := self._ready(key, cached=True):
+                return ready
+            found = await self._cache.pulled(key, flight.say)
+            if found is None:
+                return None
+            image, content = found
+            await patiently(functools.partial(self._requests.imaged, key, image, None, content))
+            await to_its_end(functools.partial(self._images.put, key, image))
+        seconds = time.monotonic() - begun
+        flight.say(f"Fetched from the image cache in {seconds:.1f} s")
+        log.info("environment fetched", key=key, seconds=round(seconds, 3))
+        return Ready(key, image, cached=True)
+
     async def _build(self, recipe: Recipe, flight: Flight) -> Ready:
+        if ready := await self._pulled(recipe, flight):
+            return ready
         under = await self._below_of(recipe)
         if under is not None:
             # Before a place among the builds is taken: the layer below needs one too.

@@ -10,6 +10,7 @@ import asyncpg
 
 from spell_builder import keys, layers, pins, verify
 from spell_builder.directories import Directories
+from spell_builder.image_cache import ImageCache
 from spell_builder.images import Images
 from spell_builder.requests import Requests
 from spell_builder.sharing import Sharing
@@ -50,6 +51,7 @@ class Inventory:
         directories: Directories,
         images: Images,
         sharing: Sharing | None,
+        cache: ImageCache | None,
         active: Active,
         bytes_max: int,
         bare_key: str,
@@ -58,6 +60,7 @@ class Inventory:
         self._directories = directories
         self._images = images
         self._sharing = sharing
+        self._cache = cache
         self._active = active
         self._bytes_max = bytes_max
         self._bare_key = bare_key
@@ -186,9 +189,9 @@ class Inventory:
                 f"environment {row['key'][:_KEY_SHOWN]} is a layer of others (spell env list); remove those first",
             )
         removed = await self._remove([row], 0)
-        if self._sharing is not None and not removed.keys:
+        if not removed.keys:
             # It was not here: others may have it all the same.
-            await self._sharing.forget(row["key"])
+            await self._forget(row["key"])
         return removed
 
     async def collect(self, *, everything: bool = False) -> Removed:
@@ -209,6 +212,12 @@ class Inventory:
         removed = await self._remove(spare, excess) if excess > 0 else Removed(keys=(), bytes=0)
         await self._collect_archives(0 if everything else self._bytes_max)
         return removed
+
+    async def _forget(self, key: str) -> None:
+        """Tell other machines nothing of an environment any more."""
+        for stored in (self._sharing, self._cache):
+            if stored is not None:
+                await stored.forget(key)
 
     async def _collect_archives(self, bytes_max: int) -> None:
         """Forget archives of what nobody uses, the longest unused first, until the rest has room."""
@@ -244,8 +253,7 @@ class Inventory:
                     if excess and freed >= excess:
                         return Removed(keys=tuple(removed), bytes=freed)
                     if await self._shelf(row).take_away(row["key"], self._requests.active_uses):
-                        if self._sharing is not None:
-                            await self._sharing.forget(row["key"])
+                        await self._forget(row["key"])
                         removed.append(row["key"])
                         freed += row["bytes"] or 0
                         log.info("environment removed", key=row["key"], bytes=row["bytes"])

@@ -43,7 +43,9 @@ class LocalBuilder(Builder):
         sharing: Sharing | None,
         **limits: Unpack[Limits],
     ) -> None:
-        super().__init__(resolver, directories, requests, tasks, bare=Recipe(uv.interpreter), **limits)
+        super().__init__(
+            resolver, directories, requests, tasks, bare=Recipe(uv.interpreter), pushes=sharing, **limits
+        )
         self._layer_of = resolver.layer
         self._system = resolver.system
         self._uv = uv
@@ -95,15 +97,6 @@ class LocalBuilder(Builder):
             # Nothing, once it is finished. The lock is still ours, and nothing that we started lives any more.
             await _to_its_end(functools.partial(self._directories.abandon, key))
         return fetched
-
-    def close(self) -> None:
-        super().close()
-        if self._sharing is not None:
-            self._sharing.close()
-
-    def _finished(self, key: str) -> None:
-        if self._sharing is not None:
-            self._sharing.pushing(key)
 
     async def _shared(self, key: str, new: Path, flight: Flight) -> bytes | None:
         """Have an environment that was built before from the shared cache: see `Sharing.unpacked`."""

@@ -17,7 +17,8 @@ class Settings:
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
     first; `caches_bytes_max` is the same for what builds have downloaded. Looking at an environment for damage, before it is used, may take `environment_check_share` of the time.
-    With `share_environments` what is built is stored as an archive too, for runners and builders on other machines.
+    With `share_environments` what is built is stored as an archive too, for runners and builders on other machines; images
+    are pushed to the repository `image_cache`.
     `docker_image` is what environments of the docker engine stand on, where nothing else is asked for, on the daemon at
     `docker_socket`.
     """
@@ -32,6 +33,7 @@ class Settings:
     scheduler_url: str = ""
     storage_url: str = ""
     share_environments: bool = False
+    image_cache: str = ""
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     caches_bytes_max: int = within(20 * 10**9, 0, 10**18)
     environment_check_share: float = within(0.05, 0.001, 1000.0)

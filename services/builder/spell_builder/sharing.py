@@ -73,13 +73,21 @@ class Sharing(Pushes):
     # ---- pushing ---------------------------------------------------------------------------------------------
 
     def pushing(self, key: str) -> bool:
-        # Machines differ, so system packages over one are of no use to another.
-        return not os.path.lexists(self._directories.path(key) / LAYER) and super().pushing(key)
+        return not self._tied(key) and super().pushing(key)
+
+    def _tied(self, key: str) -> bool:
+        """Whether it has system packages: machines differ, so those over one are of no use to another."""
+        return os.path.lexists(self._directories.path(key) / LAYER)
 
     async def _push(self, key: str) -> None:
         async with self._alone:
             if await self.find(key) is not None:
                 return
+            if self._tied(key):
+                raise PushError(
+                    "its system packages fit only the machine that they were installed over (the docker engine shares them)",
+                    passing=False,
+                )
             listed = self._directories.listed(key) if self._directories.complete(key) else None
             if listed is None or await self._soundness.damage(key) is not None:
                 raise PushError("it was removed", passing=True)

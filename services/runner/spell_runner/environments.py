@@ -50,6 +50,15 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """An image on the builder's daemon, which may be ours: its id. `pushing` as above."""
+
+    key: str
+    id: str
+    pushing: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Seen:
     found: Resolved
     at: float
@@ -74,7 +83,7 @@ class Environments:
                 found = await self._found(run_id, request, notes)
                 if _is_here(found):
                     path = Path(found.path)
-                    return Environment(path, path, _pushing(found))
+                    return Environment(path, path, _pushing(found, "archive"))
                 copy = await self._copies.get(found.key, run_id, notes)
             except NotFoundError:
                 # Removed just now: the builder makes it again.
@@ -83,7 +92,7 @@ class Environments:
             except RefusedError as error:
                 raise AttemptError(Reason.BUILD_FAILED, error.message) from error
             else:
-                return Environment(copy.source, copy.path, _pushing(found))
+                return Environment(copy.source, copy.path, _pushing(found, "archive"))
         raise AttemptError(Reason.BUILD_FAILED, "the environment is removed again and again")
 
     async def _found(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> Resolved:
@@ -104,14 +113,36 @@ class Environments:
         self._seen[digest] = _Seen(found.model_copy(update={"pushing": False}), time.monotonic())
         return found
 
-    async def image(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> str:
-        """The id of the image that is the environment; waits for as long as the builder is away.
+    async def image(self, run_id: int, request: EnvironmentRequest, notes: Notes) -> BuiltImage:
+        """The image that is the environment; waits for as long as the builder is away.
 
         Raises:
             AttemptError: it cannot be built.
         """
         try:
-            return (await self._asked(DOCKER, run_id, request, notes)).path
+            found = await self._asked(DOCKER, run_id, request, notes)
+        except RefusedError as error:
+            raise AttemptError(Reason.BUILD_FAILED, error.message) from error
+        return BuiltImage(found.key, found.path, _pushing(found, "image"))
+
+    async def pushed(self, image: BuiltImage, run_id: int, notes: Notes, damaged: str | None = None) -> str:
+        """What an image can be pulled by that is on another machine's daemon; waits until it is pushed. `damaged` is
+        what it could not be pulled by.
+
+        Raises:
+            AttemptError: it is not going to be pushed.
+        """
+        body = {"fetching": True, "damaged": damaged}
+
+        async def ask() -> str:
+            path = f"/environments/{image.key}/image"
+            ready = await asking.last_word(
+                self._builder, "the builder", path, body, notes, Reason.BUILD_FAILED
+            )
+            return str(ready["image"])
+
+        try:
+            return await asking.until_answered(ask, notes, run_id, "the builder", WAITING)
         except RefusedError as error:
             raise AttemptError(Reason.BUILD_FAILED, error.message) from error
 
@@ -149,8 +180,8 @@ class Environments:
         return Resolved(key=ready["key"], path=ready["path"], pushing=ready.get("pushing", False))
 
 
-def _pushing(found: Resolved) -> str:
-    return f"/environments/{found.key}/archive" if found.pushing else ""
+def _pushing(found: Resolved, kind: str) -> str:
+    return f"/environments/{found.key}/{kind}" if found.pushing else ""
 
 
 def _is_here(found: Resolved) -> bool:

@@ -272,13 +272,13 @@ class Room:
         view = await self.client.create(command=command, machine_type=self.machine_type, **given)
         return view.id
 
-    async def until_final(self, run_id: int) -> RunView:
+    async def until_final(self, run_id: int, seconds: float = DEADLINE_SECONDS) -> RunView:
         async def final() -> RunView | None:
             view = await self.client.get(run_id)
             return view if view.state in FINAL else None
 
         try:
-            return await until(final, seconds=DEADLINE_SECONDS)
+            return await until(final, seconds=seconds)
         except TimeoutError:
             view = await self.client.get(run_id)
             raise AssertionError((view, self.runner.log.read_text()[-4000:])) from None

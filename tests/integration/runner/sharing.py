@@ -89,7 +89,7 @@ class Shared:
     async def ran(self, machine: Room, command: str, **environment: Any) -> tuple[RunView, str, list[str]]:
         """A run to its end: how it ended, what it printed, and what the platform said."""
         run_id = await machine.create(command, environment=environment)
-        view = await machine.until_final(run_id)
+        view = await machine.until_final(run_id, seconds=90.0)
         return view, (await machine.output(run_id)).decode(), await machine.lines(run_id)
 
 

@@ -19,7 +19,7 @@ from spell_proto.registries import RegistryLogin, login_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import asking, editables, gpus, layout
-from spell_runner.directory import Directory
+from spell_runner.directory import PUSHING, Directory
 from spell_runner.editables import Made
 from spell_runner.engines import copying, hardening, overlays
 from spell_runner.engines.about import About, read
@@ -164,7 +164,7 @@ class DockerEngine(Shimmed):
     # ---- before ----------------------------------------------------------------------------------------------
 
     async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        image = await self._image_of(spec, notes)
+        image = await self._image_of(spec, directory, notes)
         code = None
         if spec.spec.code is not None:
             code = await self._trees.get(
@@ -202,7 +202,7 @@ class DockerEngine(Shimmed):
         )
         directory.write(launch.LAUNCH, told.encode())
 
-    async def _image_of(self, spec: AttemptSpec, notes: Notes) -> Image:
+    async def _image_of(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> Image:
         """The image that a run names, or that its environment is.
 
         Raises:
@@ -211,7 +211,31 @@ class DockerEngine(Shimmed):
         if spec.spec.docker_image is not None:
             return await self._image(spec.spec.docker_image, spec.run_id, notes)
         environment = await self._environments.image(spec.run_id, spec.spec.environment, notes)
-        return await self._image(environment, spec.run_id, notes)
+        if environment.pushing:
+            directory.write(PUSHING, environment.pushing.encode())
+        if await self._is_here(environment.id, notes):
+            return await self._image(environment.id, spec.run_id, notes)
+        reference = await self._environments.pushed(environment, spec.run_id, notes)
+        try:
+            return await self._image(reference, spec.run_id, notes)
+        except AttemptError as error:
+            notes.line(f"{error}; asking for it again", level="error")
+            reference = await self._environments.pushed(environment, spec.run_id, notes, reference)
+            return await self._image(reference, spec.run_id, notes)
+
+    async def _is_here(self, image_id: str, notes: Notes) -> bool:
+        """Whether our daemon is the builder's, or has the image all the same. Waits for as long as it is away."""
+        assert self._images is not None
+        pause = 0.1
+        while True:
+            try:
+                return await self._images.has(image_id)
+            except GONE as error:
+                log.info("docker does not answer", problem=repr(error))
+                if pause == RETRY_SECONDS_MAX:
+                    notes.line("Docker does not answer; waiting for it")
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     async def _image(self, name: str, run_id: int, notes: Notes) -> Image:
         """Waits for as long as the daemon is away."""

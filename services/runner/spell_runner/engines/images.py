@@ -53,6 +53,14 @@ class Images:
         self._shells: dict[str, str] = {}
         self._pulls: dict[str, asyncio.Lock] = {}
 
+    async def has(self, name: str) -> bool:
+        """Whether an image is here.
+
+        Raises:
+            DockerError, aiohttp.ClientError, OSError: the daemon does not answer.
+        """
+        return await self._inspect(name) is not None
+
     async def get(self, name: str, say: Callable[[str], None], ask_login: AskLogin) -> Image:
         """The image of that name, pulled if it is not here. Only then a login is asked for.
 
