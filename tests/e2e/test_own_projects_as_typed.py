@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support import docker, web
 from support.packages import Index
-from support.standalone import Stack, prepared, until
+from support.standalone import Stack, until
 
 pytestmark = pytest.mark.e2e
 
@@ -189,31 +188,3 @@ def test_with_code_from_a_url_there_is_no_project_to_read(stack, project):
 
     assert result.rc == 2, result
     assert "none.txt, line 1: -e flat means the code of the repository you stand in" in result.stderr
-
-
-def test_in_containers_a_run_imports_its_own_projects_too(tmp_path):
-    index = Index(tmp_path / "index")
-    index.add("alpha", "1.0")
-    index.add("beta", "2.0")
-    try:
-        with (
-            docker.running() as daemon,
-            web.files(index.directory) as port,
-            prepared(
-                engine="docker",
-                docker_socket=str(daemon.socket),
-                docker_image=docker.BASE,
-                index_url=f"http://127.0.0.1:{port}/simple",
-            ) as stack,
-        ):
-            stack.up()
-            project = stack.repository(FILES, name="project")
-            result = stack.spell(
-                "run", "--force", "--pip-req", "req.txt", "my-tool", cwd=project, seconds=300
-            )
-            logs = stack.logs()
-    except docker.NoDockerError as error:
-        docker.absent(str(error))
-
-    assert result.rc == 3, f"{result}\n{logs}"
-    assert "tool 1.0 /spell/project/src/my_pkg/cli.py" in result.stdout.splitlines(), result
