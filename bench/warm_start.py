@@ -110,6 +110,7 @@ def docker_engine(runs: int, socket: str, image: str) -> None:
     daemon = Daemon(socket)
     plain = {"Image": image, "Cmd": ["sh", "-c", "echo first"], "AttachStdout": True}
     settings = {"SPELL_ENGINE": "docker", "SPELL_DOCKER_SOCKET": socket, "SPELL_DOCKER_IMAGE": image}
+    settings["SPELL_DEFAULT_FRAMEWORK"] = ""  # Python and nothing else, as in the plain containers
     ours, same, bare = [], [], []
     with running(**settings) as stack:
         first_output(stack)

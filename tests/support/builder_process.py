@@ -57,6 +57,8 @@ class BuilderProcess:
             "SPELL_NATS_URL": nats.service_url,
             "SPELL_LISTEN": self.address,
             "PATH": os.environ["PATH"],
+            # The one of ours is half a gigabyte.
+            "SPELL_DEFAULT_FRAMEWORK": "",
         }
         self.process: asyncio.subprocess.Process | None = None
 

@@ -57,7 +57,7 @@ async def main(stop: asyncio.Event) -> None:
     directories = Directories(data)
     directories.make()
     directories.clean()
-    frameworks = Frameworks.load(given.frameworks, given.index_hosts)
+    frameworks = Frameworks.load(given.frameworks, given.index_hosts, given.default_framework)
     caller = http.Caller(given.storage_url or "unix:///nobody")
     means = _means(given, directories, frameworks, caller)
     async with (
@@ -207,7 +207,7 @@ def _image_builder(
     limits: Limits,
 ) -> ImageBuilder:
     inside = contained.room(means.uv)
-    resolver = ImageResolver(means, docker, inside)
+    resolver = ImageResolver(means, docker, inside, given.default_framework)
     parts = Path(given.data_dir) / "image-parts" / docker.process
     maker = ImageMaker(docker, inside, means, resolver, parts)
     return ImageBuilder(

@@ -147,7 +147,9 @@ class Builder:
             plan = await self._plan(request)
         if framework is None:
             return plan
-        return plan.model_copy(update={"framework": request.framework, "notes": framework.notes})
+        return plan.model_copy(
+            update={"framework": request.framework or framework.name, "notes": framework.notes}
+        )
 
     async def _plan(self, request: EnvironmentRequest) -> PlanView:
         plain = request.digest()

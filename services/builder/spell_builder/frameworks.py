@@ -13,7 +13,7 @@ from spell_builder import framework_files
 from spell_builder.framework_files import Entry, File, Variant
 from spell_proto import frameworks
 from spell_proto.environments import FrameworkList, FrameworkView
-from spell_proto.errors import InvalidError
+from spell_proto.errors import InvalidError, SettingsError
 from spell_proto.spec import canonical_json
 
 OURS = Path(__file__).with_name("frameworks.toml")
@@ -60,16 +60,27 @@ class Frameworks:
         self._aliases = {word: name for word, name in aliases.items() if word not in self._entries}
 
     @classmethod
-    def load(cls, own: str, index_hosts: str = "") -> "Frameworks":
+    def load(cls, own: str, index_hosts: str = "", default: str = "") -> "Frameworks":
         """Ours, and those of an operator's file where there is one.
 
         Raises:
-            SettingsError: the file cannot be read, or something in it is wrong.
+            SettingsError: the file cannot be read, something in it is wrong, or it has no framework called `default`
+                to build upon.
         """
         files = [framework_files.load(OURS, trusted=False)]
         if own:
             files.append(framework_files.load(Path(own), trusted=True))
-        return cls(files, index_hosts)
+        found = cls(files, index_hosts)
+        if default:
+            try:
+                image = found.expand(default).image
+            except InvalidError as error:
+                raise SettingsError(f"the setting SPELL_DEFAULT_FRAMEWORK: {error.message}") from error
+            if image:
+                raise SettingsError(
+                    f"the setting SPELL_DEFAULT_FRAMEWORK: {default} is an image; SPELL_DOCKER_IMAGE names one"
+                )
+        return found
 
     def names(self) -> list[str]:
         """All names, the default first."""

@@ -53,7 +53,9 @@ class ImageBuilder(Builder):
         self._cache = cache
 
     def digest(self, plain: str) -> str:
-        return hashlib.sha256(f"docker {self._base_image} {plain}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"docker {self._base_image} {self._on_images.default_framework} {plain}".encode()
+        ).hexdigest()
 
     async def _damaged(self, key: str) -> str | None:
         return await self._images.damage(key)

@@ -12,6 +12,7 @@ from spell_builder.commands import Done, Say
 from spell_builder.contained import Room, Where, contained
 from spell_builder.docker import CACHE, Docker, Work
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
+from spell_builder.frameworks import Expanded
 from spell_builder.keys import Interpreter
 from spell_builder.patience import patiently
 from spell_builder.pythons import Pythons
@@ -35,8 +36,10 @@ class ImageResolver(Resolver):
 
     installs_system_packages = True
 
-    def __init__(self, means: Means, docker: Docker, room: Room) -> None:
+    def __init__(self, means: Means, docker: Docker, room: Room, default_framework: str) -> None:
+        """`default_framework` is for requests that name none; empty for none."""
         super().__init__(means)
+        self.default_framework = default_framework
         self._docker = docker
         self._room = room
 
@@ -49,8 +52,21 @@ class ImageResolver(Resolver):
                 field="environment.apt",
                 hint="Install Docker where the server runs and start it, or name its socket: SPELL_DOCKER_SOCKET.",
             )
-        # Which Python there is, the image has to tell.
-        return await super().check(request.model_copy(update={"python": None}))
+        return await super().check(request)
+
+    def framework(self, request: EnvironmentRequest) -> Expanded | None:
+        return super().framework(self._whole(request))
+
+    def _whole(self, request: EnvironmentRequest) -> EnvironmentRequest:
+        """The request with the framework that everybody gets who does not say what an environment stands on."""
+        if request.framework is not None or request.conda is not None or not self.default_framework:
+            return request
+        return request.model_copy(update={"framework": self.default_framework})
+
+    async def _interpreter(self, request: EnvironmentRequest, framework: Expanded | None) -> Interpreter:
+        """Which Python there is, the image has to tell."""
+        del request, framework
+        return self._uv.interpreter
 
     async def there(self, interpreter: Interpreter) -> bool:
         """What was made from an image can be made again from it."""
@@ -89,7 +105,7 @@ class ImageResolver(Resolver):
             where.image = str(await below(full))
             return Path(image_layers.CONDA)
 
-        rest = request.model_copy(update={"apt": ()})
+        rest = self._whole(request).model_copy(update={"apt": ()})
         if request.conda is None:
             # Packages that are compiled may need what was just asked for.
             where.image = str(await below(under))

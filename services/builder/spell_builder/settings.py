@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from spell_builder import hosts
+from spell_builder.frameworks import DEFAULT
 from spell_proto.settings import within
 
 
@@ -12,7 +13,8 @@ class Settings:
 
     `index_hosts` are the hosts whose indexes a requirements file may name, besides the index that is set for all.
     `conda_channels` are the channels that a conda file may use: URLs, NAME=URL, or names below `conda_base_url`.
-    `frameworks` is a file of more frameworks, in the form of ours.
+    `frameworks` is a file of more frameworks, in the form of ours; `default_framework` is what runs of the docker engine
+    get that name none, and no conda file; empty for none.
     `resolution_seconds` is how long an equal request reuses the versions it got the last time. `builds_max` is
     how many environments are built at once. `unawaited_seconds` is how long a build goes on that nobody waits for.
     `environments_bytes_max` is how much room environments may take that no run uses any more; the longest unused go
@@ -41,5 +43,6 @@ class Settings:
     conda_channels: str = ""
     conda_base_url: str = ""
     frameworks: str = ""
+    default_framework: str = DEFAULT
     docker_socket: str = "/var/run/docker.sock"
     docker_image: str = "docker.io/library/debian:bookworm-slim"

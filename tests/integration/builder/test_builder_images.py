@@ -106,6 +106,22 @@ async def test_system_and_pip_packages_are_in_an_image_with_python_on_its_path(b
     assert not left(docker)
 
 
+async def test_a_request_that_names_no_framework_gets_the_default_one(builder, docker, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text('[frameworks.greek]\nsummary = "Letters"\npackages = ["alpha"]\ncommon = false\n')
+    builder.environment |= {"SPELL_FRAMEWORKS": str(own), "SPELL_DEFAULT_FRAMEWORK": "greek==1.0"}
+    await builder.end()
+    await builder.start()
+
+    plan = await builder.call("POST", "/environments/plan?engine=docker", pip=["beta"])
+    plain = await ask(builder)
+    named = await ask(builder, framework="greek==2.0")
+
+    assert plan["framework"] == "greek"
+    assert docker.said(plain.ready["path"], "alpha").strip() == "1.0"
+    assert docker.said(named.ready["path"], "alpha").strip() == "2.0"
+
+
 async def test_what_an_image_says_of_itself_is_what_its_base_says_and_holds_no_secret(builder, docker, base):
     builder.environment["SPELL_HTTP_PROXY"] = "http://user:secret@127.0.0.1:9/"
     builder.environment["SPELL_NO_PROXY"] = "127.0.0.1"

@@ -258,5 +258,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         Frameworks.load(str(binary))
 
 
+@pytest.mark.parametrize(
+    ("default", "sentence"),
+    [("no", "there is no framework no"), ("caffe", "caffe is an image; SPELL_DOCKER_IMAGE names one")],
+)
+def test_a_default_that_nothing_can_be_built_upon_is_refused(default, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        Frameworks.load("", "", default)
+
+
 def test_ours_goes_with_the_distribution():
     assert OURS.is_file()
