@@ -79,6 +79,11 @@ class BuilderProcess:
             self.process.send_signal(number)
         return await self.process.wait()
 
+    @property
+    def label(self) -> str:
+        """What images and containers have that it makes: the daemon is everybody's."""
+        return f"com.spellrun.builder={(self.data / 'builder-id').read_text()}"
+
     async def ensure(self, *pip: str, run_id: int = 1, engine: str = "local", **more: Any) -> Answer:
         """Ask for an environment and read to the end. Without outcome where the builder went away."""
         answer = Answer([], None)

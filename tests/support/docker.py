@@ -117,11 +117,11 @@ class Docker:
         finally:
             self.ask("DELETE", f"/containers/{container}?force=1&v=1")
 
-    def images(self, reference: str) -> list[str]:
-        """The names of all images that fit a pattern."""
-        filters = quote(json.dumps({"reference": [reference]}))
+    def images(self, *labels: str) -> list[str]:
+        """The names of all images with some labels."""
+        filters = quote(json.dumps({"label": labels}))
         listed = self.ask("GET", f"/images/json?filters={filters}")
-        return [name for image in listed for name in image["RepoTags"] or ()]
+        return [name for image in listed for name in image["RepoTags"] or () if "<none>" not in name]
 
     def said(self, image: str, command: str) -> str:
         """What a command writes in a container of an image."""

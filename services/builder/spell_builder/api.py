@@ -167,9 +167,9 @@ class _Handlers:
             ready = flight.outcome()
         except BuildFailedError as error:
             return orjson.dumps({"failed": {"message": str(error)}}) + b"\n"
-        if not asked.environment.bare and not await self._noted(
-            builder, asked.run_id, ready, asked.environment.digest()
-        ):
+        # Directories for nothing are always kept; images are not.
+        noted = asked.engine != LOCAL or not asked.environment.bare
+        if noted and not await self._noted(builder, asked.run_id, ready, asked.environment.digest()):
             raise GivenUpError("it was removed just now")
         outcome = {
             "key": ready.key,

@@ -77,6 +77,7 @@ class Docker:
         self.builder = builder
         self.process = process
         self._ask_login = ask_login
+        self._mode = ""
         self._memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
     @property
@@ -181,9 +182,11 @@ class Docker:
 
     async def _network(self) -> str:
         """That of the machine, so that builds reach what it reaches; a daemon that maps users does not give it away."""
-        about = await self._clients.control.system.info()
-        mapped = any("name=userns" in option for option in about.get("SecurityOptions") or ())
-        return "bridge" if mapped else "host"
+        if not self._mode:
+            about = await self._clients.control.system.info()
+            mapped = any("name=userns" in option for option in about.get("SecurityOptions") or ())
+            self._mode = "bridge" if mapped else "host"
+        return self._mode
 
     def _body(self, work: Work, network: str) -> dict[str, Any]:
         binds = [

@@ -47,7 +47,6 @@ def base(docker, repository) -> Iterator[str]:
 @pytest.fixture
 async def builder(builder, docker, base, index) -> AsyncIterator[BuilderProcess]:
     """A builder with a daemon. What it has made there goes with it."""
-    before = set(docker.images("spell-environment"))
     index.add("alpha", "1.0", entry_point=True)
     index.add("alpha", "2.0", entry_point=True)
     index.add("beta", "1.0", requires=("alpha<2",))
@@ -63,7 +62,7 @@ async def builder(builder, docker, base, index) -> AsyncIterator[BuilderProcess]
             yield builder
         finally:
             await builder.end(signal.SIGTERM)
-            for name in set(docker.images("spell-environment")) - before:
+            for name in made(builder, docker):
                 docker.ask("DELETE", f"/images/{name}?force=1")
 
 
@@ -76,13 +75,17 @@ def parts(docker, image: str) -> list[str]:
     return docker.ask("GET", f"/images/{image}/json")["RootFS"]["Layers"]
 
 
-def left(docker) -> list[str]:
-    return [found["Id"] for found in docker.containers(f"{MANAGED}={BUILD}")]
+def made(builder, docker) -> set[str]:
+    return set(docker.images(builder.label))
 
 
-def busy(docker, command: str) -> bool:
+def left(builder, docker) -> list[str]:
+    return [found["Id"] for found in docker.containers(builder.label) if found["Labels"][MANAGED] == BUILD]
+
+
+def busy(builder, docker, command: str) -> bool:
     """Whether a build is at a command."""
-    for container in left(docker):
+    for container in left(builder, docker):
         with contextlib.suppress(RuntimeError):
             if command in str(docker.ask("GET", f"/containers/{container}/top")):
                 return True
@@ -103,7 +106,7 @@ async def test_system_and_pip_packages_are_in_an_image_with_python_on_its_path(b
     assert docker.ask("GET", "/images/spell-environment:" + answer.ready["key"] + "/json")["Id"] == image
     assert any("beta==1.0" in line for line in answer.lines)
     assert (await builder.verify()).ok
-    assert not left(docker)
+    assert not left(builder, docker)
 
 
 async def test_a_request_that_names_no_framework_gets_the_default_one(builder, docker, tmp_path):
@@ -182,20 +185,20 @@ async def test_an_equal_request_is_answered_at_once_and_gets_the_same_versions(b
 )
 async def test_what_apt_cannot_do_is_told_in_one_sentence(builder, docker, asked, sentence):
     assert (await ask(builder, apt=asked)).failure.startswith(sentence)
-    assert not left(docker)
+    assert not left(builder, docker)
 
 
 async def test_a_package_that_fails_while_it_is_installed_leaves_nothing(builder, docker, repository):
     await ask(builder)
-    before = set(docker.images("spell-environment"))
+    before = made(builder, docker)
     repository.add("broken", "1.0", script="echo the cow jumped over the moon >&2; exit 3")
 
     answer = await ask(builder, apt=["broken"], latest=True)
 
     assert answer.failure.startswith("apt: Sub-process /usr/bin/dpkg returned an error code")
     assert any("the cow jumped over the moon" in line for line in answer.lines)
-    assert set(docker.images("spell-environment")) == before
-    assert not left(docker)
+    assert made(builder, docker) == before
+    assert not left(builder, docker)
 
 
 async def test_pip_complains_as_it_does_elsewhere(builder):
@@ -212,20 +215,20 @@ async def test_equal_requests_at_once_are_one_build(builder):
 
 async def test_a_builder_that_is_killed_leaves_nothing_and_builds_again(builder, docker, repository):
     await ask(builder)
-    before = set(docker.images("spell-environment"))
+    before = made(builder, docker)
     repository.add("slow", "1.0", script="sleep 300")
     asking = asyncio.create_task(ask(builder, apt=["slow"], latest=True))
-    await _until(lambda: busy(docker, "sleep 300"))
+    await _until(lambda: busy(builder, docker, "sleep 300"))
 
     await builder.end(signal.SIGKILL)
     await asking
-    assert left(docker), "the daemon goes on"
+    assert left(builder, docker), "the daemon goes on"
     repository.lose("slow")
     repository.add("slow", "1.0")
     await builder.start()
 
-    assert not left(docker)
-    assert set(docker.images("spell-environment")) == before
+    assert not left(builder, docker)
+    assert made(builder, docker) == before
     answer = await ask(builder, apt=["slow"], latest=True)
     assert docker.said(answer.ready["path"], "slow") == "slow 1.0\n"
 
@@ -237,11 +240,11 @@ async def test_a_build_that_nobody_waits_for_any_more_is_ended(builder, docker, 
     await ask(builder)
     repository.add("slow", "1.0", script="sleep 300")
     asking = asyncio.create_task(ask(builder, apt=["slow"], latest=True))
-    await _until(lambda: busy(docker, "sleep 300"))
+    await _until(lambda: busy(builder, docker, "sleep 300"))
 
     asking.cancel()
 
-    await _until(lambda: not left(docker))
+    await _until(lambda: not left(builder, docker))
 
 
 @pytest.mark.parametrize("loss", ["removed", "replaced"])
@@ -334,7 +337,7 @@ async def test_layers_are_listed_measured_and_only_removed_when_nothing_stands_o
     removed = await builder.call("POST", "/environments/collect?everything=1")
 
     assert apt in removed["keys"]
-    assert docker.images("spell-environment:" + apt) == []
+    assert not any(name.endswith(apt) for name in made(builder, docker))
 
 
 async def test_without_a_daemon_it_is_said_what_is_missing(builder):

@@ -52,7 +52,6 @@ def private(docker, tmp_path):
 async def test_a_private_base_image_needs_a_login_which_is_found_nowhere(builder, docker, private, index):
     host = private.partition("/")[0]
     logins: dict[str, tuple[str, str]] = {}
-    before = set(docker.images("spell-environment"))
     index.add("alpha", "1.0", entry_point=True)
     with web_support.files(index.directory) as port:
         async with storage_with(logins) as address:
@@ -80,5 +79,5 @@ async def test_a_private_base_image_needs_a_login_which_is_found_nowhere(builder
     told += [refused, wrong, built, builder.log.read_text()]
     for secret in (SECRET, "wrong-wrong", base64.b64encode(f"ada:{SECRET}".encode()).decode()):
         assert secret not in str(told)
-    for name in {*(set(docker.images("spell-environment")) - before), private}:
+    for name in {*docker.images(builder.label), private}:
         docker.ask("DELETE", f"/images/{name}?force=1")
