@@ -200,6 +200,7 @@ class ImageBuilder(Builder):
             image, content = found
             await patiently(functools.partial(self._requests.imaged, key, image, None, content))
             await to_its_end(functools.partial(self._images.put, key, image))
+            await self._cache.let_go(key)
         seconds = time.monotonic() - begun
         flight.say(f"Fetched from the image cache in {seconds:.1f} s")
         log.info("environment fetched", key=key, seconds=round(seconds, 3))

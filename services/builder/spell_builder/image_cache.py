@@ -157,6 +157,12 @@ class ImageCache(Pushes):
         self.believe(key)
         return str(inspected["Id"]), str(content)
 
+    async def let_go(self, key: str) -> None:
+        """What was pulled has its own name now: that alone decides how long it stays here."""
+        reference = await self.find(key)
+        if reference is not None:
+            await self._docker.untag(reference)
+
     async def gone(self, key: str, reference: str) -> None:
         """Somebody could not have an image: nobody is told of it, until it is pushed again."""
         self.doubt(key)

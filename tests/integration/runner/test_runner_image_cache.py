@@ -167,6 +167,7 @@ async def test_a_builder_whose_images_are_gone_pulls_them_again(near, elsewhere)
     key, image, _ = await near.built("beta")
     near.lose(key)
     again = (await near.ensure("beta")).ready
+    names = near.docker.ask("GET", f"/images/{image}/json")
     async with AsyncExitStack() as opened:
         directory = opened.enter_context(stack.short_directory())
         other = BuilderProcess(directory, near.shared.postgres, near.shared.services.nats, "other")
@@ -180,6 +181,7 @@ async def test_a_builder_whose_images_are_gone_pulls_them_again(near, elsewhere)
         said = other.log.read_text()
 
     assert (again["key"], again["path"], again["cached"]) == (key, image, True)
+    assert (names["RepoTags"], names["RepoDigests"]) == ([f"{REPOSITORY}:{key}"], [])
     assert (far["key"], far["path"], far["cached"]) == (key, image, True)
     assert near.shared.told("environment built", key) == 1
     assert '"event":"environment fetched"' in said
