@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--socket", default="/var/run/docker.sock")
     chosen = parser.parse_args()
     packages = chosen.packages.split(",")
-    with running(SPELL_ENGINE="docker", SPELL_DOCKER_SOCKET=chosen.socket) as stack:
+    settings = {"SPELL_ENGINE": "docker", "SPELL_DOCKER_SOCKET": chosen.socket, "SPELL_DEFAULT_FRAMEWORK": ""}
+    with running(**settings) as stack:
         first(stack, {})
         (bare,) = [each for each in listed(stack) if "CPython" in each["python"]][:1]
         base = f"spell-environment:{bare['key']}"

@@ -24,7 +24,12 @@ def _stack(docker, tmp_path_factory):
     image = f"spell-tests/typed:{time.time_ns()}"
     with web.files(repository.directory) as debian, web.files(index.directory) as python:
         docker.derive(image, daemons.BASE, {"etc/apt/sources.list": repository.sources(debian)})
-        settings = {"docker_socket": str(docker.socket), "docker_image": image, "engine": "docker"}
+        settings = {
+            "docker_socket": str(docker.socket),
+            "docker_image": image,
+            "engine": "docker",
+            "default_framework": "",
+        }
         with prepared(**settings) as running:
             running.environment |= {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{python}/simple"}
             running.up()
