@@ -100,6 +100,8 @@ def main() -> None:
         base = f"spell-environment:{bare['key']}"
         ours, theirs, hits, bares = [], [], [], []
         for _ in range(chosen.rounds):
+            # Another builder may have left the very image on the daemon: what is ours can be removed.
+            first(stack, {"pip": packages, "latest": True})
             for each in listed(stack):
                 if each["key"] != bare["key"]:
                     stack.spell("env", "rm", each["key"])
