@@ -18,7 +18,7 @@ from stack import Stack, first_output, median, quantile, running, table, verdict
 
 from spell_runner.engines import hardening
 from spell_runner.engines.docker import account
-from spell_runner.engines.network import ICC, NETWORK
+from spell_runner.shim import network
 from spell_runner.shim.daemon import Daemon, container
 
 
@@ -115,10 +115,10 @@ def docker_engine(runs: int, socket: str, image: str) -> None:
     with running(**settings) as stack:
         first_output(stack)
         own = daemon.ask("GET", "/networks/bridge")["Options"]
-        network = "bridge" if own.get(ICC) == "false" else NETWORK
+        used = "bridge" if own.get(network.ICC) == "false" else network.NAME
         for number in range(2 + runs):
             ours.append(first_output(stack).since_accepted)
-            same.append(bare_container(daemon, as_a_run(image, stack.directory / f"bare{number}", network)))
+            same.append(bare_container(daemon, as_a_run(image, stack.directory / f"bare{number}", used)))
             bare.append(bare_container(daemon, plain))
     rows = []
     for name, share in (("p50", 0.5), ("p95", 0.95)):

@@ -14,6 +14,8 @@ STREAMS = aiohttp.ClientTimeout(total=None, sock_connect=5)
 CONTROLS_AT_ONCE = 16
 #: What is raised where a daemon is away, breaks off, or refuses.
 GONE = (DockerError, aiohttp.ClientError, TimeoutError, OSError)
+#: So the library numbers what is no answer: nobody was there, or broke off.
+NOBODY = 900
 
 #: Labels. Those of an image are inherited by containers made of it, so whoever looks for containers by a label sets it on
 #: each of his own to a value that no image has.

@@ -75,6 +75,7 @@ async def main(stop: asyncio.Event) -> None:
                 forwarder.run_shipping(),
                 control.run_heartbeats(),
                 control.run_removal(),
+                engine.watch(),
                 _stay_connected(chosen.nats_url, here.id, link, control),
             ):
                 tasks.start(work)

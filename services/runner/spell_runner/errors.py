@@ -9,6 +9,7 @@ SpellError
     ├── StoreDamagedError     objects that a store should have are not there
     ├── IsolationError        the isolation that was asked for does not work on this machine
     └── EngineError           an engine does not work on this machine
+        └── AwayError         it may in a while: what it needs does not answer
 """
 
 from spell_proto.errors import SpellError
@@ -50,3 +51,7 @@ class IsolationError(RunnerError):
 
 class EngineError(RunnerError):
     """An engine does not work on this machine."""
+
+
+class AwayError(EngineError):
+    """What an engine needs does not answer; it may in a while."""

@@ -28,7 +28,6 @@ from spell_runner.phases import Status
 from spell_runner.settings import Machine
 from spell_runner.trees import Trees
 from spell_runner.workspace import Abort
-from support.docker import BASE
 from support.specs import an_attempt
 
 MACHINE = Machine("m", "boot", "CPU", 2, False, "nobody", "/", {})
@@ -78,7 +77,8 @@ async def contained(docker, data):
     for path in (data, data / "empty", data / "attempts"):
         path.mkdir()
     machine = replace(MACHINE, id=f"m{time.monotonic_ns()}")
-    async with http.Caller(f"unix://{data}/nobody.sock") as caller:
+    builder = Builder(data, data.parent / "b.sock")
+    async with builder.open(), http.Caller(f"unix://{builder.socket}") as caller:
         made = DockerEngine(
             machine,
             data,
@@ -86,8 +86,8 @@ async def contained(docker, data):
             Trees(data, caller, set),
             LIMITS,
             caller,
+            Environments(caller, Copies(data, caller, caller, set, 10**9)),
             socket=str(docker.socket),
-            base_image=BASE,
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )

@@ -1,22 +1,27 @@
 """What only the machine itself should reach is out of reach for its runs in containers."""
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
 import pytest
 
 from integration.runner.room import in_docker, room
-from spell_runner.engines import firewall
+from spell_proto.docker import clients
+from spell_runner.engines import firewall, network
+from spell_runner.engines.network import Network
 from support import docker as daemons
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: Of those at which clouds answer, one that nobody uses.
 CLOUD, LINK = "169.254.77.77", "spelltests1"
-BRIDGE, GATEWAY = "spelltests2", "10.231.78.1"
+BRIDGE = "spelltests2"
+BEYOND, SPACE, NEAR, NEAR_ADDRESS = "169.254.77.78", "spelltests", "spelltests3", "10.231.79.1"
 REACH = """
 import socket, sys
 for address in sys.argv[1:]:
@@ -67,6 +72,44 @@ def _cloud():
         subprocess.run(["ip", "link", "delete", LINK], check=True)
 
 
+@pytest.fixture(name="beyond")
+def _beyond():
+    """As `cloud`, but beyond this machine, and with a name server at the same address; both addresses."""
+    if os.geteuid() or any(shutil.which(name) is None for name in ("ip", "iptables")):
+        daemons.absent("only root with ip and iptables can play a cloud")
+    serve = (
+        "import socket, threading\n"
+        "def serve(server):\n"
+        "    while True:\n"
+        "        server.accept()[0].sendall(b'reached')\n"
+        "for port in (53, 80):\n"
+        f"    server = socket.create_server(('{BEYOND}', port))\n"
+        "    threading.Thread(target=serve, args=(server,)).start()\n"
+        "print(flush=True)\n"
+    )
+    inside = ["ip", "netns", "exec", SPACE]
+    subprocess.run(["ip", "netns", "add", SPACE], check=True)
+    try:
+        for words in (
+            ["ip", "link", "add", NEAR, "type", "veth", "peer", "name", "far", "netns", SPACE],
+            ["ip", "addr", "add", f"{NEAR_ADDRESS}/32", "dev", NEAR],
+            ["ip", "link", "set", NEAR, "up"],
+            ["ip", "route", "add", f"{BEYOND}/32", "dev", NEAR, "src", NEAR_ADDRESS],
+            [*inside, "ip", "addr", "add", f"{BEYOND}/32", "dev", "far"],
+            [*inside, "ip", "link", "set", "far", "up"],
+            [*inside, "ip", "route", "add", "default", "dev", "far"],
+        ):
+            subprocess.run(words, check=True)
+        with subprocess.Popen([*inside, sys.executable, "-c", serve], stdout=subprocess.PIPE) as server:
+            try:
+                assert server.stdout.readline()
+                yield f"{BEYOND}:80", f"{BEYOND}:53"
+            finally:
+                server.kill()
+    finally:
+        subprocess.run(["ip", "netns", "delete", SPACE], check=True)
+
+
 async def reached(here, *addresses):
     given = here.front.shelf.code({"reach.py": REACH.encode()})
     view = await here.until_final(await here.create(f"python3 reach.py {' '.join(addresses)}", code=given))
@@ -77,6 +120,11 @@ async def reached(here, *addresses):
 def rules_of(bridge):
     said = subprocess.run(["iptables", "-w", "5", "-S"], check=True, capture_output=True, text=True).stdout
     return [line for line in said.splitlines() if f"-i {bridge} " in line and "REJECT" in line]
+
+
+def shields_of(bridge):
+    """The rules as they are now: other versions may be at work on this machine."""
+    return [line for line in rules_of(bridge) if "--ctorigdstport" in line]
 
 
 async def test_what_a_cloud_tells_its_machines_is_refused_to_runs(services, docker, cloud):
@@ -90,6 +138,55 @@ async def test_what_a_cloud_tells_its_machines_is_refused_to_runs(services, dock
         assert await reached(here, cloud) == ["refused"]
 
 
+async def test_what_a_cloud_tells_beyond_this_machine_is_refused_but_its_name_server_is_not(docker, beyond):
+    with network_of_its_own(docker):
+        body = asking(*beyond)
+        before = said_by(docker, body)
+        assert await firewall.shield(BRIDGE, host=False) is None
+        after = said_by(docker, body)
+
+    assert before == ["b'reached'", "b'reached'"]
+    assert after == ["refused", "b'reached'"]
+
+
+async def test_rules_are_set_whatever_the_clock_says_and_looked_after(docker):
+    """On a machine that was started just now, a clock says little more than nothing."""
+    async with clients(str(docker.socket)) as both:
+        here = Network(str(docker.socket), "auto", lambda: 5.0)
+        await here.find(both.control)
+        if here.name == "bridge":
+            pytest.skip("the bridge of this daemon is used, whose rules are not ours")
+        name = here.bridge
+        without_rules(name)
+
+        await Network(str(docker.socket), "auto", lambda: 5.0).find(both.control)
+        assert len(shields_of(name)) == 4
+
+        without_rules(name)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                tasks.create_task(here.look_again(both.control))
+        assert len(shields_of(name)) == 4
+
+
+async def test_a_machine_looks_after_its_rules_without_any_run(docker, monkeypatch):
+    monkeypatch.setattr(network, "LOOK_AGAIN_SECONDS", 0.1)
+    async with clients(str(docker.socket)) as both:
+        here = Network(str(docker.socket), "auto")
+        await here.find(both.control)
+        if here.name == "bridge":
+            pytest.skip("the bridge of this daemon is used, whose rules are not ours")
+        name = here.bridge
+        keeping = asyncio.ensure_future(here.keep(both.control))
+        try:
+            without_rules(name)
+            async with asyncio.timeout(10):
+                while len(shields_of(name)) < 4:
+                    await asyncio.sleep(0.05)
+        finally:
+            keeping.cancel()
+
+
 async def test_without_the_means_for_rules_that_are_a_must_docker_is_not_used(services, docker):
     settings = in_docker(docker) | {"SPELL_ENGINE": "auto", "SPELL_RUN_FIREWALL": "strict"}
     # Rules are made with a program that stands elsewhere.
@@ -99,33 +196,47 @@ async def test_without_the_means_for_rules_that_are_a_must_docker_is_not_used(se
 
 async def test_strict_rules_refuse_the_machine_itself_too_and_stand_there_once(docker, cloud):
     """On a daemon's own network, so that nobody else is cut off."""
+    with network_of_its_own(docker) as gateway, answering(gateway) as host:
+        body = asking(host, cloud)
+        before = said_by(docker, body)
+        assert await firewall.shield(BRIDGE, host=True) is None
+        assert await firewall.shield(BRIDGE, host=True) is None
+        rules = rules_of(BRIDGE)
+        after = said_by(docker, body)
+
+    assert before[0] == "b'reached'"
+    assert after == ["refused", "refused"]
+    assert len(rules) == len(set(rules)) == 5
+
+
+@contextmanager
+def network_of_its_own(docker):
+    """A network whose rules nobody else has; the address of this machine in it."""
     network = {
-        "Name": "spell-tests-strict",
+        "Name": "spell-tests-rules",
         "Driver": "bridge",
         "Options": {"com.docker.network.bridge.name": BRIDGE},
     }
     made = docker.ask("POST", "/networks/create", network)["Id"]
     try:
-        subnet = docker.ask("GET", f"/networks/{made}")["IPAM"]["Config"][0]
-        with answering(subnet["Gateway"]) as host:
-            body = {
-                "Image": daemons.BASE,
-                "Cmd": ["python3", "-c", REACH, host, cloud],
-                "HostConfig": {"NetworkMode": "spell-tests-strict"},
-            }
-            before = said_by(docker, body)
-            assert await firewall.shield(BRIDGE, host=True) is None
-            assert await firewall.shield(BRIDGE, host=True) is None
-            rules = rules_of(BRIDGE)
-            after = said_by(docker, body)
+        yield docker.ask("GET", f"/networks/{made}")["IPAM"]["Config"][0]["Gateway"]
     finally:
-        for rule in firewall.rules(BRIDGE, "DOCKER-USER", host=True):
-            subprocess.run(["iptables", "-w", "5", "-D", *rule], check=False)
+        without_rules(BRIDGE)
         docker.ask("DELETE", f"/networks/{made}")
 
-    assert before[0] == "b'reached'"
-    assert after == ["refused", "refused"]
-    assert len(rules) == len(set(rules)) == 5
+
+def without_rules(bridge):
+    for rule in firewall.rules(bridge, "DOCKER-USER", host=True):
+        while (
+            subprocess.run(["iptables", "-w", "5", "-D", *rule], capture_output=True, check=False).returncode
+            == 0
+        ):
+            pass
+
+
+def asking(*addresses):
+    command = ["python3", "-c", REACH, *addresses]
+    return {"Image": daemons.BASE, "Cmd": command, "HostConfig": {"NetworkMode": "spell-tests-rules"}}
 
 
 def said_by(docker, body):

@@ -53,3 +53,11 @@ def test_mapped_users_are_known_by_the_name_of_the_daemons_directory():
 
     assert (found.maps_users, found.mapped) == (True, (100_000, 200_000))
     assert (strange.maps_users, strange.mapped) == (True, None)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"Version": "1"}, {"Version": "1", "ApiVersion": "1", "Components": [3]}, []]
+)
+def test_what_is_not_docker_is_told_by_its_answers(said):
+    with pytest.raises((LookupError, TypeError, ValueError, AttributeError)):
+        about.read(said, {})

@@ -8,7 +8,9 @@ from hypothesis import given
 
 from spell_proto.errors import SettingsError
 from spell_runner import gpus, nvml
+from spell_runner.engines.shimmed import choose_gpus
 from spell_runner.gpus import Gpu
+from spell_runner.settings import Machine
 
 FOUR = tuple(Gpu(f"GPU-{letter}", "NVIDIA T4") for letter in "abcd")
 
@@ -35,6 +37,12 @@ def test_the_least_used_are_chosen_and_the_order_is_that_of_the_machine():
         "shared as little as can be"
     )
     assert gpus.choose((), [], 0) == ()
+
+
+def test_where_there_are_none_no_run_has_its_files_read_for_them():
+    unread = SimpleNamespace()
+
+    assert choose_gpus(Machine("m", "boot", "CPU", 2, False, "nobody", "/", {}), unread) == ()
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 4), st.lists(st.integers(0, 7), max_size=60))

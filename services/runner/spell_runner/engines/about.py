@@ -39,8 +39,12 @@ class About:
 
 
 def read(version: Mapping[str, Any], info: Mapping[str, Any]) -> About:
-    """What the answers of `/version` and `/info` say."""
-    components = {part["Name"]: part["Version"] for part in version.get("Components") or ()}
+    """What the answers of `/version` and `/info` say.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: they are not what Docker answers.
+    """
+    components = {part.get("Name"): part.get("Version") or "" for part in version.get("Components") or ()}
     options = info.get("SecurityOptions") or ()
     maps_users = any(option.split(",")[0] == "name=userns" for option in options)
     root = _MAPPED_ROOT.search(info.get("DockerRootDir") or "") if maps_users else None

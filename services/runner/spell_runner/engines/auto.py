@@ -1,6 +1,7 @@
 """The engine that chooses for each run: a container where the run needs an image, else this machine (shell)."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from spell_proto import logs
@@ -8,11 +9,11 @@ from spell_proto.engines import DOCKER, LOCAL, engine_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner.directory import Directory
-from spell_runner.engines.docker import ISOLATION, DockerEngine
+from spell_runner.engines.docker import AWAY, ISOLATION, RETRY_SECONDS_MAX, DockerEngine
 from spell_runner.engines.local import LocalEngine
 from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed
-from spell_runner.errors import AttemptError, EngineError
+from spell_runner.errors import AttemptError, AwayError, EngineError
 from spell_runner.notes import Notes
 from spell_runner.shim import launch
 from spell_runner.shim.launch import Launch
@@ -20,9 +21,13 @@ from spell_runner.workspace import Abort
 
 log = logs.get()
 
+#: A daemon that hangs must not keep a machine from running what needs none.
+START_SECONDS_MAX = 2.0
+FIRST_PAUSE_SECONDS = 0.5
+
 
 class AutoEngine(Shimmed):
-    """See `spell_runner.engines.engine`. Docker may come and go; it is looked for when a run needs it."""
+    """See `spell_runner.engines.engine`. Docker may come and go; it is looked for all the time."""
 
     def __init__(
         self,
@@ -38,32 +43,49 @@ class AutoEngine(Shimmed):
         self._local = local
         self._docker = docker
         self._opened = False
-        self._opening = asyncio.Lock()
+        self._problem: str | None = None
+        #: Whether it is known that Docker can be used here, or that it cannot; not while it is away.
+        self._known = asyncio.Event()
 
     async def open(self) -> None:
         await super().open()
-        problem = await self._open_docker()
-        if problem is not None:
-            log.info("no docker on this machine", problem=problem)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS_MAX):
+                await self._look_for_docker()
 
     async def close(self) -> None:
         if self._opened:
             await self._docker.close()
         await super().close()
 
-    async def _open_docker(self) -> str | None:
-        """Why there is no Docker; None where there is."""
-        async with self._opening:
-            if not self._opened:
-                try:
-                    await self._docker.open()
-                except EngineError as error:
-                    return str(error)
-                self._opened = True
-        return None
+    async def watch(self) -> None:
+        """Look for Docker until it is there: apart from the heartbeats, as a daemon may hang."""
+        pause = FIRST_PAUSE_SECONDS
+        while not self._opened:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+            await self._look_for_docker()
+        await self._docker.watch()
+
+    async def _look_for_docker(self) -> None:
+        problem: str | None = None
+        try:
+            await self._docker.open()
+        except AwayError as error:
+            problem = str(error)
+            self._known.clear()
+        except EngineError as error:
+            problem = str(error)
+            self._known.set()
+        else:
+            self._opened = True
+            self._known.set()
+        if problem != self._problem and problem is not None:
+            log.info("no docker on this machine", problem=problem)
+        self._problem = problem
 
     async def able(self) -> tuple[str, ...]:
-        if await self._docker.able() and await self._open_docker() is None:
+        if self._opened and await self._docker.able():
             return *await self._local.able(), DOCKER
         return await self._local.able()
 
@@ -72,9 +94,11 @@ class AutoEngine(Shimmed):
         if engine_for(spec.spec.environment, spec.spec.docker_image, able) == LOCAL:
             await self._local.prepare(spec, directory, notes, abort)
             return
-        problem = await self._open_docker()
-        if problem is not None:
-            raise AttemptError(Reason.BUILD_FAILED, f"this machine cannot run images: {problem}")
+        if not self._known.is_set():
+            notes.line(AWAY)
+            await self._known.wait()
+        if not self._opened:
+            raise AttemptError(Reason.BUILD_FAILED, f"this machine cannot run images: {self._problem}")
         await self._docker.prepare(spec, directory, notes, abort)
 
     def clear(self, directory: Directory) -> None:

@@ -1,5 +1,6 @@
 """Workspaces that are copies of the code, where no layers can be mounted (shell)."""
 
+import os
 from pathlib import Path
 
 from spell_proto.state import Reason
@@ -32,6 +33,8 @@ def copy(
         # Left half-way by a runner that was killed.
         remove(workspace)
         workspace.mkdir()
+        if owner is not None:
+            os.chown(workspace, *owner)
     baseline = b"{}"
     try:
         if code is not None:

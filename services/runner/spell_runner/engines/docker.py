@@ -4,33 +4,34 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import aiodocker
 from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
-from spell_proto.docker import GONE, clients
+from spell_proto.docker import GONE, clients, refused
 from spell_proto.engines import DOCKER
 from spell_proto.http import Caller
 from spell_proto.outside import CA_FILES
 from spell_proto.registries import RegistryLogin, login_for
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import asking, editables, gpus, layout
+from spell_runner import asking, editables
 from spell_runner.directory import PUSHING, Directory
 from spell_runner.editables import Made
-from spell_runner.engines import copying, hardening, overlays
+from spell_runner.engines import hardening, laying, overlays
 from spell_runner.engines.about import About, read
 from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
 from spell_runner.engines.images import Image, Images
 from spell_runner.engines.network import Network
 from spell_runner.engines.pulse import Pulse
 from spell_runner.engines.server import ShimServer
-from spell_runner.engines.shimmed import Shimmed, used_gpus
+from spell_runner.engines.shimmed import Shimmed, choose_gpus
 from spell_runner.environments import Environments
-from spell_runner.errors import AttemptError, EngineError
+from spell_runner.errors import AttemptError, AwayError, EngineError
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
@@ -38,9 +39,10 @@ from spell_runner.shim.container import remove
 from spell_runner.shim.daemon import Daemon
 from spell_runner.shim.launch import Container, Launch
 from spell_runner.trees import Code, Trees
-from spell_runner.workspace import Abort, walk
+from spell_runner.workspace import Abort
 
 log = logs.get()
+T = TypeVar("T")
 
 RETRY_SECONDS_MAX = 5.0
 ISOLATION = "docker"
@@ -48,9 +50,12 @@ ISOLATION = "docker"
 RUN_UID = 10_000
 #: Where a run finds its own projects.
 _PROJECTS = "/run/spell/projects"
-_SPELL, _TMP = "/spell", "/tmp"  # noqa: S108 -- names inside a container
+_SPELL, _TMP = laying.SPELL, "/tmp"  # noqa: S108 -- names inside a container
 #: What the options of a mount cannot hold.
 _UNMOUNTABLE = re.compile(r"[,:\\\s]")
+#: What is raised by answers that are not those of Docker.
+_ODD = (LookupError, TypeError, ValueError, AttributeError)
+AWAY = "Docker does not answer; waiting for it"
 _STORAGE_AWAY = "Storage does not answer; waiting for it"
 
 
@@ -99,13 +104,13 @@ class DockerEngine(Shimmed):
         self._stack = contextlib.AsyncExitStack()
         self._control: aiodocker.Docker | None = None
         self._images: Images | None = None
-        self._network = Network(rules)
+        self._network = Network(socket, rules)
         self._overlay: bool | None = None
 
     # ---- the daemon ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Raises `EngineError`: there is no daemon, or not one of this machine."""
+        """Raises `EngineError`: there is no daemon, or not one of this machine; `AwayError` where there may be in a while."""
         if _UNMOUNTABLE.search(str(self._data)):
             raise EngineError(f"the data directory {self._data} has a character that no mount can take")
         await super().open()
@@ -116,12 +121,15 @@ class DockerEngine(Shimmed):
             self._accept(about)
             await self._network.find(control)
             await self._remove_orphans(control)
-        except EngineError:
+            overlays.sweep(self._data)
+        except BaseException as error:
             await self._stack.aclose()
+            if isinstance(error, GONE):
+                kind = AwayError if refused(error) is None else EngineError
+                raise kind(f"the Docker daemon at {self._socket} does not answer: {error}") from error
+            if isinstance(error, _ODD):
+                raise EngineError(f"what is at {self._socket} does not answer as Docker does") from error
             raise
-        except GONE as error:
-            await self._stack.aclose()
-            raise EngineError(f"the Docker daemon at {self._socket} does not answer: {error}") from error
         self._control, self._images = control, Images(control, both.streams, about, self._image_bytes_max)
         log.info("docker found", version=about.version, api=about.api, mapped=about.mapped)
 
@@ -158,6 +166,10 @@ class DockerEngine(Shimmed):
                 log.info("container without a shim removed", attempt=name, state=found["State"])
                 await found.delete(force=True, v=True)
 
+    async def watch(self) -> None:
+        assert self._control is not None
+        await self._network.keep(self._control)
+
     async def able(self) -> tuple[str, ...]:
         return (DOCKER,) if await self._pulse.beats() else ()
 
@@ -172,10 +184,12 @@ class DockerEngine(Shimmed):
                 spec.spec.code,
                 lambda: notes.line(_STORAGE_AWAY),
             )
-        overlay = await self._mounts(image)
+        overlay = await self._mounts(image, notes)
         if not overlay:
             notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
-        cwd = await asyncio.to_thread(self._lay_out, spec, directory, code, abort, overlay=overlay)
+        cwd = await asyncio.to_thread(
+            laying.lay_out, spec, directory, code, abort, overlay=overlay, owner=self._owner
+        )
         projects = None
         if code is not None and spec.spec.environment.editables:
             place = Path(directory / editables.DIRECTORY)
@@ -183,7 +197,7 @@ class DockerEngine(Shimmed):
                 editables.make, spec, code.lower, place, _SPELL, "python", _PROJECTS
             )
         # Nothing may come between here and the writing: what is written is what makes them taken.
-        mine = gpus.choose(self._machine.gpus, used_gpus(self._data / "attempts"), self._machine.run_gpus)
+        mine = choose_gpus(self._machine, self._data / "attempts")
         told = Launch(
             argv=(image.shell, "-c", spec.spec.command),
             env={},
@@ -224,18 +238,10 @@ class DockerEngine(Shimmed):
             return await self._image(reference, spec.run_id, notes)
 
     async def _is_here(self, image_id: str, notes: Notes) -> bool:
-        """Whether our daemon is the builder's, or has the image all the same. Waits for as long as it is away."""
-        assert self._images is not None
-        pause = 0.1
-        while True:
-            try:
-                return await self._images.has(image_id)
-            except GONE as error:
-                log.info("docker does not answer", problem=repr(error))
-                if pause == RETRY_SECONDS_MAX:
-                    notes.line("Docker does not answer; waiting for it")
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, RETRY_SECONDS_MAX)
+        """Whether our daemon is the builder's, or has the image all the same."""
+        images = self._images
+        assert images is not None
+        return await _answered(lambda: images.has(image_id), notes)
 
     async def _image(self, name: str, run_id: int, notes: Notes) -> Image:
         """Waits for as long as the daemon is away."""
@@ -263,52 +269,23 @@ class DockerEngine(Shimmed):
                 log.info("docker does not answer", problem=repr(error))
                 if not said:
                     said = True
-                    notes.line("Docker does not answer; waiting for it")
+                    notes.line(AWAY)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS_MAX)
 
     def _lower(self, code: Code | None) -> Path:
         return self._data / "empty" if code is None else code.lower
 
-    async def _mounts(self, image: Image) -> bool:
+    async def _mounts(self, image: Image, notes: Notes) -> bool:
         """Whether the daemon can mount layers; where that is not plain, it is tried once."""
         assert self._control is not None
         if self._overlay is None:
-            try:
-                self._overlay = await overlays.work(self._control, image, self._data, self._limits)
-            except GONE as error:
-                log.info("docker does not answer", problem=repr(error))
-                return True
+            control, machine = self._control, self._machine.id
+            self._overlay = await _answered(
+                lambda: overlays.work(control, image, self._data, machine, self._limits), notes
+            )
+            return self._overlay is not False
         return self._overlay
-
-    def _lay_out(
-        self, spec: AttemptSpec, directory: Directory, code: Code | None, abort: Abort, *, overlay: bool
-    ) -> str:
-        """Make the layers of the workspace the run's own, or its copy of the code; where its command starts."""
-        uid, gid = self._owner
-        layers = (launch.UPPER, launch.WORK) if overlay else (launch.WORKSPACE,)
-        for part in (launch.TEMPORARY, *layers):
-            path = Path(directory / part)
-            path.mkdir(mode=0o755, exist_ok=True)
-            os.chown(path, uid, gid)
-        where = spec.spec.code
-        if not overlay:
-            copying.copy(code, directory, abort, owner=(uid, gid))
-        if code is None or where is None:
-            return _SPELL
-        if overlay and code.lower.lstat().st_uid != uid:
-            _hand_over(code.lower, uid, gid, abort)
-        if code.repository.lstat().st_uid != uid:
-            # Git trusts only what belongs to whom it runs as.
-            os.chown(code.repository, uid, gid)
-        relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
-        if os.path.lexists(code.lower / relative) and not (code.lower / relative).is_dir():
-            raise AttemptError(Reason.START_FAILED, f"{_SPELL}/{relative}: Not a directory")
-        _make_missing(code.lower, Path(directory / layers[0]), relative, uid, gid)
-        if not overlay:
-            # What is mounted there would else be mounted on a directory of root's.
-            (Path(directory / launch.WORKSPACE) / layout.REPOSITORY).mkdir(exist_ok=True)
-        return f"{_SPELL}/{relative}"
 
     def _container(
         self,
@@ -365,6 +342,21 @@ class DockerEngine(Shimmed):
             remove(Daemon(told.container.daemon), told.container.name)
 
 
+async def _answered(ask: Callable[[], Awaitable[T]], notes: Notes) -> T:
+    """What a daemon answers; waits for as long as it is away."""
+    pause, said = 0.1, False
+    while True:
+        try:
+            return await ask()
+        except GONE as error:
+            log.info("docker does not answer", problem=repr(error))
+            if not said:
+                said = True
+                notes.line(AWAY)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+
 def container_name(machine_id: str, spec: AttemptSpec) -> str:
     """What the container of an attempt is called. Several machines may share a daemon, as in tests."""
     return f"run-{spec.run_id}-a{spec.attempt}-{machine_id}"
@@ -397,24 +389,3 @@ def _environ(passed_on: dict[str, str], spec: AttemptSpec, shell: str) -> dict[s
         "SPELL_RUN": str(spec.run_id),
         "SPELL_WORKSPACE": _SPELL,
     }
-
-
-def _hand_over(lower: Path, uid: int, gid: int, abort: Abort) -> None:
-    """Give a tree to whom runs are run as. Its root comes last: who owns that owns all of it."""
-    for _, entry in walk(lower):
-        abort.check()
-        os.chown(entry.path, uid, gid, follow_symlinks=False)
-    os.chown(lower, uid, gid)
-
-
-def _make_missing(lower: Path, upper: Path, relative: str, uid: int, gid: int) -> None:
-    """Make the directory in which the command starts, where the code does not have it."""
-    with contextlib.suppress(FileExistsError, NotADirectoryError):
-        if (lower / relative).is_dir():
-            return
-        made = upper
-        for part in Path(relative).parts:
-            made /= part
-            if not made.is_dir():
-                made.mkdir(mode=0o755)
-                os.chown(made, uid, gid)

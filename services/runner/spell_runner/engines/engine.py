@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Let go; what was started lives on."""
         ...
 
+    async def watch(self) -> None:
+        """Look after what commands need, for as long as the engine is open; it may return before."""
+        ...
+
     async def able(self) -> tuple[str, ...]:
         """The engines that can run commands right now. Asked with every heartbeat, so soon answered."""
         ...

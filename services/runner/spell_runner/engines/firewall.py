@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 #: Where clouds answer whoever runs on a machine of theirs, often with credentials of that machine.
 METADATA = ("169.254.0.0/16", "100.100.100.200/32")
+#: Some have their name server at the same address.
+_NAMES = "53"
 _SECONDS_MAX = 20.0
 #: Another program may be changing rules.
 _LOCK_SECONDS = "5"
@@ -23,7 +25,8 @@ def rules(bridge: str, forward: str, *, host: bool) -> Iterator[Rule]:
     for chain in ("INPUT", forward):
         for address in METADATA:
             # The address that was asked for, wherever other rules have sent it since.
-            yield chain, "-i", bridge, "-m", "conntrack", "--ctorigdst", address, "-j", "REJECT"
+            about = ("--ctorigdst", address, "!", "--ctorigdstport", _NAMES)
+            yield chain, "-i", bridge, "-m", "conntrack", *about, "-j", "REJECT"
 
 
 async def shield(bridge: str, *, host: bool) -> str | None:
@@ -56,7 +59,9 @@ async def _refusal(*words: str) -> str | None:
         async with asyncio.timeout(_SECONDS_MAX):
             _, said = await process.communicate()
     except TimeoutError:
-        process.kill()
-        await process.wait()
         return "iptables does not answer"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     return None if process.returncode == 0 else said.decode(errors="replace").strip() or "iptables failed"

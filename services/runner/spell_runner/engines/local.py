@@ -11,12 +11,12 @@ from spell_proto import apt, logs
 from spell_proto.engines import LOCAL, LOCAL_APT
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
-from spell_runner import editables, gpus
+from spell_runner import editables
 from spell_runner.directory import PUSHING, Directory
 from spell_runner.editables import Made
 from spell_runner.engines import copying
 from spell_runner.engines.server import ShimServer
-from spell_runner.engines.shimmed import Shimmed, used_gpus
+from spell_runner.engines.shimmed import Shimmed, choose_gpus
 from spell_runner.environments import Environment, Environments
 from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
@@ -115,9 +115,7 @@ class LocalEngine(Shimmed):
             await asyncio.to_thread(copying.copy, code, directory, abort, repository=bare)
         projects = await self._projects(spec, directory, code, environment)
         # Nothing may come between: what is written is what makes them taken.
-        mine = gpus.choose(
-            self._machine.gpus, used_gpus(self._place.data / "attempts"), self._machine.run_gpus
-        )
+        mine = choose_gpus(self._machine, self._place.data / "attempts")
         told = self._launch(spec, directory, code, environment, mine)
         if projects is not None:
             shown = (*told.read_only, str(projects.directory)) if self.isolation != "none" else ()

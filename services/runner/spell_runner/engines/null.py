@@ -30,6 +30,9 @@ class NullEngine:
     async def close(self) -> None:
         pass
 
+    async def watch(self) -> None:
+        pass
+
     async def able(self) -> tuple[str, ...]:
         # Whatever is asked for, it does nothing of it.
         return LOCAL, DOCKER

@@ -8,6 +8,7 @@ import aiodocker
 from aiodocker.exceptions import DockerError
 
 from spell_proto import logs
+from spell_proto.docker import NOBODY
 from spell_runner import workspace
 from spell_runner.engines import hardening
 from spell_runner.engines.hardening import Limits, Overlay, Wanted
@@ -18,6 +19,9 @@ log = logs.get()
 
 #: These hold the upper layer of an overlay. Of others, as an overlay itself or a network share, it has to be tried.
 _HOLDING = frozenset({"ext4", "xfs", "btrfs"})
+_PROBE = "probe-"
+#: What a daemon says of a volume that is an overlay.
+_UNMOUNTED = re.compile(r"failed to mount local volume|mount overlay:")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
@@ -33,8 +37,10 @@ def filesystem(path: Path, mounts: str) -> str:
     return kind
 
 
-async def work(control: aiodocker.Docker, image: Image, data: Path, limits: Limits) -> bool:
-    """Whether layers below `data` can be mounted. The image is one that is here.
+async def work(
+    control: aiodocker.Docker, image: Image, data: Path, machine_id: str, limits: Limits
+) -> bool | None:
+    """Whether layers below `data` can be mounted; None where that could not be found out. The image is one that is here.
 
     Raises:
         aiohttp.ClientError, OSError: the daemon does not answer.
@@ -42,11 +48,17 @@ async def work(control: aiodocker.Docker, image: Image, data: Path, limits: Limi
     kind = filesystem(data.resolve(), Path("/proc/self/mounts").read_text())
     if kind in _HOLDING:
         return True
-    probe = Path(tempfile.mkdtemp(dir=data, prefix="probe-"))
+    probe = Path(tempfile.mkdtemp(dir=data, prefix=_PROBE))
     try:
         for part in ("lower", launch.UPPER, launch.WORK):
             (probe / part).mkdir()
-        problem = await _refusal(control, image, probe, limits)
+        problem = await _refusal(control, image, probe, machine_id, limits)
+    except DockerError as error:
+        if error.status >= NOBODY:
+            raise
+        # Of this, the run itself will hear.
+        log.info("whether docker can mount layers could not be tried", problem=str(error.message))
+        return None
     finally:
         workspace.remove(probe)
     if problem is None:
@@ -55,14 +67,28 @@ async def work(control: aiodocker.Docker, image: Image, data: Path, limits: Limi
     return False
 
 
-async def _refusal(control: aiodocker.Docker, image: Image, probe: Path, limits: Limits) -> str | None:
+def unmounted(problem: str) -> bool:
+    """Whether it is the layers that a daemon speaks of."""
+    return _UNMOUNTED.search(problem) is not None
+
+
+def sweep(data: Path) -> None:
+    """Remove what was left by a runner that was killed while it tried."""
+    for probe in data.glob(f"{_PROBE}*"):
+        workspace.remove(probe)
+
+
+async def _refusal(
+    control: aiodocker.Docker, image: Image, probe: Path, machine_id: str, limits: Limits
+) -> str | None:
     wanted = Wanted(
         image=image.id,
         argv=(image.shell, "-c", "exit 0"),
         env={},
         user="65534:65534",
         cwd="/",
-        labels={hardening.MANAGED: "probe"},
+        # By the machine it is found where we are killed here.
+        labels={hardening.MANAGED: "probe", hardening.MACHINE: machine_id},
         network="none",
         workspace=Overlay(str(probe / "lower"), str(probe / launch.UPPER), str(probe / launch.WORK)),
         bound=(),
@@ -73,8 +99,9 @@ async def _refusal(control: aiodocker.Docker, image: Image, probe: Path, limits:
         await made.start()
         await made.wait()
     except DockerError as error:
-        # Of anything else, the run itself will hear.
-        return str(error.message) if "mount" in str(error.message) else None
+        if not unmounted(str(error.message)):
+            raise
+        return str(error.message)
     finally:
         if made is not None:
             await made.delete(force=True, v=True)

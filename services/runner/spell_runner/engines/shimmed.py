@@ -8,11 +8,13 @@ from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.state import Intent, Reason
+from spell_runner import gpus
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.errors import DiscardedError
 from spell_runner.outputs import Changes, in_copy, in_overlay
 from spell_runner.phases import Exit, Look, Status
+from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
 from spell_runner.workspace import Abort, read_baseline
@@ -37,6 +39,9 @@ class Shimmed:
 
     async def close(self) -> None:
         await self._server.close()
+
+    async def watch(self) -> None:
+        """Nothing, unless an engine says otherwise."""
 
     async def start(self, directory: Directory) -> None:
         await self._server.start(directory.path.name)
@@ -107,6 +112,11 @@ def used_code(attempts: Path) -> set[str]:
             said = Launch.decode(told.read_bytes())
             found |= {said.lower, said.objects, *(source for source, _ in said.bound)}
     return found
+
+
+def choose_gpus(machine: Machine, attempts: Path) -> tuple[str, ...]:
+    """The GPUs of one more command. Nothing is read where the machine has none."""
+    return gpus.choose(machine.gpus, used_gpus(attempts), machine.run_gpus) if machine.gpus else ()
 
 
 def used_gpus(attempts: Path) -> list[str]:

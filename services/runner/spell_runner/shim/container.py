@@ -20,7 +20,7 @@ import time
 
 from spell_proto.journal import RecordKind
 from spell_runner.shim import launch as files
-from spell_runner.shim import memory, processes
+from spell_runner.shim import memory, network, processes
 from spell_runner.shim.daemon import CONTROL_SECONDS_MAX, Daemon, DaemonError, container
 from spell_runner.shim.launch import Launch
 from spell_runner.shim.shim import READ_BYTES, Shim
@@ -99,10 +99,12 @@ class ContainerShim(Shim):
 
     def _start(self) -> None:
         try:
-            self._make()
-            self._listen()
-            self._started, self._started_us = time.monotonic(), now_us()
-            self._daemon.ask("POST", container(self._container, "/start"), seconds=START_SECONDS_MAX)
+            try:
+                self._begin()
+            except DaemonError as error:
+                if not self._mend_network(error):
+                    raise
+                self._begin()
         except OSError as error:
             self._remove(0.0)
             if "could not select device driver" in str(error):
@@ -113,6 +115,24 @@ class ContainerShim(Shim):
         self._sink.phase("running", "Run is running")
         files.append(files.CLAIM, {"started_us": self._started_us})
         self._ring(b"s")
+
+    def _begin(self) -> None:
+        self._make()
+        self._listen()
+        self._started, self._started_us = time.monotonic(), now_us()
+        self._daemon.ask("POST", container(self._container, "/start"), seconds=START_SECONDS_MAX)
+
+    def _mend_network(self, error: DaemonError) -> bool:
+        """Make the network of runs anew where it is gone: `docker network prune` removes it whenever nothing runs."""
+        if error.status != 404 or f"network {network.NAME} not found" not in str(error):
+            return False
+        self._remove(0.0)
+        try:
+            self._daemon.ask("POST", "/networks/create", network.definition(self._daemon.path))
+        except DaemonError as refusal:
+            # 409: another shim was faster.
+            return refusal.status == 409
+        return True
 
     def _make(self) -> None:
         path = f"/containers/create?name={self._container}"

@@ -31,7 +31,7 @@ class Daemon:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
 
     def ask(
         self, method: str, path: str, body: Any = None, *, seconds: float = CONTROL_SECONDS_MAX
@@ -55,7 +55,7 @@ class Daemon:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(seconds)
-            connection.connect(self._path)
+            connection.connect(self.path)
             connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             data = b""
             while b"\r\n\r\n" not in data:

@@ -1,0 +1,74 @@
+"""Lays out what a run in a container finds: its layers over the code, or its copy of it (shell)."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Reason
+from spell_runner import layout
+from spell_runner.directory import Directory
+from spell_runner.engines import copying
+from spell_runner.errors import AttemptError
+from spell_runner.shim import launch
+from spell_runner.trees import Code
+from spell_runner.workspace import Abort, walk
+
+SPELL = "/spell"
+
+
+def lay_out(
+    spec: AttemptSpec,
+    directory: Directory,
+    code: Code | None,
+    abort: Abort,
+    *,
+    overlay: bool,
+    owner: tuple[int, int],
+) -> str:
+    """Make the layers of the workspace the run's own, or its copy of the code; where its command starts."""
+    uid, gid = owner
+    layers = (launch.UPPER, launch.WORK) if overlay else (launch.WORKSPACE,)
+    for part in (launch.TEMPORARY, *layers):
+        path = Path(directory / part)
+        path.mkdir(mode=0o755, exist_ok=True)
+        os.chown(path, uid, gid)
+    where = spec.spec.code
+    if not overlay:
+        copying.copy(code, directory, abort, owner=(uid, gid))
+    if code is None or where is None:
+        return SPELL
+    if overlay and code.lower.lstat().st_uid != uid:
+        _hand_over(code.lower, uid, gid, abort)
+    if code.repository.lstat().st_uid != uid:
+        # Git trusts only what belongs to whom it runs as.
+        os.chown(code.repository, uid, gid)
+    relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
+    if os.path.lexists(code.lower / relative) and not (code.lower / relative).is_dir():
+        raise AttemptError(Reason.START_FAILED, f"{SPELL}/{relative}: Not a directory")
+    _make_missing(code.lower, Path(directory / layers[0]), relative, uid, gid)
+    if not overlay:
+        # What is mounted there would else be mounted on a directory of root's.
+        (Path(directory / launch.WORKSPACE) / layout.REPOSITORY).mkdir(exist_ok=True)
+    return f"{SPELL}/{relative}"
+
+
+def _hand_over(lower: Path, uid: int, gid: int, abort: Abort) -> None:
+    """Give a tree to whom runs are run as. Its root comes last: who owns that owns all of it."""
+    for _, entry in walk(lower):
+        abort.check()
+        os.chown(entry.path, uid, gid, follow_symlinks=False)
+    os.chown(lower, uid, gid)
+
+
+def _make_missing(lower: Path, upper: Path, relative: str, uid: int, gid: int) -> None:
+    """Make the directory in which the command starts, where the code does not have it."""
+    with contextlib.suppress(FileExistsError, NotADirectoryError):
+        if (lower / relative).is_dir():
+            return
+        made = upper
+        for part in Path(relative).parts:
+            made /= part
+            if not made.is_dir():
+                made.mkdir(mode=0o755)
+                os.chown(made, uid, gid)
