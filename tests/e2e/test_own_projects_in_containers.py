@@ -26,6 +26,8 @@ def _stack(tmp_path_factory):
     try:
         with docker.running() as daemon, web.files(index.directory) as port:
             settings = {"docker_socket": daemon.socket, "docker_image": docker.BASE, "engine": "docker"}
+            # The one of ours needs packages that this index does not have.
+            settings["default_framework"] = ""
             with prepared(**settings, index_url=f"http://127.0.0.1:{port}/simple") as stack:
                 stack.up()
                 yield stack
