@@ -9,13 +9,14 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol, TypedDict, Unpack
 
-from spell_builder import pins
+from spell_builder import complaints, pins
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.flight import Flight, GivenUpError, Ready
 from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests, Resolution, patiently
 from spell_builder.resolver import Below, Recipe, Resolver
 from spell_proto import logs
+from spell_proto.docker import refused
 from spell_proto.environments import CheckView, PlanView
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
@@ -26,6 +27,10 @@ Work = Callable[[Flight], Awaitable[Ready]]
 
 BARE = EnvironmentRequest()
 _BARE_DIGEST = BARE.digest()
+#: What a daemon refuses because something was removed, or is being changed, by somebody else.
+_CHANGING = frozenset({404, 409})
+#: How often the same work may end by a fault that nobody expects before it counts as one that lasts.
+_TRIES_MAX = 3
 
 
 class Place(Protocol):
@@ -81,6 +86,7 @@ class Builder:
         self._grace_seconds = limits["grace_seconds"]
         self._builds = asyncio.Semaphore(max(1, limits["builds_max"]))
         self._flights: dict[str, Flight] = {}
+        self._faults: dict[str, int] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._worked = 0
         self._closed = False
@@ -191,7 +197,7 @@ class Builder:
         """
         work = functools.partial(self._fulfil, request)
         # Work on the latest versions may have begun only after they were asked for.
-        name = f"latest {uuid.uuid4().hex}" if request.latest else request.digest()
+        name = f"latest {request.digest()} {uuid.uuid4().hex}" if request.latest else request.digest()
         return self._join(name, work, self._grace_seconds)
 
     async def check(self, request: EnvironmentRequest) -> CheckView:
@@ -231,7 +237,9 @@ class Builder:
 
     async def _fly(self, name: str, flight: Flight, work: Work) -> None:
         try:
-            flight.land(await work(flight))
+            ready = await work(flight)
+            self._faults.pop(_work_of(name), None)
+            flight.land(ready)
         except (BuildFailedError, GivenUpError) as error:
             flight.land(error)
         except asyncio.CancelledError:
@@ -239,10 +247,22 @@ class Builder:
             raise
         except Exception as error:
             log.exception("an environment could not be made", flight=name)
-            flight.land(GivenUpError(f"a bug or a broken disk: {error!r}"))
+            flight.land(self._fault(_work_of(name), error))
         finally:
             self._worked += 1
             self._forget(name, flight)
+
+    def _fault(self, work: str, error: Exception) -> BuildFailedError | GivenUpError:
+        """What becomes of work that ended by what nobody expects: it is tried again, but not for ever."""
+        words = refused(error)
+        if words is not None and getattr(error, "status", 0) not in _CHANGING:
+            return BuildFailedError(complaints.cut(f"the Docker daemon refused: {words}"))
+        problem = f"a bug or a broken disk: {error!r}" if words is None else f"the Docker daemon: {words}"
+        times = self._faults.pop(work, 0) + 1
+        if times < _TRIES_MAX:
+            self._faults[work] = times
+            return GivenUpError(problem)
+        return BuildFailedError(complaints.cut(f"it was tried {times} times, and always there was {problem}"))
 
     def close(self) -> None:
         """End all work at once; what was begun is removed at the next start."""
@@ -367,3 +387,8 @@ class Builder:
                 "an environment differs from an earlier one of its key", key=recipe.key, digest=digest
             )
             flight.say("The same package versions gave other files than when they were installed earlier")
+
+
+def _work_of(flight: str) -> str:
+    """What a flight is about. Of those for the latest versions, each has a name of its own."""
+    return flight.rpartition(" ")[0] if flight.startswith("latest ") else flight

@@ -239,12 +239,14 @@ class Docker:
 
         Raises:
             TimeoutError: it takes longer than `seconds`.
+            DockerError: the daemon refused.
             GivenUpError: the daemon broke off.
         """
         out, errors = bytearray(), bytearray()
         lines = Lines(say)
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds), self._attached(container) as stream:
+            async with limit, self._attached(container) as stream:
                 await container.start()
                 while (message := await self._next(container, stream)) is not None:
                     if message.stream == 1:
@@ -255,7 +257,8 @@ class Docker:
                 lines.end()
                 state = await self._ended(container)
         except GONE as error:
-            if isinstance(error, TimeoutError):
+            # The clients have limits too: a daemon that does not answer is no build that takes too long.
+            if refused(error) is not None or (isinstance(error, TimeoutError) and limit.expired()):
                 raise
             raise _broke_off(error) from error
         return Done(int(state["ExitCode"]), out.decode(errors="replace"), errors.decode(errors="replace"))
