@@ -1,5 +1,6 @@
 """Frameworks of an operator's own file, resolved and installed from an index on this disk."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -168,11 +169,6 @@ async def test_of_all_indexes_of_a_framework_the_newest_version_counts_also_in_i
             "--framework old: it needs Python <3.0,>2.9, and there is none",
         ),
         (
-            {"framework": "heavy"},
-            "environment_unsupported",
-            "heavy needs system packages (libalpha1), which only",
-        ),
-        (
             {"framework": "boxed", "pip": ["x"], "python": "3.12"},
             "flags_conflict",
             "boxed is an image with everything in it, so --pip and --python cannot be specified with it",
@@ -186,6 +182,25 @@ async def test_what_cannot_be_had_is_refused_before_anything_starts(builder, ask
     assert refused.value.code == code
     assert sentence in refused.value.message
     assert refused.value.field == "environment.framework" or code == "python_unknown"
+
+
+async def test_a_framework_with_system_packages_is_refused_where_they_cannot_be_put_over_the_machine(
+    builder, own, tmp_path
+):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for path in (*os.get_exec_path(), *os.get_exec_path({"PATH": os.defpath})):
+        for program in Path(path).glob("*"):
+            if program.name != "bwrap" and not (programs / program.name).is_symlink():
+                (programs / program.name).symlink_to(program)
+    builder.environment["PATH"] = str(programs)
+    await _with(builder, own)
+
+    with pytest.raises(InvalidError) as refused:
+        await builder.check(framework="heavy")
+
+    assert (refused.value.code, refused.value.field) == ("environment_unsupported", "environment.framework")
+    assert "libalpha1: system packages need Docker here, because" in refused.value.message
 
 
 @pytest.mark.usefixtures("own")
