@@ -57,6 +57,8 @@ class Ahead:
 
     async def _kept(self, command: BuildEnvironment, digest: str, flight: Flight) -> None:
         """What was built for a run that waits is not removed before it comes."""
-        with contextlib.suppress(BuildFailedError, GivenUpError, OSError, asyncpg.PostgresError):
+        with contextlib.suppress(
+            BuildFailedError, GivenUpError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError
+        ):
             ready = await flight.landed()
             await self._inventory.used(command.run_id, ready.key, digest, reused=ready.cached)

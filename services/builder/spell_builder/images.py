@@ -3,7 +3,10 @@
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.client import NOT_FOUND
 from typing import Any
+
+from aiodocker.exceptions import DockerError
 
 from spell_builder import image_layers
 from spell_builder.directories import Directories
@@ -107,7 +110,13 @@ class Images:
         if inspected is None:
             return False
         aside = _ASIDE + key
-        await self._docker.tag(inspected["Id"], image_layers.REPOSITORY, aside)
+        try:
+            await self._docker.tag(inspected["Id"], image_layers.REPOSITORY, aside)
+        except DockerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            # Somebody else on the daemon was faster.
+            return False
         await self._docker.untag(image_layers.name(key))
         used = await in_use(key)
         if used and await self._docker.image(image_layers.name(key)) is None:

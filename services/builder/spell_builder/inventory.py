@@ -10,12 +10,14 @@ import asyncpg
 
 from spell_builder import keys, layers, pins, verify
 from spell_builder.directories import Directories
+from spell_builder.errors import BuilderError
 from spell_builder.image_cache import ImageCache
 from spell_builder.images import Images
 from spell_builder.requests import Requests
 from spell_builder.sharing import Sharing
 from spell_builder.shelves import DirectoryShelf, Shelf
 from spell_proto import logs
+from spell_proto.docker import GONE
 from spell_proto.environments import (
     EnvironmentDetail,
     EnvironmentList,
@@ -81,7 +83,7 @@ class Inventory:
         while await ticker(stop, COLLECT_SECONDS, wake=built):
             try:
                 await self.collect()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (BuilderError, *GONE, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("environments could not be collected", problem=repr(error))
 
     # ---- telling ---------------------------------------------------------------------------------------------

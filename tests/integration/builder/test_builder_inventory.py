@@ -1,12 +1,17 @@
 """What the builder keeps: told, limited in size, never taken from under a run, and seen when it is damaged."""
 
 import asyncio
+import contextlib
+import json
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp import web
 
+from spell_proto import http
 from spell_proto.errors import ConflictError, NotFoundError
 
 pytestmark = pytest.mark.integration
@@ -102,6 +107,58 @@ async def test_without_an_answer_of_the_scheduler_nothing_that_was_used_is_remov
     await builder.call("POST", "/environments/collect?everything=1")
 
     assert ready["key"] in await keys(builder)
+
+
+async def daemon(builder, postgres, *, inspecting: int, tagging: int) -> AsyncIterator[str]:
+    """A Docker daemon with the image of an environment, which answers some questions so; the key."""
+    key = "f" * 64
+
+    async def answer(request: web.Request) -> web.Response:
+        path = request.path.partition("/images")[2]
+        if path == "/json" and "dangling" not in request.query.get("filters", ""):
+            return web.json_response([{"Id": "sha256:1", "RepoTags": [f"spell-environment:{key}"]}])
+        if path.endswith("/json") and path != "/json":
+            found = {"Id": "sha256:1", "Size": 5, "Config": {"Labels": {}}}
+            return web.json_response(
+                found if inspecting == 200 else {"message": "no such luck"}, status=inspecting
+            )
+        if path.endswith("/tag"):
+            return web.json_response({"message": "no such image"}, status=tagging)
+        return web.json_response({"ApiVersion": "1.41"} if request.path.endswith("/version") else [])
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/{path:.*}", answer)])
+    connection = await asyncpg.connect(postgres.url("builder"))
+    await connection.execute(
+        "INSERT INTO builder.environments (key, resolved, interpreter, built_at) VALUES ($1, '', $2, now())",
+        key,
+        json.dumps({"path": "/python", "version": "3.12", "platform": "x", "libc": "y", "base": "sha256:b"}),
+    )
+    await connection.close()
+    address = builder.data.parent / "d.sock"
+    async with http.serve(app, f"unix://{address}"):
+        builder.environment["SPELL_DOCKER_SOCKET"] = str(address)
+        await builder.end()
+        await builder.start()
+        yield key
+
+
+async def test_a_daemon_that_breaks_off_while_room_is_made_harms_nobody(builder, active, postgres):
+    async with contextlib.asynccontextmanager(daemon)(builder, postgres, inspecting=500, tagging=500):
+        await builder.ensure("alpha", run_id=7)
+        async with asyncio.timeout(30):
+            while "environments could not be collected" not in builder.log.read_text():
+                await asyncio.sleep(0.05)
+
+        assert (await builder.ensure("alpha", run_id=7)).ready["cached"]
+        assert builder.process.returncode is None
+
+
+async def test_an_image_that_somebody_else_removes_just_then_is_gone(builder, active, postgres):
+    async with contextlib.asynccontextmanager(daemon)(builder, postgres, inspecting=200, tagging=404) as key:
+        removed = await builder.call("POST", "/environments/collect?everything=1")
+
+        assert key not in removed["keys"]
 
 
 async def test_the_longest_unused_environments_make_room(builder, active, postgres):
