@@ -135,7 +135,7 @@ def _head(head: str, marker: str, text: str) -> tuple[str, str]:
 def _read(text: str) -> Requirement | None:
     try:
         return Requirement(text)
-    except InvalidRequirement:
+    except (InvalidRequirement, RecursionError):
         return None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from spell_proto.errors import shown
@@ -22,6 +22,8 @@ PYPROJECT, SETUP_CFG, SETUP_PY = "pyproject.toml", "setup.cfg", "setup.py"
 BYTES_MAX = 1 << 20
 _PROGRAMS = ("console_scripts", "gui_scripts")
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
+#: It becomes the name of a directory of the machine that the run is on.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 _ENTRY = re.compile(r"(?P<module>\w+(\.\w+)*)\s*:\s*(?P<attribute>\w+(\.\w+)*)\s*(\[[^\]]*\])?")
 _COMPILERS = ("maturin", "scikit_build_core", "mesonpy", "setuptools_rust", "py_build_cmake", "sipbuild")
 _WHAT_TO_DO = "list them under [project] in pyproject.toml, or in the requirements file in the place of -e"
@@ -95,12 +97,21 @@ def read(content: Content) -> Project:
     Raises:
         NoProjectError: nothing, or nothing that can be used.
     """
+    try:
+        return _read(content)
+    except NoProjectError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or tables in tables
+        raise NoProjectError(f"what it says of itself cannot be read: {shown(str(error))}") from None
+
+
+def _read(content: Content) -> Project:
     pyproject, setup_cfg = content(PYPROJECT), content(SETUP_CFG)
     setup_py = content(SETUP_PY) is not None
     if pyproject is not None:
         try:
             told = tomllib.loads(pyproject)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # no TOML, or a number of thousands of digits
             raise NoProjectError(f"its {PYPROJECT} is no TOML: {error}") from None
         backend = _table(told, "build-system").get("build-backend", "")
         if str(backend).partition(".")[0].partition(":")[0] in _COMPILERS or _table(
@@ -134,7 +145,7 @@ def _modern(told: Table, content: Content) -> Project:
                 raise NoProjectError(f"its {key} are dynamic, so only a build can tell them: {_WHAT_TO_DO}")
             project[key] = _in_files(dynamic[key], content)
     name = project.get("name")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise NoProjectError(f"its {PYPROJECT} gives it no name")
     entry_points = {
         str(group): _texts(values, group)
@@ -223,7 +234,7 @@ def _requirements(values: object, what: str) -> tuple[str, ...]:
     for value in values:
         try:
             Requirement(value)
-        except InvalidRequirement as error:
+        except (ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
             raise NoProjectError(f"{what}: {shown(value)} is no package with versions: {reason}") from None
         if "\n" in value or "\r" in value:
@@ -245,6 +256,8 @@ def _classic(text: str, content: Content) -> Project | None:
     name = parser.get("metadata", "name", fallback="")
     if not name:
         return None
+    if not _NAME.fullmatch(name):
+        raise NoProjectError(f"its {SETUP_CFG} gives it no name: {shown(name, 80)}")
     needed = parser.get("options", "install_requires", fallback="")
     if needed.strip().startswith("file:"):
         files = [name.strip() for name in needed.strip().removeprefix("file:").split(",")]

@@ -307,7 +307,7 @@ def _requirement(text: str, origin: str) -> Requirement:
         raise _no_url(text, origin)
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
+    except (InvalidRequirement, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise refused(
             "pip_spec_invalid",

@@ -47,7 +47,7 @@ def pip_requirement(value: str) -> str:
         )
     try:
         requirement = Requirement(value)
-    except InvalidRequirement as error:
+    except (InvalidRequirement, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidError(
             "pip_spec_invalid",
@@ -168,10 +168,9 @@ class EnvironmentRequest(Shape):
         """
         content: dict[str, Any] = {"pip": sorted(set(self.pip))}
         if self.requirements is not None:
-            parsed, constraints = self.parsed()
-            content["requirements"] = parsed.canonical()
-            if self.constraints is not None:
-                content["constraints"] = constraints.canonical()
+            content["requirements"] = self.parsed()[0].canonical()
+        if self.constraints is not None:
+            content["constraints"] = self.parsed()[1].canonical()
         file = self.conda_file()
         if file is not None:
             content["conda"] = file.canonical()

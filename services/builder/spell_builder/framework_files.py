@@ -214,7 +214,7 @@ def _packages(place: _Place, table: Mapping[str, Any], field: str) -> tuple[str,
 def _package(place: _Place, field: str, text: str) -> str:
     try:
         requirement = Requirement(text)
-    except InvalidRequirement:
+    except (InvalidRequirement, RecursionError):
         raise place.wrong(field, f"{shown(text)} is not a package with versions, as in 'numpy>=2'") from None
     if requirement.url is not None:
         raise place.wrong(field, f"{shown(text)}: a package name is allowed, no URL and no path")

@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from spell_proto import projects
+from spell_proto.errors import shown
 from spell_proto.projects import NoProjectError, Project
 from spell_proto.requirements import Editable
 from spell_proto.spec import AttemptSpec
@@ -101,6 +102,8 @@ def make(spec: AttemptSpec, lower: Path, directory: Path, root: str, python: str
         (directory / "lib/sitecustomize.py").write_text(_SITE.format(roots=list(dict.fromkeys(roots))))
     except OSError as error:
         raise AttemptError(Reason.START_FAILED, f"its projects could not be prepared: {error}") from error
+    except ValueError as error:  # the same files would raise it for ever
+        raise AttemptError(Reason.BUILD_FAILED, f"pip: its projects cannot be used: {error}") from error
     return Made(directory, seen_at)
 
 
@@ -114,8 +117,11 @@ def _read(lower: Path, place: Path, editable: Editable) -> Project:
 def _content(lower: Path, path: Path) -> str | None:
     """A file of the code; nothing else of this machine, wherever a link leads."""
     real = Path(os.path.realpath(lower / path))
-    if not real.is_relative_to(os.path.realpath(lower)) or not real.is_file():
-        return None
+    try:
+        if not real.is_relative_to(os.path.realpath(lower)) or not real.is_file():
+            return None
+    except OSError as error:
+        raise NoProjectError(f"{shown(path.name)} cannot be read: {error.strerror}") from None
     with real.open("rb") as file:
         raw = file.read(projects.BYTES_MAX + 1)
     if len(raw) > projects.BYTES_MAX:
@@ -127,6 +133,8 @@ def _describe(library: Path, project: Project) -> None:
     version = project.version if re.fullmatch(r"[A-Za-z0-9.!+_-]{1,100}", project.version) else "0"
     name = canonicalize_name(project.name).replace("-", "_")
     about = library / f"{name}-{version}.dist-info"
+    if about.parent != library:  # whatever a name may look like one day
+        raise ValueError(f"{shown(project.name)} is no name of a project")
     about.mkdir(exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project.name}\nVersion: {version}\n")
     (about / "INSTALLER").write_text("spell\n")

@@ -1,6 +1,7 @@
 """The catalogue of bad input, field by field: one sentence that names the field; nothing is guessed."""
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -182,6 +183,50 @@ def test_any_text_is_accepted_or_refused_but_never_breaks_a_check(text):
 def test_any_json_for_a_request_is_accepted_or_refused(value):
     with contextlib.suppress(ValidationError, InvalidError):
         REQUEST.validate_python(value)
+
+
+#: Each member with a value that it may have beside the others, but for `conda`, which stands alone.
+ASKED = {
+    "pip": ("numpy",),
+    "requirements": "numpy",
+    "constraints": "six<2",
+    "python": "3.11",
+    "apt": ("ffmpeg",),
+    "framework": "pytorch",
+    "accelerator": "cuda",
+    "key": "a" * 64,
+}
+WHOLE = {*ASKED, "conda", "latest"}
+
+
+@pytest.mark.parametrize("member", ASKED)
+def test_every_member_of_an_environment_changes_its_digest(member):
+    others = [name for name in ASKED if name != member]
+    assert set(EnvironmentRequest.model_fields) == WHOLE
+
+    for count in range(len(others) + 1):
+        for names in itertools.combinations(others, count):
+            without = {name: ASKED[name] for name in names}
+            with_it = EnvironmentRequest(**without, **{member: ASKED[member]})
+            assert with_it.digest() != EnvironmentRequest(**without).digest(), names
+
+
+def test_what_a_conda_file_says_changes_the_digest():
+    digests = {
+        EnvironmentRequest(conda=conda, apt=apt).digest()
+        for conda in (None, "dependencies: [a]", "dependencies: [b]")
+        for apt in ((), ("ffmpeg",))
+    }
+
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize("member", ["pip", "requirements"])
+def test_a_marker_of_parentheses_is_refused_and_not_followed(member):
+    deep = f"x; {'(' * 485}python_version>'3'{')' * 485}"
+
+    with pytest.raises(ValidationError, match="maximum recursion depth"):
+        EnvironmentRequest(**{member: (deep,) if member == "pip" else deep})
 
 
 def test_equal_environments_have_equal_digests_in_any_order():

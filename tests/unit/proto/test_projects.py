@@ -144,6 +144,25 @@ def test_modules_are_where_the_tool_that_builds_it_is_told_they_are(text, there,
         ),
         ("[project]\n", None, False, "its pyproject.toml gives it no name"),
         ("[project]\nname='../x'", None, False, "gives it no name"),
+        ("[project]\nname='x'\nversion=" + "1" * 5000, None, False, "is no TOML"),
+        (
+            "[project]\nname='x'\ndynamic=['dependencies']\n[tool.setuptools.dynamic.dependencies"
+            + ".a" * 2000
+            + "]",
+            None,
+            False,
+            "what it says of itself cannot be read",
+        ),
+        (
+            f"[project]\nname='x'\ndependencies=[\"y; {'(' * 3000}python_version>'3'{')' * 3000}\"]",
+            None,
+            False,
+            "its dependencies: ",
+        ),
+        *(
+            (None, f"[metadata]\nname = {name}", False, "its setup.cfg gives it no name: ")
+            for name in ("/tmp/x", "../x", "a/b", "a\0b", "a b", "x\n  y", "-x", "x" * 300)
+        ),
         (
             "[project]\nname='x'\ndependencies='numpy'",
             None,
