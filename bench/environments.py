@@ -107,14 +107,12 @@ def cache_hit(stack: Stack, packages: list[str], runs: int) -> list[tuple[str, s
     return rows
 
 
-def cold(
-    stack: Stack, packages: list[str], rounds: int, cache: Path, image: str
-) -> list[tuple[str, str, str, str, str]]:
+def cold(stack: Stack, packages: list[str], rounds: int, image: str) -> list[tuple[str, str, str, str, str]]:
     """All of them in turn, each with nothing to go by."""
     ours, peers = [], {"bare uv": [], "python -m venv + pip": [], "docker build": []}
     for _ in range(rounds):
         forget(stack)
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(stack.directory / "local/builder/uv-cache", ignore_errors=True)
         whole = first_output(stack, {"environment": {"pip": packages, "latest": True}})
         ours.append(whole.since_asked - first_output(stack).since_asked)
         peers["bare uv"].append(bare_uv(packages, Path(tempfile.mkdtemp(prefix="spb"))))
@@ -145,14 +143,10 @@ def main() -> None:
     parser.add_argument("--image", default=f"python:{sys.version_info[0]}.{sys.version_info[1]}-slim")
     chosen = parser.parse_args()
     packages = chosen.packages.split(",")
-    cache = Path(tempfile.mkdtemp(prefix="spb"))
-    try:
-        with running(UV_CACHE_DIR=str(cache)) as stack:
-            first_output(stack)
-            rows = cold(stack, packages, chosen.rounds, cache, chosen.image)
-            rows += cache_hit(stack, packages, chosen.runs)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
+    with running() as stack:
+        first_output(stack)
+        rows = cold(stack, packages, chosen.rounds, chosen.image)
+        rows += cache_hit(stack, packages, chosen.runs)
     table(f"Environments, local engine, {', '.join(packages)}", rows)
 
 

@@ -31,7 +31,8 @@ CA_FILES = (
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _SCHEMES = {"index": ("https", "http", "file"), "proxy": ("http", "https", "socks5", "socks5h")}
 _EXAMPLES = {"index": "https://host/simple", "proxy": "http://host:3128"}
-_USER = re.compile(r"(?<=://)[^/\s]*@")
+#: Also a password with a slash in it, which stands where others have a port.
+_USER = re.compile(r"(?<=://)(?:[^/\s:]*:(?![0-9]*(?:[/\s]|$))\S*@|[^/\s]*@)")
 #: Where machines keep the certificates that they trust.
 _TRUSTED = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -64,14 +65,17 @@ def load(environ: Mapping[str, str] | None = None) -> Outside:
         SettingsError: one of them makes no sense, or the CA bundle cannot be read.
     """
     found = settings.load(Outside, environ)
-    for name, kind, urls in (
-        ("SPELL_INDEX_URL", "index", [found.index_url]),
-        ("SPELL_EXTRA_INDEX_URLS", "index", _listed(found.extra_index_urls)),
-        ("SPELL_HTTP_PROXY", "proxy", [found.http_proxy]),
-        ("SPELL_HTTPS_PROXY", "proxy", [found.https_proxy]),
+    for name, kind, value, urls in (
+        ("SPELL_INDEX_URL", "index", found.index_url, [found.index_url]),
+        ("SPELL_EXTRA_INDEX_URLS", "index", found.extra_index_urls, _listed(found.extra_index_urls)),
+        ("SPELL_HTTP_PROXY", "proxy", found.http_proxy, [found.http_proxy]),
+        ("SPELL_HTTPS_PROXY", "proxy", found.https_proxy, [found.https_proxy]),
     ):
         for url in filter(None, urls):
-            _check_url(name, kind, url)
+            if not _is_url(kind, url):
+                # A password may hold what parts a list.
+                told = shown(_hidden(value if "@" in value else url))
+                raise SettingsError(f"the setting {name} must be a URL such as {_EXAMPLES[kind]}, not {told}")
     if not found.no_proxy.isprintable():
         raise SettingsError(
             "the setting SPELL_NO_PROXY must name hosts, separated by commas, not "
@@ -136,6 +140,11 @@ def hidden(text: str) -> str:
     return _USER.sub("…@", text)
 
 
+def bare(text: str) -> str:
+    """A text with its URLs as they are without users and passwords."""
+    return _USER.sub("", text)
+
+
 def _proxies(outside: Outside, *, bare: bool) -> dict[str, str]:
     found = {"http_proxy": outside.http_proxy, "https_proxy": outside.https_proxy}
     found = {name: _without_user(url) if bare else url for name, url in found.items() if url}
@@ -163,25 +172,26 @@ def _listed(text: str) -> list[str]:
 
 
 def _without_user(url: str) -> str:
-    return _USER.sub("", url)
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _check_url(name: str, kind: str, url: str) -> None:
+def _is_url(kind: str, url: str) -> bool:
     try:
         parts = urlsplit(url)
         # Asked for a port that is none, it raises.
         sound = (parts.hostname or parts.scheme == "file") and (parts.port is None or parts.port > 0)
+        # Every tool reads these in its own way, and a password may be behind each of them.
+        sound = sound and not re.search(r"[\s?#\\]|@.*@|/.*@", url.partition("://")[2])
     except ValueError:
         sound = False
-    if not sound or parts.scheme not in _SCHEMES[kind] or not url.isprintable() or not url.isascii():
-        raise SettingsError(
-            f"the setting {name} must be a URL such as {_EXAMPLES[kind]}, not {shown(_hidden(url))}"
-        )
+    return bool(sound) and parts.scheme in _SCHEMES[kind] and url.isprintable() and url.isascii()
 
 
 def _hidden(text: str) -> str:
-    """What may be told of a value that is no URL: nothing before an @, where a password may stand."""
-    return f"…@{text.rpartition('@')[2]}" if "@" in text else text
+    """What may be told of a value that is no URL: nothing before an @, nor behind a ?, where a password may stand."""
+    text = f"…@{text.rpartition('@')[2]}" if "@" in text else text
+    return re.split(r"[?#]", text, maxsplit=1)[0]
 
 
 def _certificates(path: str) -> bytes:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spell_builder import commands
+from spell_builder.brought import VIEW
 from spell_builder.errors import BuildFailedError
+from spell_builder.repositories import NEW
 from spell_builder.uv import Uv
 from spell_proto import logs
 from spell_proto.service import ticker
@@ -30,6 +32,8 @@ LOOK_SECONDS = 600.0
 _SHARE = 0.8
 #: A repository that was used this lately may be in the hands of a build of another process.
 _REPOSITORY_SECONDS = 3600.0
+#: No build takes as long.
+_LEFT_SECONDS = 24 * 3600.0
 _OLD = ".old-"
 _ROUNDS_MAX = 5
 _NAME = re.compile(r"(?P<name>[A-Za-z0-9._]+)-[^-]+\.dist-info")
@@ -74,7 +78,7 @@ class Caches:
 
     async def run_once(self, now: float) -> int:
         """Remove what is above the limit; how many bytes are left."""
-        await asyncio.to_thread(self._clear)
+        await asyncio.to_thread(self._clear, now)
         before = size = await asyncio.to_thread(self._size)
         if size <= self._bytes_max:
             return size
@@ -118,11 +122,16 @@ class Caches:
 
     # ---- looking ---------------------------------------------------------------------------------------------
 
-    def _clear(self) -> None:
+    def _clear(self, now: float) -> None:
         """What an earlier process has left half done."""
         for directory in (self._packages, self._repositories):
             for path in directory.glob(f"{_OLD}*"):
                 _discard(path)
+        # Of a process that was killed; those of a build that goes on are younger.
+        for pattern in (f"{VIEW}*", f"{NEW}*", "*.git/objects/pack/tmp_*"):
+            for path in self._repositories.glob(pattern):
+                if now - _used(path) > _LEFT_SECONDS:
+                    _discard(path)
 
     def _size(self) -> int:
         return sum(map(_bytes, (self._of_uv, self._conda, self._repositories)))

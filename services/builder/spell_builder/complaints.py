@@ -3,6 +3,7 @@
 import re
 
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
+from spell_proto import outside
 
 _SENTENCE_CHARS_MAX = 600
 #: What a build prints may be meant for a terminal, or be anything: no journal, database or terminal gets it raw.
@@ -10,7 +11,10 @@ _TERMINAL = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
 _UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_CREDENTIALS = re.compile(r"(?<=//)[^/\s@]+@")
+#: A package that was asked for by its address.
+_ELSEWHERE = re.compile(
+    r"`(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])? @ (?P<url>(?!git\+)[a-z][a-z0-9+.-]*:/[^`\s]*)`"
+)
 _NOT_FOUND = re.compile(r"Because (?P<package>\S+) was not found in the (package registry|cache|provided)")
 _NO_VERSION = re.compile(r"Because there (?:is|are) no versions? of (?P<package>\S+)")
 _FAILED_TO_BUILD = re.compile(r"Failed to (?:build|download and build|download|read) `(?P<package>[^`]+)`")
@@ -40,7 +44,7 @@ _LASTING = (
 
 def failure(output: str) -> BuildFailedError:
     """The error to raise for what uv wrote."""
-    output = _CREDENTIALS.sub("", printable(output))
+    output = outside.bare(printable(output))
     error = _failure(output)
     error.output = output
     return error
@@ -49,6 +53,11 @@ def failure(output: str) -> BuildFailedError:
 def _failure(output: str) -> BuildFailedError:
     causes = _causes(output)
     last = causes[-1] if causes else _last_line(output)
+    head = output.partition("\n\n")[0]
+    foreign = _ELSEWHERE.search(head)
+    if foreign is not None:
+        # Whatever was answered there: it may be a port of this machine.
+        return elsewhere(foreign["name"], foreign["url"])
     fetch = _FETCH.search(output)
     if fetch is not None:
         return _unreachable(output, fetch["url"], last)
@@ -69,6 +78,16 @@ def _failure(output: str) -> BuildFailedError:
     if "No solution found" in output:
         return BuildFailedError(cut(f"pip: the packages do not go together: {_plain(last)}"))
     return BuildFailedError(cut(f"pip: the packages cannot be installed: {_plain(last)}"))
+
+
+def elsewhere(name: str, url: str) -> BuildFailedError:
+    """The error for a package that comes from neither an index nor a repository."""
+    return BuildFailedError(
+        cut(
+            f"pip: {name} would come from {outside.hidden(url)}; a package index and git+https:// are allowed"
+        ),
+        name,
+    )
 
 
 def _name(package: str) -> str | None:

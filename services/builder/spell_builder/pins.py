@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from spell_builder import keys, layers
+from spell_builder import complaints, keys, layers
 from spell_builder.errors import BuildFailedError
-from spell_proto import git_packages, outside
+from spell_proto import git_packages
 from spell_proto.requirements import Entry, Index, Parsed, logical_lines
 
 _OPTIONS = {"--index-url": "--default-index", "--extra-index-url": "--index"}
@@ -71,10 +71,7 @@ def only_allowed(resolved: str) -> None:
     """
     for pin in read(resolved):
         if pin.url and not _is_exact(pin.head):
-            raise BuildFailedError(
-                f"pip: {pin.name} would come from {outside.hidden(pin.url)}; a package index and git+https:// are allowed",
-                pin.name,
-            )
+            raise complaints.elsewhere(pin.name, pin.url)
 
 
 def _is_exact(head: str) -> bool:

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 A build runs code of packages, so nothing that a build can reach may know a password. Storage fetches, with the
 credentials of the host, under its own rules for hosts, redirects and limits; what comes here are objects. uv and git are
-told by variables that a URL is a directory of this machine, and that no host may be asked for anything. So a package
-that needs another repository fails at first, and the error says which: if its host is allowed, it is brought too.
+told by variables that a URL is a directory of this machine (see `brought`), and that no host may be asked for anything.
+So a package that needs another repository fails at first, and the error says which: if its host is allowed, it is
+brought too. What a package says that it needs is read before, so that nothing is asked of other addresses for it.
 """
 
 import asyncio
@@ -15,19 +16,23 @@ import os
 import re
 import signal
 import tempfile
+import tomllib
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
 import orjson
+from packaging.requirements import Requirement
 from pydantic import TypeAdapter
 
 from spell_builder import complaints
+from spell_builder.brought import Brought, views
 from spell_builder.commands import Say
 from spell_builder.errors import BuildFailedError
 from spell_builder.flight import GivenUpError
-from spell_proto import git_packages
+from spell_proto import git_packages, outside
 from spell_proto.errors import RefusedError, UnavailableError
 from spell_proto.git import PLATFORM, environment
 from spell_proto.git_packages import GitPackage
@@ -40,9 +45,12 @@ Work = Callable[[Sequence[str], Mapping[str, str]], Awaitable[T]]
 #: How many repositories packages may need that the request does not name.
 MORE_MAX = 20
 SILENCE_SECONDS_MAX = 120.0
+#: Before the name of a repository that is being made.
+NEW = ".new-"
 _HEAD_BYTES_MAX = 16 << 20
 _HAVE_MAX = 64
 _COMPLAINT_BYTES_MAX = 500
+_FILE_BYTES_MAX = 1 << 20
 _COMMIT: TypeAdapter[Commit] = TypeAdapter(Commit)
 _HOSTS: TypeAdapter[GitHosts] = TypeAdapter(GitHosts)
 _HEAD: TypeAdapter[PackHead] = TypeAdapter(PackHead)
@@ -51,35 +59,15 @@ _ASKED = re.compile(
     r"git fetch [^'\n]*'(?P<url>https://[^'\s]+)' '\+(?:refs/(?:heads|tags)/)?(?P<ref>[^':*\s]+):"
 )
 _SUBMODULE = re.compile(r"Submodule '[^'\n]*' \((?P<url>[^)\n]+)\) registered")
-#: No setting of anybody, and no host: whatever a repository or a package says.
-_CLOSED = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_TERMINAL_PROMPT": "0",
-    # uv would ask an API of GitHub, and another host, for what git says as well.
-    "UV_NO_GITHUB_FAST_PATH": "1",
-}
-_CONFIG = (
-    ("protocol.allow", "never"),
-    # Not for submodules: git tells those apart.
-    ("protocol.file.allow", "user"),
-    ("core.hooksPath", os.devnull),
+#: What git says where a URL, or a ref of it, was not brought.
+_NOT_BROUGHT = (
+    "transport 'https' not allowed",
+    "does not appear to be a git repository",
+    "couldn't find remote ref",
+    "not our ref",
 )
-
-
-class Brought:
-    """The repositories that a build may read, and the commits they are to be read at."""
-
-    def __init__(self) -> None:
-        self.paths: dict[str, Path] = {}
-
-    def variables(self) -> dict[str, str]:
-        """What uv and the git processes it starts are told; without any, that there are none."""
-        settings = [*_CONFIG, *((f"url.file://{path}.insteadOf", url) for url, path in self.paths.items())]
-        told = {"GIT_CONFIG_COUNT": str(len(settings))}
-        for number, (key, value) in enumerate(settings):
-            told |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
-        return told | _CLOSED
+#: From here on, it is a package that speaks.
+_BUILD_SAYS = re.compile(r"^\s*\[(stdout|stderr)\]\s*$", re.MULTILINE)
 
 
 class Repositories:
@@ -88,7 +76,7 @@ class Repositories:
     def __init__(self, directory: Path, storage: Caller) -> None:
         self.directory = directory
         self._storage = storage
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def hosts(self) -> tuple[str, ...]:
         """The hosts that repositories may be fetched from.
@@ -106,17 +94,22 @@ class Repositories:
             GivenUpError: storage does not answer.
         """
         path = self.directory / f"{hashlib.sha256(package.url.encode()).hexdigest()[:32]}.git"
-        async with self._locks.setdefault(package.url, asyncio.Lock()):
+        lock = self._locks.setdefault(package.url, asyncio.Lock())
+        async with lock:
             try:
                 commit = await self._bring(path, package, say)
+                brought.take(package.url, package.ref, commit, path)
+                found = package.at(commit)
+                needed = await _needed(path, found)
             except RefusedError as error:
                 if isinstance(error, UnavailableError):
                     raise GivenUpError(f"storage: {error.message}") from error
                 raise BuildFailedError(f"pip: {error.message}", package.name or None) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise GivenUpError(f"a repository did not come: {error!r}") from error
-        brought.paths[package.url] = path
-        return package.at(commit)
+        for requirement in needed:
+            await self._allowed(requirement)
+        return found
 
     async def over(self, lines: Sequence[str], say: Say, work: Work[T]) -> T:
         """What `work` gives for lines of requirements, each repository at its commit of now, and the variables to read
@@ -125,23 +118,35 @@ class Repositories:
         Raises:
             BuildFailedError: it failed for another reason, or what is needed may not be fetched.
         """
-        brought = Brought()
-        there = []
-        for line in lines:
-            package = git_packages.parse(line) if git_packages.looks_like_one(line) else None
-            there.append(line if package is None else (await self.bring(package, brought, say)).requirement())
-        for _ in range(MORE_MAX):
-            try:
-                return await work(there, brought.variables())
-            except BuildFailedError as error:
-                missing = wanted(error.output)
-                if missing is None or missing.url in brought.paths:
-                    raise explained(error) from error
-                await self._allowed(missing)
-                await self.bring(missing, brought, say)
+        with views(self.directory) as brought:
+            there = []
+            for line in lines:
+                package = git_packages.parse(line) if git_packages.looks_like_one(line) else None
+                there.append(
+                    line if package is None else (await self.bring(package, brought, say)).requirement()
+                )
+            for _ in range(MORE_MAX):
+                try:
+                    return await work(there, brought.variables())
+                except BuildFailedError as error:
+                    missing = wanted(error.output)
+                    if missing is None or (missing.url, missing.ref) in brought.asked:
+                        raise explained(error, self.directory) from error
+                    await self._allowed(f"x @ {missing.requirement()}")
+                    await self.bring(missing, brought, say)
         raise BuildFailedError(f"pip: the packages need more than {MORE_MAX} repositories of others")
 
-    async def _allowed(self, package: GitPackage) -> None:
+    async def _allowed(self, requirement: str) -> None:
+        """Refuse what a package needs from another place than an index and the hosts of the operator's list.
+
+        Raises:
+            BuildFailedError: it would come from there.
+        """
+        try:
+            package = git_packages.parse(requirement)
+        except git_packages.NoGitPackageError:
+            name, _, url = requirement.partition(" @ ")
+            raise complaints.elsewhere(name, url) from None
         try:
             hosts = await self.hosts()
         except RefusedError as error:
@@ -166,11 +171,6 @@ class Repositories:
         os.utime(path)
         if not (path / "refs/commits" / commit.commit).exists():
             await self._take(path, commit)
-        # By these names another package may ask for it.
-        name = "HEAD" if package.ref in {None, "HEAD"} else f"refs/heads/{package.ref}"
-        if not package.exact:
-            with contextlib.suppress(_GitError):
-                await _git(path, "update-ref", "--no-deref", name, commit.commit)
         return commit.commit
 
     async def _fetched(self, package: GitPackage, say: Say) -> Commit:
@@ -198,7 +198,7 @@ class Repositories:
 
     async def _make(self, path: Path, commit: str) -> None:
         self.directory.mkdir(mode=0o700, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=".new-", dir=self.directory))
+        new = Path(tempfile.mkdtemp(prefix=NEW, dir=self.directory))
         kind = "sha256" if len(commit) == 64 else "sha1"
         await _git(new, "init", "--quiet", "--bare", "--template=", f"--object-format={kind}")
         (new / "refs/commits").mkdir(parents=True)
@@ -224,22 +224,59 @@ class Repositories:
         await _git(path, "update-ref", "--no-deref", f"refs/commits/{commit.commit}", commit.commit)
 
 
+async def _needed(path: Path, package: GitPackage) -> list[str]:
+    """What the commit of a package says that it needs from a URL: `name @ URL`, of each. What only its build can tell is
+    found out by code of its own, in a build.
+    """
+    where = f"{package.subdirectory}/" if package.subdirectory else ""
+    text = await _content(path, f"{package.ref}:{where}pyproject.toml")
+    try:
+        told = tomllib.loads(text)
+        project, system = told.get("project", {}), told.get("build-system", {})
+        extras = project.get("optional-dependencies", {})
+        asked = Requirement(package.head or "x").extras
+        lists = [project.get("dependencies", []), system.get("requires", [])]
+        lists += [extras.get(extra, []) for extra in asked]
+        needed = [Requirement(value) for values in lists for value in values]
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return []  # uv says it better
+    return [f"{each.name} @ {each.url}" for each in needed if each.url]
+
+
 def wanted(output: str) -> GitPackage | None:
     """The repository that uv wanted of a host, in what it wrote."""
+    output = _said_by_uv(output)
     found = _ASKED.search(output)
-    if found is None or "transport 'https' not allowed" not in output or _SUBMODULE.search(output):
+    if found is None or not any(word in output for word in _NOT_BROUGHT) or _SUBMODULE.search(output):
         return None
-    ref = None if found["ref"] == "HEAD" else found["ref"]
-    return GitPackage("", found["url"], ref)
+    try:
+        ref = "" if found["ref"] == "HEAD" else f"@{found['ref']}"
+        return git_packages.parse(f"git+{found['url']}{ref}")
+    except git_packages.NoGitPackageError:
+        return None
 
 
-def explained(error: BuildFailedError) -> BuildFailedError:
-    """The error in words that fit where a repository is the reason."""
-    submodule = _SUBMODULE.search(error.output)
+def _said_by_uv(output: str) -> str:
+    """Without what the build of a package has printed, which may look like anything."""
+    said = _BUILD_SAYS.search(output)
+    return output if said is None else output[: said.start()]
+
+
+def explained(error: BuildFailedError, directory: Path) -> BuildFailedError:
+    """The error in words that fit where a repository is the reason, and that tell no path of this machine."""
+    output = _said_by_uv(error.output)
+    where = f"{error.package} " if error.package else ""
+    submodule = _SUBMODULE.search(output)
     if submodule is not None:
-        where = f"{error.package} " if error.package else ""
         sentence = f"pip: {where}has a submodule ({submodule['url']}), and those are not fetched"
         return BuildFailedError(complaints.cut(sentence), error.package)
+    asked = _ASKED.search(output)
+    if asked is not None and any(word in output for word in _NOT_BROUGHT):
+        sentence = f"pip: a package needs {outside.hidden(asked['url'])}, which cannot be had"
+        return BuildFailedError(complaints.cut(sentence), error.package)
+    if str(directory) in str(error):
+        sentence = re.sub(rf"{re.escape(str(directory))}[^\s'\"`]*", "a repository", str(error))
+        return BuildFailedError(sentence, error.package)
     return error
 
 
@@ -261,6 +298,26 @@ async def _first_line(stream: aiohttp.StreamReader) -> tuple[bytes, bytes]:
 async def _some(stream: aiohttp.StreamReader) -> bytes:
     async with asyncio.timeout(SILENCE_SECONDS_MAX):
         return await stream.readany()
+
+
+async def _content(path: Path, name: str) -> str:
+    """A file of a commit, empty where there is none."""
+    process = await asyncio.create_subprocess_exec(
+        *("git", f"--git-dir={path}", "cat-file", "blob", name),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    try:
+        raw = bytearray()
+        while len(raw) <= _FILE_BYTES_MAX and (data := await process.stdout.read(1 << 16)):
+            raw += data
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    return raw.decode(errors="replace")
 
 
 async def _git(

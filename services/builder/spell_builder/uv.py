@@ -15,11 +15,12 @@ from pathlib import Path
 from uv import find_uv_bin
 
 from spell_builder import commands, complaints, pins
+from spell_builder.brought import Brought
 from spell_builder.commands import Say
 from spell_builder.errors import BuildFailedError, MissingUvError
 from spell_builder.keys import Interpreter
 from spell_builder.patience import TRIES, patiently
-from spell_builder.repositories import Brought, Repositories
+from spell_builder.repositories import Repositories
 
 RESOLVE_SECONDS_MAX = 600.0
 INSTALL_SECONDS_MAX = 3600.0
@@ -62,10 +63,13 @@ def scrubbed(environ: Mapping[str, str], data: Path) -> dict[str, str]:
     }
     if "PIP_INDEX_URL" in environ and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & passed.keys():
         passed["UV_DEFAULT_INDEX"] = environ["PIP_INDEX_URL"]
-    passed.setdefault("UV_CACHE_DIR", str(data / "uv-cache"))
     # We try again ourselves, and say so.
     passed.setdefault("UV_HTTP_RETRIES", "1")
     ours = {"HOME": str(data / "home"), "LC_ALL": "C.UTF-8", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+    # Its own: what is in it goes when it is above its limit.
+    ours["UV_CACHE_DIR"] = str(data / "uv-cache")
+    # A package has no say in where another one comes from, as pip has it.
+    ours["UV_NO_SOURCES"] = "1"
     return passed | ours | Brought().variables()
 
 

@@ -97,12 +97,40 @@ async def test_while_something_is_built_nothing_is_taken_from_it(builder):
 
 
 async def test_what_an_earlier_process_has_left_goes(builder):
-    left = builder.data / "git/.old-x"
-    left.mkdir(parents=True)
+    git = builder.data / "git"
+    left = [git / name for name in (".old-x", ".new-x", ".view-x")]
+    for path in left:
+        path.mkdir(parents=True)
+    (git / "a.git/objects/pack").mkdir(parents=True)
+    left.append(git / "a.git/objects/pack/tmp_pack_x")
+    left[-1].write_bytes(b"x")
+    aged(git, 2.0)
+    kept = [git / ".view-y", git / "a.git/objects/pack/tmp_pack_y"]
+    kept[0].mkdir()
+    kept[1].write_bytes(b"x")
 
     await caches(builder, 10**12).run_once(time.time())
 
-    assert not left.exists()
+    assert not [path for path in left if path.exists()]
+    assert all(path.exists() for path in kept)
+
+
+async def test_a_cache_of_somebody_else_is_neither_used_nor_made_smaller(builder, tmp_path):
+    other = tmp_path / "cache-of-another"
+    other.mkdir()
+    (other / "CACHEDIR.TAG").write_text("x")
+    (other / "kept").write_text("x")
+    await builder.end()
+    builder.environment["UV_CACHE_DIR"] = str(other)
+    await builder.start()
+    await builder.ensure("alpha")
+    environ = os.environ | {"UV_CACHE_DIR": str(other)}
+    program = uv.locate(environ, builder.data, Repositories(builder.data / "git", Caller("unix:///nobody")))
+
+    await Caches(program, builder.data, 0, lambda: (0, 1)).run_once(time.time())
+
+    assert {path.name for path in other.iterdir()} == {"CACHEDIR.TAG", "kept"}
+    assert not archives(builder, "alpha")
 
 
 def remove_environments(data: Path) -> None:

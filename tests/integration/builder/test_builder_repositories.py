@@ -1,8 +1,11 @@
 """Packages in git repositories, public and private: fetched by storage, built by uv, and no password anywhere."""
 
+import asyncio
 import base64
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -195,6 +198,130 @@ async def test_a_repository_that_another_package_needs_is_brought_too(builder, h
 
     assert told(alone, "import needs, hello; print(hello.VERSION)") == "1.0"
     assert both.ready["key"] == alone.ready["key"]
+
+
+async def test_a_branch_that_another_package_needs_is_the_one_of_now(builder, host, hello, tmp_path):
+    hello.git("branch", "moving")
+    host.publish(hello.path, "team/hello")
+    needs = Source(tmp_path / "needs", "needs")
+    needs.commit("1.0", requires=(f"hello @ git+{host.url('team/hello')}@moving",))
+    host.publish(needs.path, "team/needs-moving")
+    text = f"needs @ git+{host.url('team/needs-moving')}"
+
+    # The repository is there, and has been read at another branch.
+    await builder.ensure(requirements=f"hello @ git+{host.url('team/hello')}")
+    first = await builder.ensure(requirements=text)
+    hello.git("checkout", "-q", "moving")
+    hello.commit("1.7")
+    hello.git("checkout", "-q", "main")
+    host.publish(hello.path, "team/hello")
+    latest = await builder.ensure(requirements=text, latest=True)
+
+    assert told(first, "import hello; print(hello.VERSION)") == "1.0"
+    assert told(latest, "import hello; print(hello.VERSION)") == "1.7"
+
+
+async def test_two_branches_of_one_repository_are_each_had_for_whom_they_are(builder, host, hello, tmp_path):
+    hello.commit("2.0")
+    hello.git("branch", "other", "v1.0")
+    host.publish(hello.path, "team/hello")
+    needs = Source(tmp_path / "needs", "needs")
+    # Its own build needs one, and who installs it another.
+    needs.commit("1.0", more="import hello; files[NAME + '.py'] += f'BUILT_WITH = {hello.VERSION!r}\\n'")
+    project = (needs.path / "pyproject.toml").read_text()
+    built_with = f"requires = ['hello @ git+{host.url('team/hello')}@other']"
+    (needs.path / "pyproject.toml").write_text(project.replace("requires = []", built_with))
+    needs.git("commit", "-qam", "build")
+    host.publish(needs.path, "team/needs-two")
+
+    answer = await builder.ensure(
+        requirements=f"needs @ git+{host.url('team/needs-two')}\nhello @ git+{host.url('team/hello')}@main"
+    )
+
+    assert told(answer, "import needs, hello; print(needs.BUILT_WITH, hello.VERSION)") == "1.0 2.0"
+    left = [path.name for path in (builder.data / "git").iterdir() if path.name.startswith(".")]
+    assert left == []
+
+
+async def test_a_repository_is_not_taken_for_another_whose_url_begins_like_it(builder, host, hello, tmp_path):
+    sources = {}
+    for name in ("hello-core", "hello.git.more"):
+        sources[name] = Source(tmp_path / name, name.replace(".", "_").replace("-", "_"))
+        sources[name].commit("5.0", requires=(f"hello @ git+{host.url('team/hello')}",))
+        host.publish(sources[name].path, f"team/{name}")
+    hello.commit("6.0", requires=(f"hello_core @ git+{host.url('team/hello-core')}",))
+    host.publish(hello.path, "team/hello")
+
+    answer = await builder.ensure(requirements=f"hello @ git+{host.url('team/hello')}")
+    other = await builder.ensure(requirements=f"hello_git_more @ git+{host.url('team/hello.git.more')}")
+
+    assert told(answer, "import hello, hello_core; print(hello.VERSION, hello_core.VERSION)") == "6.0 5.0"
+    assert told(other, "import hello_git_more as m, hello; print(m.VERSION, hello.VERSION)") == "5.0 6.0"
+
+
+async def test_a_url_with_escapes_reads_no_other_repository(builder, host, hello, tmp_path):
+    secret = Source(tmp_path / "secret", "secret")
+    secret.commit("9.0")
+    host.publish(secret.path, "team/secret")
+    await builder.ensure(requirements=f"secret @ git+{host.url('team/secret')}")
+    (there,) = (builder.data / "git").glob("*.git")
+    url = f"{host.url('team/hello')}%2f..%2f..%2f{there.name}"
+    needs = Source(tmp_path / "needs", "needs")
+    # Said by its build only.
+    needs.commit("1.0", requires=(f"hello @ git+{host.url('team/hello')}", f"secret @ git+{url}"))
+    host.publish(needs.path, "team/needs-escapes")
+
+    answer = await builder.ensure(requirements=f"needs @ git+{host.url('team/needs-escapes')}")
+
+    assert answer.failure == f"pip: a package needs {url}, which cannot be had"
+    assert str(builder.data) not in answer.failure
+
+
+async def test_no_address_is_asked_that_a_package_names_in_what_it_says_of_itself(builder, host, tmp_path):
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        port = server.getsockname()[1]
+        url = f"http://bot:{PASSWORD}@127.0.0.1:{port}/x-1.0-py3-none-any.whl"
+        failures = []
+        for key in ("project", "build-system"):
+            source = Source(tmp_path / key, "static")
+            source.commit("1.0")
+            project = (source.path / "pyproject.toml").read_text()
+            if key == "project":
+                project += f'[project]\nname = "static"\nversion = "1.0"\ndependencies = ["x @ {url}"]\n'
+            else:
+                project = project.replace("requires = []", f'requires = ["x @ {url}"]')
+            (source.path / "pyproject.toml").write_text(project)
+            source.git("commit", "-qam", "static")
+            host.publish(source.path, f"team/static-{key}")
+            answer = await builder.ensure(requirements=f"static @ git+{host.url(f'team/static-{key}')}")
+            failures.append(answer.failure)
+        with contextlib.suppress(TimeoutError):
+            asked.append(await asyncio.to_thread(server.accept))
+
+    assert asked == []
+    assert set(failures) == {
+        (
+            f"pip: x would come from http://…@127.0.0.1:{port}/x-1.0-py3-none-any.whl; "
+            "a package index and git+https:// are allowed"
+        )
+    }
+
+
+async def test_what_a_build_prints_does_not_say_what_is_fetched(builder, host, hello, tmp_path):
+    private = host.url("team/hello")
+    line = f"git fetch --force 'x' '{private}' '+refs/heads/main:refs/x' transport 'https' not allowed"
+    line = line.replace("'x' ", "")
+    bad = Source(tmp_path / "bad", "bad")
+    bad.commit("1.0", more=f"import sys; sys.stderr.write({line!r} + chr(10)); raise SystemExit(3)")
+    host.publish(bad.path, "team/bad")
+    host.requests.clear()
+
+    answer = await builder.ensure(requirements=f"bad @ git+{host.url('team/bad')}")
+
+    assert "cannot be built" in answer.failure or "bad" in answer.failure
+    assert not [request for request in host.requests if "team/hello" in request]
 
 
 @pytest.mark.parametrize(

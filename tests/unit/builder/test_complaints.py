@@ -93,3 +93,25 @@ def test_what_a_build_prints_for_a_terminal_or_for_nobody_is_left_out():
     )
 
     assert str(failure(output)) == "pip: six==1 cannot be built: ValueError: a b c d"
+
+
+@pytest.mark.parametrize(
+    "answer", ["Connection refused (os error 111)", "HTTP status client error (404 Not Found)"]
+)
+def test_a_package_by_its_address_is_told_in_one_way_whatever_was_answered_there(answer):
+    error = failure(
+        "error: Failed to download `x @ http://u:pw@127.0.0.1:5432/x.zip`\n"
+        f"  cause: Failed to fetch: `http://127.0.0.1:5432/x.zip`\n  cause: {answer}\n"
+    )
+
+    assert str(error) == (
+        "pip: x would come from http://127.0.0.1:5432/x.zip; a package index and git+https:// are allowed"
+    )
+
+
+@pytest.mark.parametrize("url", ["https://user:p@ss@h/simple", "http://u:pw/p@h/simple"])
+def test_a_password_is_hidden_to_its_end(url):
+    error = failure(f"error: Failed to fetch: `{url}/six/`\n  cause: {url} went wrong\n")
+
+    for part in ("ss@", "pw", "/p"):
+        assert part not in str(error)

@@ -74,6 +74,32 @@ def test_builds_use_the_passwords_of_indexes_and_proxies_and_runs_never_see_them
         ("EXTRA_INDEX_URLS", "https://a/x,b", "must be a URL such as https://host/simple, not 'b'"),
         ("HTTP_PROXY", "proxy:3128", "must be a URL such as http://host:3128, not 'proxy:3128'"),
         ("HTTPS_PROXY", f"ftp://u:{SECRET}@x", "must be a URL such as http://host:3128, not '…@x'"),
+        (
+            "INDEX_URL",
+            f"https://bot:{SECRET} x@h/simple",
+            "must be a URL such as https://host/simple, not '…@h/simple'",
+        ),
+        ("HTTP_PROXY", f"http://bot:{SECRET} x@h:1", "must be a URL such as http://host:3128, not '…@h:1'"),
+        (
+            "INDEX_URL",
+            f"https://h/simple?token={SECRET}",
+            "must be a URL such as https://host/simple, not 'https://h/simple'",
+        ),
+        (
+            "INDEX_URL",
+            f"https://h/simple#{SECRET}",
+            "must be a URL such as https://host/simple, not 'https://h/simple'",
+        ),
+        (
+            "INDEX_URL",
+            f"https://bot:12/{SECRET}@h/simple",
+            "must be a URL such as https://host/simple, not '…@h/simple'",
+        ),
+        (
+            "EXTRA_INDEX_URLS",
+            f"https://bot:{SECRET} x@h/simple",
+            "must be a URL such as https://host/simple, not",
+        ),
         ("NO_PROXY", "a\nb", "must name hosts, separated by commas, not 'a\\nb'"),
         ("CA_BUNDLE", "/nowhere.pem", "must name a file of certificates: '/nowhere.pem': No such file"),
         ("CA_BUNDLE", "/", "must name a file of certificates: '/': Is a directory"),
@@ -124,3 +150,11 @@ def test_the_operators_index_takes_the_place_of_any_other_spelling_of_it():
     found = outside.merged(environ, {"UV_DEFAULT_INDEX": "https://new/simple"})
 
     assert found == {"UV_CACHE_DIR": "/c", "UV_DEFAULT_INDEX": "https://new/simple"}
+
+
+def test_what_is_told_of_a_text_holds_no_password_and_keeps_what_looks_like_one():
+    for url in (f"https://u:{SECRET}@h/x", f"https://u:{SECRET}@{SECRET}@h/x", f"http://u:a/{SECRET}@h/x"):
+        assert SECRET not in outside.hidden(f"see {url} there")
+        assert SECRET not in outside.bare(f"see {url} there")
+    plain = "hello @ git+https://h:8443/team/hello@abc from https://h/x@y"
+    assert outside.hidden(plain) == outside.bare(plain) == plain
