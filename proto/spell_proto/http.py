@@ -25,6 +25,8 @@ T = TypeVar("T")
 BODY_BYTES_MAX = 1 << 20
 #: Of a body with more wrong members than this, the first are named.
 PROBLEMS_MAX = 20
+#: Any other answer is there within this time, whatever is asked for it elsewhere.
+CALL_SECONDS_MAX = 30.0
 #: An answer that is read as it comes begins within this time, or the other side has hung.
 HEADERS_SECONDS_MAX = 10.0
 #: It may pause for so long, and the work that follows an upload may take so long.
@@ -210,13 +212,16 @@ async def serve(app: web.Application, address: str) -> AsyncIterator[int | None]
 
 
 class Caller:
-    """A client of one service. Connections are kept; a refusal comes back as the error it was on the other side."""
+    """A client of one service. Connections are kept; a refusal comes back as the error it was on the other side. `token`
+    says to it who we are.
+    """
 
-    def __init__(self, address: str, *, timeout_seconds: float = 30.0) -> None:
+    def __init__(self, address: str, *, timeout_seconds: float = CALL_SECONDS_MAX, token: str = "") -> None:
         unix = address.startswith("unix://")
         self._base = "http://service" if unix else address.rstrip("/")
         self._path = address.removeprefix("unix://") if unix else None
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=5)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else None
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -224,7 +229,7 @@ class Caller:
             aiohttp.UnixConnector(self._path, limit=0) if self._path else aiohttp.TCPConnector(limit=0)
         )
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, auto_decompress=False
+            connector=connector, timeout=self._timeout, auto_decompress=False, headers=self._headers
         )
         return self
 

@@ -2,18 +2,20 @@
 
 import base64
 import json
+import re
 from datetime import datetime
 from enum import StrEnum
 from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from spell_proto.errors import NotFoundError
+from spell_proto.errors import NotFoundError, SettingsError
 from spell_proto.http import Caller
 from spell_proto.spec import Shape
 
 #: Shorter secrets would take half of a sentence with them.
 _MASKED_CHARS_MIN = 4
+_TOKEN = re.compile(r"[!-~]{16,256}", re.ASCII)
 
 
 class RegistryKind(StrEnum):
@@ -70,10 +72,24 @@ class RegistryLogin(Shape):
 _LOGIN: TypeAdapter[RegistryLogin] = TypeAdapter(RegistryLogin)
 
 
+def read_token(setting: str) -> str:
+    """The setting SPELL_REGISTRY_TOKEN, by which storage knows who may be told logins; empty where nobody may.
+
+    Raises:
+        SettingsError: it is too short to be a secret, or does not go into a header.
+    """
+    if setting and not _TOKEN.fullmatch(setting):
+        raise SettingsError(
+            "the setting SPELL_REGISTRY_TOKEN must be 16 to 256 printable ASCII characters without a blank, as of "
+            "openssl rand -hex 24"
+        )
+    return setting
+
+
 async def login_for(storage: Caller, registry: str) -> RegistryLogin | None:
     """What to tell a registry, as `spell_proto.images.parse` names it; None where nothing is stored for it.
 
-    Ask right before every pull and push: some logins are good for hours only.
+    Ask right before every pull and push: some logins are good for hours only. The caller has the token of `read_token`.
 
     Raises:
         RefusedError: there is one, and it cannot be had; the sentence is for users.

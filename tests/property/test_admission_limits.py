@@ -53,6 +53,19 @@ def test_limits_and_types_are_kept_and_nobody_fitting_is_left_behind(snapshot):
             assert all(rival.run_id < run.run_id for rival in rivals)
 
 
+def test_a_run_that_needs_nothing_special_leaves_the_special_machine_to_those_who_do():
+    plain = Machine("plain", "boot", False, "CPU", 1, frozenset({"local"}))
+    special = Machine("special", "boot", False, "CPU", 2, frozenset({"local", "docker"}))
+    queued = [
+        Queued(run_id, 1, 9, "CPU", frozenset(needs))
+        for run_id, needs in enumerate([(), ("docker",), ("local",)])
+    ]
+
+    placed = {run_id: machine.id for run_id, machine in admit(queued, [special, plain])}
+
+    assert placed == {0: "plain", 1: "special", 2: "special"}
+
+
 def _fits(run, machine):
     """Written anew: any engine will do where it does not matter which, but there must be one."""
     has = run.needs & machine.engines if run.needs else machine.engines

@@ -18,6 +18,9 @@ from support.docker import Docker, absent
 
 UP_SECONDS_MAX = 20.0
 
+#: By which storage knows those who may be told logins.
+TOKEN = "a-token-of-the-tests"
+
 
 @contextmanager
 def registry(

@@ -42,7 +42,7 @@ from spell_proto import bus, database, http, logs, outside, service, settings, s
 from spell_proto.docker import clients
 from spell_proto.engines import DOCKER, LOCAL, Engine
 from spell_proto.errors import SettingsError
-from spell_proto.registries import login_for
+from spell_proto.registries import login_for, read_token
 
 log = logs.get()
 
@@ -58,7 +58,7 @@ async def main(stop: asyncio.Event) -> None:
     directories.make()
     directories.clean()
     frameworks = Frameworks.load(given.frameworks, given.index_hosts, given.default_framework)
-    caller = http.Caller(given.storage_url or "unix:///nobody")
+    caller = _storage(given)
     means = _means(given, directories, frameworks, caller)
     async with (
         database.pool(given.database_url, "builder") as pool,
@@ -117,6 +117,10 @@ def _settings() -> Settings:
     return given
 
 
+def _storage(given: Settings) -> http.Caller:
+    return http.Caller(given.storage_url or "unix:///nobody", token=read_token(given.registry_token))
+
+
 @asynccontextmanager
 async def _docker(given: Settings, data: Path) -> AsyncIterator[Docker]:
     """The daemon, without what builds that were interrupted left on it. It need not answer now."""
@@ -125,7 +129,7 @@ async def _docker(given: Settings, data: Path) -> AsyncIterator[Docker]:
             if not ours.alive(left.name):
                 remove(left)
         async with (
-            http.Caller(given.storage_url or "unix:///nobody") as storage,
+            _storage(given) as storage,
             clients(given.docker_socket) as both,
         ):
             ask_login = partial(login_for, storage) if given.storage_url else _no_login

@@ -34,6 +34,7 @@ class Settings:
     unawaited_seconds: float = 10.0
     scheduler_url: str = ""
     storage_url: str = ""
+    registry_token: str = ""
     share_environments: bool = False
     image_cache: str = ""
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)

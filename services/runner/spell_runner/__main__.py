@@ -11,6 +11,7 @@ from spell_proto import logs, service, settings, subjects
 from spell_proto.bus import connect
 from spell_proto.errors import SettingsError
 from spell_proto.http import Caller, json_response, serve
+from spell_proto.registries import read_token
 from spell_proto.views import Health
 from spell_runner import doorbell, isolation, nvml
 from spell_runner.attempt import Means
@@ -53,8 +54,12 @@ async def main(stop: asyncio.Event) -> None:
             log.warning("runs share GPUs: there are more slots than GPUs for them", slots=here.slots)
     async with AsyncExitStack() as stack:
         scheduler, storage, builder = [
-            await stack.enter_async_context(Caller(address))
-            for address in (chosen.scheduler_url, chosen.storage_url, chosen.builder_url)
+            await stack.enter_async_context(Caller(address, token=token))
+            for address, token in (
+                (chosen.scheduler_url, ""),
+                (chosen.storage_url, read_token(chosen.registry_token)),
+                (chosen.builder_url, ""),
+            )
         ]
         engine = await _engine(chosen, here, data, storage, builder)
         try:

@@ -77,6 +77,7 @@ class Settings:
     machine_gpus: str = "auto"
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
     listen: str = ""
+    registry_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

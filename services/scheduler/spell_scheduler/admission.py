@@ -40,7 +40,8 @@ class Queued:
 def admit(queued: Iterable[Queued], machines: Iterable[Machine]) -> list[tuple[int, Machine]]:
     """Pairs of run id and machine, oldest run first. An owner at the limit is passed over, not waited for.
 
-    Among machines of a type the one with the most free slots is taken, so that load spreads.
+    Among machines of a type the one that can do the least else is taken, so that what only others can do is left free for
+    those who need it; among equals the one with the most free slots, so that load spreads.
     """
     by_type: dict[str, dict[str, Machine]] = {}
     free: dict[str, int] = {}
@@ -58,7 +59,7 @@ def admit(queued: Iterable[Queued], machines: Iterable[Machine]) -> list[tuple[i
         ]
         if left <= 0 or not fitting:
             continue
-        best = max(fitting, key=lambda machine: (free[machine.id], machine.id))
+        best = max(fitting, key=lambda machine: (-len(machine.engines), free[machine.id], machine.id))
         owner_free[run.owner_id] = left - 1
         free[best.id] -= 1
         admitted.append((run.run_id, best))

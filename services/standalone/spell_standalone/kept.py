@@ -26,6 +26,7 @@ class Kept:
     token: str
     machine_id: str
     user: str
+    registry_token: str
 
 
 def load(path: Path) -> Kept:
@@ -57,7 +58,7 @@ def _read(path: Path) -> Kept:
     try:
         members = json.loads(path.read_text())
     except FileNotFoundError:
-        return Kept({}, {}, {}, "spell_" + secrets.token_urlsafe(32), MACHINE_ID, _user_name())
+        return Kept({}, {}, {}, "spell_" + secrets.token_urlsafe(32), MACHINE_ID, _user_name(), _secret())
     except (OSError, ValueError) as error:
         raise StandaloneError(f"{path} cannot be read: {error}") from None
     try:
@@ -68,6 +69,8 @@ def _read(path: Path) -> Kept:
             str(members["token"]),
             str(members["machine_id"]),
             str(members["user"]),
+            # Later than the rest: the settings of an older version lack it.
+            str(members.get("registry_token") or _secret()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StandaloneError(f"{path} is not a settings file of this version: {error!r}") from None
@@ -82,8 +85,12 @@ def _user_name() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "", name)[:64] or "me"
 
 
+def _secret() -> str:
+    return secrets.token_hex(24)
+
+
 def _passwords(names: tuple[str, ...], known: dict[str, str]) -> dict[str, str]:
-    return {name: known.get(name) or secrets.token_hex(24) for name in names}
+    return {name: known.get(name) or _secret() for name in names}
 
 
 def _free(port: int) -> bool:

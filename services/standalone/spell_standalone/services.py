@@ -106,6 +106,7 @@ def _own_settings(name: str, layout: Layout, kept: Kept, bus: nats.Server) -> di
                 "SPELL_SSH_LISTEN_HOST": "127.0.0.1",
                 "SPELL_SSH_HOST": "127.0.0.1",
                 "SPELL_SSH_PORT": str(kept.ports["ssh"]),
+                "SPELL_REGISTRY_TOKEN": kept.registry_token,
             }
         case "gateway":
             return {
@@ -122,7 +123,10 @@ def _own_settings(name: str, layout: Layout, kept: Kept, bus: nats.Server) -> di
                 "SPELL_NATS_URL": bus.url(nats.runner(kept.machine_id)),
                 # Neither the stack nor its user's keys and settings are visible to runs: the CLI keeps them above.
                 "SPELL_PLATFORM_DIR": str(layout.user),
+                "SPELL_REGISTRY_TOKEN": kept.registry_token,
             }
+        case "builder":
+            return {"SPELL_REGISTRY_TOKEN": kept.registry_token}
         case _:
             return {}
 

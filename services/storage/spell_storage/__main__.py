@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from spell_proto import database, http, logs, outside, service, settings
+from spell_proto.registries import read_token
 from spell_storage import amazon, api, git, git_server
 from spell_storage.amazon import Amazon
 from spell_storage.appender import Appender
@@ -72,7 +73,7 @@ async def main(stop: asyncio.Event) -> None:
         routes = (
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
-            RegistryRoutes(registries),
+            RegistryRoutes(registries, read_token(given.registry_token)),
             ArchiveRoutes(objects),
         )
         app = api.make(pool, journals, appender, Blobs(pool, objects), *routes)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -15,8 +15,8 @@ from spell_proto.registries import RegistryLogin
 
 log = logs.get()
 
-#: Boto's own limits and tries are within this.
-SECONDS_MAX = 60.0
+#: Whoever asks us for a login waits for half a minute.
+SECONDS_MAX = 20.0
 ANSWER_BYTES_MAX = 64 << 10
 #: So long before its end a login is got anew, and so long before its end it is not used any more.
 RENEW_SECONDS = 3600.0
@@ -24,7 +24,11 @@ SPARE_SECONDS = 300.0
 
 
 class AmazonError(Exception):
-    """No login can be had. The message is for users."""
+    """No login can be had. The message is for users. `passing`: it may get better soon, as rights that were given take effect."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,7 +52,7 @@ class Issued:
     expires_at: float
 
 
-Issue = Callable[[Identity], Awaitable[Issued]]
+Issue = Callable[[Identity], Coroutine[None, None, Issued]]
 
 
 class Amazon:
@@ -58,7 +62,7 @@ class Amazon:
         self._issue = issue
         self._clock = clock
         self._issued: dict[Identity, Issued] = {}
-        self._turns: dict[Identity, asyncio.Lock] = {}
+        self._flights: dict[Identity, asyncio.Future[Issued]] = {}
 
     async def login(self, identity: Identity) -> RegistryLogin:
         """A login that is good for minutes at least, or as new as can be.
@@ -66,21 +70,41 @@ class Amazon:
         Raises:
             AmazonError: none can be had.
         """
-        async with self._turns.setdefault(identity, asyncio.Lock()):
-            known = self._issued.get(identity)
-            left = known.expires_at - self._clock() if known is not None else 0.0
-            if known is not None and left > RENEW_SECONDS:
-                return known.login
-            try:
-                issued = self._issued[identity] = await self._issue(identity)
-            except AmazonError as error:
-                if known is None or left < SPARE_SECONDS:
-                    raise
-                log.warning(
-                    "a registry login cannot be renewed yet", problem=str(error), seconds_left=round(left)
-                )
-                return known.login
-            return issued.login
+        known = self._issued.get(identity)
+        left = known.expires_at - self._clock() if known is not None else 0.0
+        if known is not None and left > RENEW_SECONDS:
+            return known.login
+        try:
+            return (await self._shared(identity)).login
+        except AmazonError as error:
+            if known is None or left < SPARE_SECONDS:
+                raise
+            log.warning(
+                "a registry login cannot be renewed yet", problem=str(error), seconds_left=round(left)
+            )
+            return known.login
+
+    async def _shared(self, identity: Identity) -> Issued:
+        """What one question gets, for all who ask meanwhile: nobody waits for the failures of others one after another."""
+        flight = self._flights.get(identity)
+        if flight is None:
+            flight = self._flights[identity] = asyncio.ensure_future(self._issue(identity))
+            flight.add_done_callback(lambda done: self._landed(identity, done))
+        return await asyncio.shield(flight)
+
+    def _landed(self, identity: Identity, flight: asyncio.Future[Issued]) -> None:
+        del self._flights[identity]
+        if not flight.cancelled() and flight.exception() is None:
+            self._issued[identity] = flight.result()
+
+    async def renew(self, identity: Identity) -> RegistryLogin:
+        """A new login: what may be got with this identity may have changed. Until it is there, the known one stays.
+
+        Raises:
+            AmazonError: none can be had.
+        """
+        issued = self._issued[identity] = await self._issue(identity)
+        return issued.login
 
     def forget(self) -> None:
         """Have every login got anew: who it was got as may be gone."""
@@ -118,7 +142,8 @@ async def issue(identity: Identity) -> Issued:
         raise AmazonError("the program that asks Amazon broke off") from None
     if "problem" in told:
         problem = str(told["problem"])
-        raise AmazonError(problem.replace(identity.secret_key, "…") if identity.secret_key else problem)
+        problem = problem.replace(identity.secret_key, "…") if identity.secret_key else problem
+        raise AmazonError(problem, passing=bool(told.get("passing")))
     login = RegistryLogin(username=told["username"], password=told["password"])
     return Issued(login, float(told["expires_at"]))
 

@@ -14,6 +14,9 @@ ANSWER_SECONDS = 10
 #: How long what an assumed role may do is asked for: it is used at once.
 ROLE_SECONDS = 900
 REASON_CHARS_MAX = 500
+#: What is said of rights that were given just now as of those that were not.
+_SETTLING = frozenset({"AccessDenied", "AccessDeniedException"})
+_NOT_YET = "is not authorized to perform"
 
 
 def answer(asked: dict[str, str]) -> dict[str, Any]:
@@ -28,7 +31,8 @@ def answer(asked: dict[str, str]) -> dict[str, Any]:
     except errors.ClientError as error:
         told = error.response.get("Error", {})
         reason = " ".join(f"{told.get('Code', 'no reason')}: {told.get('Message', '')}".split())
-        return {"problem": f"Amazon refused: {reason[:REASON_CHARS_MAX]}"}
+        passing = told.get("Code") in _SETTLING or _NOT_YET in str(told.get("Message"))
+        return {"problem": f"Amazon refused: {reason[:REASON_CHARS_MAX]}", "passing": passing}
     except errors.NoCredentialsError:
         return {"problem": "the server has no AWS identity of its own: no key, no profile and no role"}
     except (errors.ConnectionError, errors.HTTPClientError):
@@ -62,7 +66,7 @@ def _become(session: Any, role: str, region: str) -> None:
 
 def _client(session: Any, service: str, region: str) -> Any:
     config = import_module("botocore.config").Config(
-        connect_timeout=CONNECT_SECONDS, read_timeout=ANSWER_SECONDS, retries={"max_attempts": 2}
+        connect_timeout=CONNECT_SECONDS, read_timeout=ANSWER_SECONDS, retries={"max_attempts": 1}
     )
     return session.create_client(service, region_name=region, config=config)
 

@@ -67,11 +67,11 @@ class Registries:
             kind, login = RegistryKind.AWS_KEY, _checked(username or "", password or "", _ACCESS_KEY)
         if kind is not RegistryKind.LOGIN:
             try:
-                self._amazon.forget()
-                await self._amazon.login(_identity(registry, kind, login))
+                await self._amazon.renew(_identity(registry, kind, login))
             except AmazonError as error:
+                refused = error.passing or kind is RegistryKind.AWS_KEY
                 raise InvalidError(
-                    "registry_login_refused",
+                    "registry_login_refused" if refused else "registry_login_failed",
                     f"registry: {registry}: {error}; nothing was stored",
                     field="password",
                 ) from None
@@ -102,6 +102,15 @@ class Registries:
         if await self._pool.fetchrow(_SQL["remove"], images.registry_name(registry)) is None:
             raise _nothing(registry)
         self._amazon.forget()
+
+    async def see(self, registry: str) -> None:
+        """See whether something is stored for a registry.
+
+        Raises:
+            NotFoundError: nothing is.
+        """
+        if await self._pool.fetchrow(_SQL["secret_of"], images.registry_name(registry)) is None:
+            raise _nothing(registry)
 
     async def login(self, registry: str) -> RegistryLogin:
         """What a registry is told.

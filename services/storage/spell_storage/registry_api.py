@@ -1,8 +1,11 @@
 """Routes for registries of images: which have a login, and what each is told."""
 
+import hmac
+
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from spell_proto.errors import RefusedError, shown
 from spell_proto.http import json_response, read_json
 from spell_proto.registries import RegistryList
 from spell_proto.spec import Shape
@@ -18,10 +21,13 @@ _NEW_LOGIN: TypeAdapter[_NewLogin] = TypeAdapter(_NewLogin)
 
 
 class RegistryRoutes:
-    """Handlers of /registries. Only services and machines of this installation reach them."""
+    """Handlers of /registries. Whoever asks for a login has to have the `token`: what runs without namespaces on a machine
+    reaches our address as its runner does. Without a token nobody is told any.
+    """
 
-    def __init__(self, registries: Registries) -> None:
+    def __init__(self, registries: Registries, token: str) -> None:
         self._registries = registries
+        self._expected = f"Bearer {token}".encode() if token else b""
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/registries", self.all)
@@ -45,4 +51,23 @@ class RegistryRoutes:
         return json_response({})
 
     async def login(self, request: web.Request) -> web.Response:
-        return json_response(await self._registries.login(request.match_info["registry"]))
+        registry = request.match_info["registry"]
+        if not self._may(request):
+            # That there is none is no secret, and public images need none.
+            await self._registries.see(registry)
+            raise _not_told(registry)
+        return json_response(await self._registries.login(registry))
+
+    def _may(self, request: web.Request) -> bool:
+        said = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+        return bool(self._expected) and hmac.compare_digest(said, self._expected)
+
+
+def _not_told(registry: str) -> RefusedError:
+    refused = RefusedError(
+        "registry_login_withheld",
+        f"the login of {shown(registry)} is told to nobody who does not know the token of the cluster: an operator sets "
+        "SPELL_REGISTRY_TOKEN, the same for storage, builder and runners",
+    )
+    refused.status = 403
+    return refused

@@ -265,6 +265,8 @@ def _reason(error: Exception) -> str:
         return "it shows no certificate that this server trusts"
     if isinstance(error, aiohttp.ClientConnectorError):
         return "nobody answers there"
+    if isinstance(error, (aiohttp.InvalidURL, ValueError)):
+        return "this is no address"
     return "the connection broke"
 
 

@@ -31,6 +31,8 @@ class Settings:
     docker_registries: str = REGISTRIES
     #: The IAM role of the cluster, which logins of Amazon's registries are got as: its ARN.
     aws_role: str = ""
+    #: Told by those who may be told logins of registries; empty: nobody is.
+    registry_token: str = ""
     #: The history of one fetched repository, and the time that one fetch may take and may be silent.
     git_fetch_bytes_max: int = within(5 << 30, 1, 1 << 50)
     git_fetch_seconds_max: float = within(1800.0, 1.0, 24 * 3600.0)

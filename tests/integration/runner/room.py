@@ -30,7 +30,7 @@ from spell_proto.views import Manifest, RunView, Verdict
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
-from support import docker, git_https, stack
+from support import docker, git_https, registries, stack
 from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
@@ -94,6 +94,7 @@ class Services:
                 "SPELL_LISTEN": self.storage_url,
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
                 "SPELL_DOCKER_REGISTRIES": "127.0.0.1:*",
+                "SPELL_REGISTRY_TOKEN": registries.TOKEN,
                 **git.settings,
             },
         )
@@ -156,7 +157,10 @@ class Front:
             request.method,
             f"http://storage{request.path_qs}",
             data=await request.read(),
-            headers={"Content-Type": request.headers.get("Content-Type", "application/octet-stream")},
+            headers={
+                "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
+                "Authorization": request.headers.get("Authorization", ""),
+            },
         ) as answer:
             body = bytearray(await answer.read())
             if self.spoils is not None and self.spoils.search(self.asked[-1]) and body:
@@ -250,6 +254,7 @@ class Room:
                 "SPELL_SCHEDULER_URL": f"unix://{services.scheduler.socket}",
                 "SPELL_STORAGE_URL": f"unix://{self.front.socket}",
                 "SPELL_BUILDER_URL": f"unix://{self.builder.socket}",
+                "SPELL_REGISTRY_TOKEN": registries.TOKEN,
                 "SPELL_HEARTBEAT_SECONDS": "0.5",
                 "SPELL_GRACE_SECONDS": "2",
                 "SPELL_SHIMD_LINGER_SECONDS": "2",

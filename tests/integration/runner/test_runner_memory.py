@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from spell_runner.shim import memory
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOTS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -44,7 +46,13 @@ async def test_a_command_that_was_killed_for_memory_is_told_so_with_what_it_had_
 
 async def test_a_command_that_kills_itself_is_not_taken_for_that(rooms):
     here = await rooms("none")
-    run_id = await here.create("kill -KILL $$")
+    for _ in range(5):
+        before = memory.kills()
+        run_id = await here.create("kill -KILL $$")
+        view = await here.until_final(run_id)
+        # The kernel counts for the whole machine, on which others may run out of memory just now.
+        if memory.kills() == before:
+            break
 
-    assert (await here.until_final(run_id)).exit_code == 137
+    assert view.exit_code == 137
     assert not any("memory" in line for line in await here.lines(run_id))

@@ -20,7 +20,7 @@ from integration.storage.fetching import Owner, Source
 from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
-from support import git_https, stack
+from support import git_https, registries, stack
 
 
 @dataclass
@@ -66,8 +66,8 @@ class Service:
         """Somebody with a key that this service's gateway knows."""
         return a_person(self, directory)
 
-    def client(self) -> Caller:
-        return Caller(self.address)
+    def client(self, token: str = registries.TOKEN) -> Caller:
+        return Caller(self.address, token=token)
 
     @property
     def log(self) -> str:
@@ -120,6 +120,7 @@ def _service(database_url: str, **settings: str) -> Iterator[Service]:
                 "SPELL_DATABASE_URL": database_url,
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
                 "SPELL_SSH_PORT": str(stack.free_port()),
+                "SPELL_REGISTRY_TOKEN": registries.TOKEN,
                 **settings,
             },
         )

@@ -62,6 +62,15 @@ async def test_the_role_of_the_cluster_gets_logins_once_it_may(amazon, start):
         await api.call("DELETE", f"/registries/{REGISTRY}", NOTHING)
 
 
+async def test_what_will_not_get_better_is_told_from_rights_that_are_about_to_be_there(amazon, start):
+    service = start(SPELL_AWS_ROLE=ROLE, AWS_ENDPOINT_URL=amazon.url, AWS_EC2_METADATA_DISABLED="true")
+    async with service.client() as api:
+        error = await refusal(api, REGISTRY, None, None)
+
+    assert error.code == "registry_login_failed"
+    assert "no AWS identity of its own" in error.message
+
+
 async def test_an_access_key_gets_logins_without_any_role(amazon, start, postgres):
     key, secret = amazon.person("robot", "ecr:GetAuthorizationToken")
     other, _ = amazon.person("nobody", "s3:ListBucket")

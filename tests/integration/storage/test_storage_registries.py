@@ -88,6 +88,28 @@ async def test_a_login_that_the_registry_takes_is_stored_and_told_to_services_al
     assert await login_for(api, private) is None
 
 
+async def test_a_login_is_told_to_nobody_without_the_token_of_the_cluster(api, keeping, private):
+    await put(api, private)
+    for token in ("", "another-token-of-tests", f"{registries.TOKEN}x"):
+        async with keeping.client(token) as other:
+            with pytest.raises(RefusedError, match="SPELL_REGISTRY_TOKEN") as caught:
+                await login_for(other, private)
+            assert (caught.value.status, caught.value.code) == (403, "registry_login_withheld")
+            assert await login_for(other, "registry.example.org") is None, "images of others are pulled"
+    await api.call("DELETE", f"/registries/{private}", NOTHING)
+
+
+async def test_without_a_token_storage_tells_nobody_any_login(postgres, start_storage, private):
+    service = start_storage(
+        postgres.url("storage"), SPELL_DOCKER_REGISTRIES="127.0.0.1:*", SPELL_REGISTRY_TOKEN=""
+    )
+    async with service.client("") as caller:
+        await put(caller, private)
+        with pytest.raises(RefusedError, match="SPELL_REGISTRY_TOKEN"):
+            await login_for(caller, private)
+        await caller.call("DELETE", f"/registries/{private}", NOTHING)
+
+
 async def test_a_wrong_password_is_told_at_once_and_the_stored_one_stays(api, private):
     await put(api, private)
 

@@ -37,6 +37,19 @@ def test_settings_are_made_once_and_kept(tmp_path):
     assert (tmp_path / "settings.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_settings_of_an_older_version_get_the_secret_that_they_lack_once(tmp_path):
+    path = tmp_path / "settings.json"
+    kept.load(path)
+    members = json.loads(path.read_text())
+    del members["registry_token"]
+    path.write_text(json.dumps(members))
+
+    first = kept.load(path)
+
+    assert len(first.registry_token) >= 32
+    assert kept.load(path) == first
+
+
 def test_a_port_that_is_taken_is_chosen_anew_and_the_others_stay(tmp_path):
     first = kept.load(tmp_path / "settings.json")
     with closing(socket.socket()) as taken:

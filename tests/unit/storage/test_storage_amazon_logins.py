@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from spell_proto.errors import SettingsError
+from spell_proto.http import CALL_SECONDS_MAX
 from spell_proto.registries import RegistryLogin
 from spell_storage.amazon import (
     RENEW_SECONDS,
+    SECONDS_MAX,
     SPARE_SECONDS,
     Amazon,
     AmazonError,
@@ -118,3 +120,39 @@ def test_a_role_is_an_arn_or_nothing(role):
 def test_what_is_no_role_ends_the_start_with_a_sentence(role):
     with pytest.raises(SettingsError, match="SPELL_AWS_ROLE must be the ARN of an IAM role"):
         read_role(role)
+
+
+async def test_a_renewal_that_fails_takes_no_login_from_anybody(tokens, amazon):
+    there = Identity("eu-west-1", role=HERE.role)
+    await amazon.login(HERE)
+    await amazon.login(there)
+    tokens.away = True
+
+    with pytest.raises(AmazonError):
+        await amazon.renew(HERE)
+    assert (await amazon.login(HERE)).password == "us-west-2 1"
+    assert (await amazon.login(there)).password == "eu-west-1 2"
+
+    tokens.away = False
+    assert (await amazon.renew(HERE)).password == "us-west-2 3"
+    assert (await amazon.login(HERE)).password == "us-west-2 3"
+
+
+async def test_a_slow_amazon_is_given_up_before_whoever_asks_gives_up_storage():
+    started, end = 0, asyncio.Event()
+
+    async def slow(_):
+        nonlocal started
+        started += 1
+        await end.wait()
+        raise AmazonError("Amazon does not answer")
+
+    amazon = Amazon(slow)
+    asked = [asyncio.ensure_future(amazon.login(HERE)) for _ in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    end.set()
+
+    assert {type(one) for one in await asyncio.gather(*asked, return_exceptions=True)} == {AmazonError}
+    assert started == 1, "one after another, they would wait for longer"
+    assert SECONDS_MAX + 5 <= CALL_SECONDS_MAX

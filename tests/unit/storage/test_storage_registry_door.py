@@ -3,7 +3,9 @@
 import pytest
 from yarl import URL
 
-from spell_storage.registry_door import Challenge, challenge, is_loopback, is_public, proxy_for
+from spell_proto.errors import InvalidError
+from spell_storage.registry_door import Challenge, Door, challenge, is_loopback, is_public, proxy_for
+from spell_storage.sealed import Login
 
 
 @pytest.mark.parametrize(
@@ -78,3 +80,9 @@ def test_a_proxy_is_used_where_the_operator_wants_one(monkeypatch):
     assert proxy_for(URL("http://registry.example.org/v2/")) is None
     assert proxy_for(URL("https://127.0.0.1:5000/v2/")) is None
     assert proxy_for(URL("https://r.internal.example.org/v2/")) is None
+
+
+@pytest.mark.parametrize("host", ["registry.example.org:99999", "[::1]x:5000"])
+async def test_what_is_no_address_is_told_so(host):
+    with pytest.raises(InvalidError, match="this is no address"):
+        await Door("*").knock(host, Login("ada", "hunter2"))
