@@ -118,7 +118,12 @@ class Builder:
         """The environment of a request that needs no work at all: resolved lately, and there."""
         key = await self._known_key(digest)
         ready = self._ready(key, cached=True)
-        return None if ready is None or await self._damaged(ready.key) else ready
+        return None if ready is None else await self._sound(ready)
+
+    async def _sound(self, ready: Ready) -> Ready | None:
+        """An environment that is there, as it is after a look at it; None where it is damaged."""
+        # An equal image that somebody else has made may be in its place.
+        return None if await self._damaged(ready.key) else self._ready(ready.key, cached=ready.cached)
 
     async def _known_key(self, plain: str) -> str | None:
         if self._bare is not None and plain == _BARE_DIGEST:
@@ -331,7 +336,7 @@ class Builder:
             if damage is None:
                 if recipe.resolved and not quiet:
                     flight.say("Retrieving cached environment...")
-                return ready
+                return self._ready(recipe.key, cached=True) or ready
             flight.say(f"The environment on the disk is damaged ({damage}); it is built again", True)
         build = self._join(f"key {recipe.key}", functools.partial(self._build, recipe))
         return await self._followed(build, flight)

@@ -133,7 +133,9 @@ class ImageBuilder(Builder):
     async def _founded(self, base: str, python: str | None) -> Recipe | None:
         digest = self._foundation_digest(base, python)
         found = await patiently(functools.partial(self._requests.find, digest))
-        return None if found is None else self._recipe(found)
+        recipe = None if found is None else self._recipe(found)
+        # Of an earlier version of ours, which made images otherwise.
+        return None if found is None or recipe is None or recipe.key != found.key else recipe
 
     async def _found(self, base: str, image: str, python: str | None, flight: Flight) -> Ready:
         """Find out what a base image lacks, and make the foundation on it."""
@@ -149,7 +151,7 @@ class ImageBuilder(Builder):
                 if python is not None and not _fits(layer.interpreter, python):
                     raise _no_python(python, base, [layer.interpreter.version.partition(" ")[2]])
                 recipe = Recipe(layer.interpreter, plan.resolved)
-                ready = await self._keep(layer, image, recipe, None, begun, flight)
+                ready = await self._keep(layer, recipe, None, begun, flight)
             await patiently(functools.partial(self._requests.remember, digest, recipe))
         return ready
 
@@ -230,15 +232,15 @@ class ImageBuilder(Builder):
                 raise BuildFailedError(
                     f"the Python of the base image {recipe.interpreter.base} is another one now"
                 )
-            await self._keep(layer, image, recipe, under, begun, flight)
+            await self._keep(layer, recipe, under, begun, flight)
         return False
 
     async def _keep(
-        self, layer: Layer, image: str, recipe: Recipe, under: Recipe | None, begun: float, flight: Flight
+        self, layer: Layer, recipe: Recipe, under: Recipe | None, begun: float, flight: Flight
     ) -> Ready:
         """Make an image of a layer. It has no name until everything is noted: a crash before leaves nothing to use."""
         key = recipe.key
-        made = await to_its_end(functools.partial(self._maker.commit, layer, image, recipe, key))
+        made = await to_its_end(functools.partial(self._maker.commit, layer, key))
         try:
             await self._note(recipe, layer.content, begun, flight)
             below = None if under is None else under.key

@@ -146,16 +146,15 @@ class ImageCache(Pushes):
             await self.gone(key, reference)
             return None
         inspected = await self._docker.image(reference)
-        labels = {} if inspected is None else inspected["Config"].get("Labels") or {}
-        content = labels.get(image_layers.CONTENT)
+        content = None if inspected is None else image_layers.told(inspected, key)
         recorded = await patiently(functools.partial(self._requests.recorded, key))
-        if inspected is None or labels.get(image_layers.ENVIRONMENT) != key or content not in recorded:
+        if inspected is None or content is None or content not in recorded:
             log.warning("an image is not what was built", key=key, image=reference)
             say("The environment in the image cache is not what was built; it is built again", True)
             await self.gone(key, reference)
             return None
         self.believe(key)
-        return str(inspected["Id"]), str(content)
+        return str(inspected["Id"]), content
 
     async def let_go(self, key: str) -> None:
         """What was pulled has its own name now: that alone decides how long it stays here."""

@@ -1,5 +1,6 @@
 """Environments as images: which layer stands on which, the scripts that make them, and what an image tells of itself. Pure."""
 
+import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +12,11 @@ from spell_builder.pythons import ABOUT
 from spell_builder.resolver import Recipe
 from spell_proto import images
 from spell_proto.docker import MANAGED
+from spell_proto.spec import canonical_json
 
 REPOSITORY = "spell-environment"
-#: Labels of an image: its key, and the digest of what its build has made.
-ENVIRONMENT, CONTENT = "com.spellrun.environment", "com.spellrun.content"
+#: Labels of an image: its key, the digest of the files that its build has made, and that of these with its configuration.
+ENVIRONMENT, FILES, CONTENT = "com.spellrun.environment", "com.spellrun.files", "com.spellrun.content"
 _PLACE = "/opt/spell"
 VENV, CONDA = f"{_PLACE}/environment", f"{_PLACE}/conda"
 PINNED, GIT, CONTENTS, APT_CONF, CA_BUNDLE = (
@@ -153,5 +155,30 @@ def config(inspected: Mapping[str, Any], recipe: Recipe, made: Mapping[str, str]
         "Cmd": before.get("Cmd") or ["/bin/sh"],
         **({"Entrypoint": before["Entrypoint"]} if before.get("Entrypoint") else {}),
         **({"User": before["User"]} if before.get("User") else {}),
+        **({"WorkingDir": before["WorkingDir"]} if before.get("WorkingDir") else {}),
         "Labels": {**(before.get("Labels") or {}), MANAGED: "environment", **made},
     }
+
+
+def content_of(files: str, config: Mapping[str, Any]) -> str:
+    """The digest of what an image is, of that of its files: runs notice how it is configured as well."""
+    user = str(config.get("User") or "")
+    noticed = {
+        "files": files,
+        "env": sorted(config.get("Env") or ()),
+        "cmd": config.get("Cmd") or [],
+        "entrypoint": config.get("Entrypoint") or [],
+        "user": "" if user in {"0", "root", "0:0"} else user,
+        "directory": config.get("WorkingDir") or "",
+    }
+    return hashlib.sha256(canonical_json(noticed)).hexdigest()
+
+
+def told(inspected: Mapping[str, Any], key: str) -> str | None:
+    """The digest of what an image is, as it says itself; None where it is not of that key, or was configured anew."""
+    config = inspected["Config"]
+    labels = config.get("Labels") or {}
+    content: str | None = labels.get(CONTENT)
+    if labels.get(ENVIRONMENT) != key or content != content_of(labels.get(FILES, ""), config):
+        return None
+    return content

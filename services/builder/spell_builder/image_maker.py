@@ -31,10 +31,13 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer that is made and not yet an image. `content` is the digest of what was made."""
+    """A layer that is made and not yet an image. `config` is what the image is to say of itself, and `content` the
+    digest of what it will be.
+    """
 
     container: DockerContainer
     interpreter: Interpreter | None
+    config: dict[str, Any]
     content: str
 
 
@@ -147,31 +150,33 @@ class ImageMaker:
             if done.code:
                 failure: SpellError = step.failure(done.errors)
                 raise failure
+            layer = await self._layer(container, image, apt.sections(done.out), recipe)
             stack.push_async_exit(own.pop_all().__aexit__)
-            return _layer(container, apt.sections(done.out), recipe)
+            return layer
 
-    async def commit(self, layer: Layer, image: str, recipe: Recipe, key: str) -> str:
-        """The image of a layer, which has no name yet; its id."""
+    async def _layer(
+        self, container: DockerContainer, image: str, said: dict[str, str], recipe: Recipe
+    ) -> Layer:
+        about = said.get("interpreter")
+        interpreter = None
+        if about is not None:
+            path, version, platform, libc = map(str, orjson.loads(about))
+            interpreter = Interpreter(path, version, platform, libc, recipe.interpreter.base)
         inspected = await self._docker.image(image)
         if inspected is None:
             raise BuildFailedError("the layer below was removed while it was used")
-        labels = {
-            image_layers.ENVIRONMENT: key,
-            image_layers.CONTENT: layer.content,
-            **self._docker.labels,
-        }
-        return await self._docker.commit(layer.container, image_layers.config(inspected, recipe, labels))
+        # A Python too old to make the list leaves the exact versions to go by.
+        made = said.get("content", "").strip() or recipe.resolved
+        files = hashlib.sha256(made.encode()).hexdigest()
+        config = image_layers.config(inspected, recipe, {image_layers.FILES: files, **self._docker.labels})
+        return Layer(container, interpreter, config, image_layers.content_of(files, config))
 
-
-def _layer(container: DockerContainer, said: dict[str, str], recipe: Recipe) -> Layer:
-    about = said.get("interpreter")
-    interpreter = None
-    if about is not None:
-        path, version, platform, libc = map(str, orjson.loads(about))
-        interpreter = Interpreter(path, version, platform, libc, recipe.interpreter.base)
-    # A Python too old to make the list leaves the exact versions to go by.
-    content = said.get("content", "").strip() or recipe.resolved
-    return Layer(container, interpreter, hashlib.sha256(content.encode()).hexdigest())
+    async def commit(self, layer: Layer, key: str) -> str:
+        """The image of a layer, which has no name yet; its id."""
+        told = {image_layers.ENVIRONMENT: key, image_layers.CONTENT: layer.content}
+        return await self._docker.commit(
+            layer.container, {**layer.config, "Labels": layer.config["Labels"] | told}
+        )
 
 
 async def _packed(directory: Path) -> AsyncIterator[bytes]:

@@ -65,13 +65,9 @@ class Images:
         if image == inspected["Id"]:
             return True
         labels = inspected["Config"].get("Labels") or {}
-        content = labels.get(image_layers.CONTENT)
-        if (
-            labels.get(image_layers.ENVIRONMENT) != key
-            or labels.get(BUILDER) in {None, self._docker.builder}
-            or content is None
-            or (contents and content not in contents)
-        ):
+        content = image_layers.told(inspected, key)
+        foreign = labels.get(BUILDER) not in {None, self._docker.builder}
+        if not foreign or content is None or (contents and content not in contents):
             return False
         await patiently(functools.partial(self._requests.imaged, key, inspected["Id"], None, content))
         return True

@@ -12,6 +12,8 @@ from spell_proto.spec import canonical_json
 
 #: Raised when the same packages would be laid out differently: older environments are then not found any more.
 BUILDER_VERSION = 1
+#: The same for images. 2: how an image is configured is part of its content.
+IMAGES_VERSION = 2
 BASE = "bare"
 
 #: What people import, and what the package index calls it. The names on the left are no packages anybody wants: they
@@ -44,14 +46,17 @@ MACHINE = "machine "
 
 def of_image(interpreter: Mapping[str, str] | None) -> bool:
     """Whether an environment is an image, by what is noted of its interpreter."""
-    base = (interpreter or {}).get("base", "")
+    return _on_image((interpreter or {}).get("base", ""))
+
+
+def _on_image(base: str) -> bool:
     return bool(base) and not base.startswith(MACHINE)
 
 
 def environment_key(interpreter: Interpreter, resolved: str) -> str:
     """The key of the environment that holds exactly `resolved` (pinned versions with hashes; empty for none)."""
     content = {
-        "builder": BUILDER_VERSION,
+        "builder": IMAGES_VERSION if _on_image(interpreter.base) else BUILDER_VERSION,
         "platform": interpreter.platform,
         "python": interpreter.version,
         "interpreter": interpreter.path,

@@ -267,6 +267,31 @@ async def test_an_image_that_is_gone_or_not_what_was_built_is_built_again(builde
     assert (await builder.verify()).ok
 
 
+@pytest.mark.parametrize(("variable", "believed"), [("LC_TIME=C", False), ("", True)])
+async def test_an_image_of_another_builder_counts_if_it_is_configured_as_ours_would_be(
+    builder, docker, variable, believed
+):
+    first = (await ask(builder, "alpha")).ready
+    name = f"spell-environment:{first['key']}"
+    about = docker.ask("GET", f"/images/{name}/json")["Config"]
+    config = {"Labels": {**about["Labels"], "com.spellrun.builder": "another"}}
+    config["Env"] = [*about["Env"], *filter(None, [variable])]
+    container = docker.ask("POST", "/containers/create", {"Image": name})["Id"]
+    theirs = docker.ask(
+        "POST", f"/commit?container={container}&repo=spell-environment&tag={first['key']}", config
+    )
+    docker.ask("DELETE", f"/containers/{container}?v=1")
+    try:
+        again = (await ask(builder, "alpha")).ready
+    finally:
+        with contextlib.suppress(RuntimeError):
+            docker.ask("DELETE", f"/images/{theirs['Id']}?force=1")
+
+    assert again["cached"] is believed
+    assert (again["path"] == theirs["Id"]) is believed
+    assert (await builder.verify()).ok
+
+
 async def test_a_lock_brings_the_same_image_back_although_newer_versions_exist(
     builder, docker, repository, index
 ):
