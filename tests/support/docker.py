@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,14 @@ class Docker:
 
     def images(self, *labels: str) -> list[str]:
         """The names of all images with some labels."""
-        filters = quote(json.dumps({"label": labels}))
+        return self._names({"label": labels})
+
+    def named(self, pattern: str) -> list[str]:
+        """The names of all images whose name fits a pattern."""
+        return self._names({"reference": [pattern]})
+
+    def _names(self, wanted: dict[str, Sequence[str]]) -> list[str]:
+        filters = quote(json.dumps(wanted))
         listed = self.ask("GET", f"/images/json?filters={filters}")
         return [name for image in listed for name in image["RepoTags"] or () if "<none>" not in name]
 

@@ -156,7 +156,7 @@ async def test_what_one_daemon_has_built_another_one_pulls(near):
     reference = await near.pushed(key)
     assert any(reference in line for line in more), more
     assert not any(reference in line for line in lines)
-    assert not near.docker.images(f"{near.host}/team/environments:*")  # no name is left of the push
+    assert not near.docker.named(f"{near.host}/team/environments:*")  # no name is left of the push
     assert PASSWORD not in near.shared.builder.log.read_text() + near.second.runner.log.read_text()
     assert await near.first.client.states(view.id) == [
         *("requested", "building", "running", "saving", "pushing", "complete")
@@ -185,7 +185,7 @@ async def test_a_builder_whose_images_are_gone_pulls_them_again(near, elsewhere)
     assert (far["key"], far["path"], far["cached"]) == (key, image, True)
     assert near.shared.told("environment built", key) == 1
     assert '"event":"environment fetched"' in said
-    assert elsewhere.images(f"{REPOSITORY}:*") == [f"{REPOSITORY}:{key}"]  # without what it stands on
+    assert elsewhere.named(f"{REPOSITORY}:*") == [f"{REPOSITORY}:{key}"]  # without what it stands on
 
 
 async def test_what_the_registry_has_lost_is_pushed_again_or_built_again(near):
