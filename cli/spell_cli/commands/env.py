@@ -17,6 +17,7 @@ from spell_cli.times import human_size, local_time
 
 _KEY_CHARS = 12
 _CONDA_LOCK = "\ndependencies:\n"
+_SYSTEM = ("# apt: ", "# base: ")
 
 
 def _client() -> Client:
@@ -98,12 +99,14 @@ def _about(environment: EnvironmentView) -> list[tuple[str, str]]:
 
 def _packages(lock: str) -> str:
     """The names and versions of a lock, without hashes."""
+    heads = [line.split()[2].replace("=", "==", 1) for line in lock.splitlines() if line.startswith(_SYSTEM)]
+    system = [f"{head} (apt)" for head in heads]
     if _CONDA_LOCK in lock:
         found = importlib.import_module("spell_proto.conda").parse_text(lock)
         exact = [f"{package.name} {package.version} {package.build}" for package in found.exact]
-        return "\n".join([*exact, *(f"{entry.requirement} (pip)" for entry in found.pip.entries)])
-    heads = (line.removesuffix("\\").strip() for line in lock.splitlines() if line[:1] not in {"#", " ", ""})
-    return "\n".join(heads) or "none"
+        return "\n".join([*exact, *(f"{entry.requirement} (pip)" for entry in found.pip.entries), *system])
+    pinned = (line.removesuffix("\\").strip() for line in lock.splitlines() if line[:1] not in {"#", " ", ""})
+    return "\n".join([*pinned, *system]) or "none"
 
 
 @env.command("explain", examples=("spell env explain 7", "spell env explain 7 --json"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from spell_builder import keys, layers, pins, verify
+from spell_builder import keys, locks, verify
 from spell_builder.directories import Directories
 from spell_builder.errors import BuilderError
 from spell_builder.image_cache import ImageCache
@@ -41,7 +41,6 @@ COLLECT_SECONDS = 600.0
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
 _RUNS_ASKED_MAX = 10_000
 _KEY_SHOWN = 12
-_CHANGES_MAX = 200
 
 
 class Inventory:
@@ -126,7 +125,7 @@ class Inventory:
         )
         changes: tuple[str, ...] = ()
         if compared is not None:
-            changes = _changes(self._detail(await self._one(uses[compared]["key"])), detail)
+            changes = locks.changes(self._detail(await self._one(uses[compared]["key"])), detail)
         return UseView(
             run_id=asked.run_id,
             reused=own["reused"],
@@ -156,17 +155,11 @@ class Inventory:
         there = {key} if self._directories.complete(key) or self._images.complete(key) else set()
         about = row["interpreter"] or {}
         view = _view(row, there)
-        flags = f"--python {view.python.partition(' ')[2]} --pip-req"
-        if layers.is_conda(row["resolved"]):
-            flags = "--conda-file"
-        header = f"# Environment {row['key']}\n# spell run {flags} FILE\n"
-        if keys.of_image(about):
-            header += f"# Base image {about['base']}\n"
         return EnvironmentDetail(
             environment=view,
             platform=about.get("platform", ""),
             libc=about.get("libc", ""),
-            lock=header + row["resolved"],
+            lock=locks.lock(key, about, row["resolved"]),
         )
 
     # ---- removing --------------------------------------------------------------------------------------------
@@ -294,7 +287,7 @@ def _view(row: dict[str, Any], there: set[str]) -> EnvironmentView:
     return EnvironmentView(
         key=row["key"],
         python=about.get("version", "Python"),
-        packages=sum(1 for _ in pins.read(row["resolved"])),
+        packages=locks.count(row["resolved"]),
         ready=row["key"] in there,
         in_use=bool(row["active"]),
         runs=row["runs"],
@@ -303,21 +296,3 @@ def _view(row: dict[str, Any], there: set[str]) -> EnvironmentView:
         build_seconds=row["build_seconds"],
         used_at=row["used_at"],
     )
-
-
-def _changes(before: EnvironmentDetail, after: EnvironmentDetail) -> tuple[str, ...]:
-    old = {pin.name: pin.version for pin in pins.read(before.lock)}
-    new = {pin.name: pin.version for pin in pins.read(after.lock)}
-    changes = []
-    if before.environment.python != after.environment.python:
-        changes.append(f"{before.environment.python} → {after.environment.python}")
-    if before.libc != after.libc:
-        changes.append(f"{before.libc} → {after.libc}")
-    for name in sorted(old | new):
-        if name not in new:
-            changes.append(f"- {name} {old[name]}")
-        elif name not in old:
-            changes.append(f"+ {name} {new[name]}")
-        elif old[name] != new[name]:
-            changes.append(f"{name} {old[name]} → {new[name]}")
-    return tuple(changes[:_CHANGES_MAX])
