@@ -45,6 +45,7 @@ class Spec(TypedDict):
     description: str
     timeout_seconds: int | None
     docker_image: str | None
+    framework: str | None
 
 
 class Run(TypedDict):

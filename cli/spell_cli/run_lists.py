@@ -93,7 +93,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Time Limit", go_duration(spec["timeout_seconds"]) if spec["timeout_seconds"] else ""),
         ("Labels", ", ".join(run["labels"])),
         ("Environment Vars", ", ".join(spec["env"])),
-        ("Framework", spec["environment"].get("framework") or ""),
+        ("Framework", spec["environment"].get("framework") or spec.get("framework") or ""),
         ("Python Version", spec["environment"].get("python") or ""),
         ("Requirements File", _requirements(spec["environment"].get("requirements") or "")),
         ("Pip Packages", ", ".join(spec["environment"]["pip"])),

@@ -301,7 +301,8 @@ class CodeLocation(Shape):
 class RunSpec(Shape):
     """A run as it was accepted: the request with everything resolved that can be resolved at creation.
 
-    With `github`, `code` is null until a machine has had it fetched. `docker_image` has its registry and tag.
+    With `github`, `code` is null until a machine has had it fetched. `docker_image` has its registry and tag; `framework`
+    is the one that was asked for, where it is that image.
     """
 
     command: str
@@ -313,6 +314,7 @@ class RunSpec(Shape):
     description: str
     timeout_seconds: int | None
     docker_image: str | None = None
+    framework: str | None = None
 
 
 class AttemptSpec(Shape):

@@ -19,6 +19,14 @@ _MISSING = {
 }
 
 
+#: What a person has typed to ask for an engine.
+_FLAGS = {
+    "docker_image": "--docker-image",
+    "environment.apt": "--apt",
+    "environment.framework": "--framework",
+}
+
+
 def pick(
     listed: MachineTypeList, name: str | None, needs: frozenset[str] | None, field: str
 ) -> MachineTypeView:
@@ -42,7 +50,7 @@ def pick(
     elsewhere = f" Or choose another type of machine: {', '.join(others)}." if others else ""
     raise InvalidError(
         "engine_unavailable",
-        f"{field}: no machine of type {found.name} can run this: {problem}",
+        f"{_FLAGS.get(field, field)}: no machine of type {found.name} can run this: {problem}",
         field=field,
         hint=remedy + elsewhere,
     )

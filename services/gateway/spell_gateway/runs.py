@@ -68,10 +68,11 @@ class Runs:
             await self._code.check(request.github)
         await self._check_image(request)
         environment = machine_types.accelerated(request.environment, machine)
+        framework: str | None = None
         image = (await self._builder.check(environment, _engine(environment, machine))).image
         if image is not None:
             # A framework that is an image is a run in that image, and nothing else.
-            environment = BARE
+            environment, framework = BARE, request.environment.framework
             machine = await self._machine(machine.name, image, environment, "environment.framework")
         spec = RunSpec(
             command=request.command,
@@ -83,6 +84,7 @@ class Runs:
             description=request.description,
             timeout_seconds=request.timeout_seconds,
             docker_image=request.docker_image or image,
+            framework=framework,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
 
@@ -154,7 +156,7 @@ class Runs:
         before = await self._scheduler.runs(user.id, limit=COMPARED_MAX, before=run_id)
         others = tuple(run.id for run in before.runs)
         used = await self._builder.use(UseAsked(run_id=run_id, others=others))
-        return used.model_copy(update={"framework": run.spec.environment.framework})
+        return used.model_copy(update={"framework": run.spec.environment.framework or run.spec.framework})
 
     async def machine_type_of(self, owner_id: int, run_id: int) -> str:
         """The machine type a run asked for, which never changes. The caller knows that the run is the owner's."""

@@ -181,6 +181,7 @@ async def test_a_framework_that_is_an_image_is_a_run_in_that_image(client):
 
     assert made["spec"]["docker_image"] == "docker.io/bvlc/caffe:cpu"
     assert made["spec"]["environment"]["framework"] is None
+    assert made["spec"]["framework"] == "caffe"
 
 
 async def test_the_text_of_a_requirements_file_is_shown_with_the_run_and_not_in_lists(client):

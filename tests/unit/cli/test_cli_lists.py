@@ -262,6 +262,13 @@ def test_info_has_what_there_is_in_its_order():
     assert rows["Saved Files"] == "1 file, 2.0K, as runs/9"
 
 
+def test_info_names_the_framework_of_a_run_that_is_an_image():
+    run = a_run()
+    run["spec"] |= {"docker_image": "docker.io/bvlc/caffe:cpu", "framework": "caffe"}
+
+    assert dict(info_rows(run, NOW))["Framework"] == "caffe"
+
+
 def test_info_says_what_a_run_waits_for():
     rows = dict(info_rows(a_run(state="requested", queue_reason="no_machine", machine_id=None), NOW))
 

@@ -41,6 +41,7 @@ def test_an_image_is_refused_where_docker_is_on_no_machine_that_answers():
         pick(kinds, "CPU", DOCKER, "docker_image")
 
     assert (caught.value.code, caught.value.field) == ("engine_unavailable", "docker_image")
+    assert str(caught.value).startswith("--docker-image: ")
     assert "no machine of type CPU can run this: Docker does not answer on any" in str(caught.value)
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("Install Docker on a machine of this type and start it")
