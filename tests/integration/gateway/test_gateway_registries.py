@@ -77,7 +77,7 @@ BAD = [
     ("127.0.0.1:1", SECRET | {"password": "hunter2\n"}, "secret_invalid", "password"),
     ("127.0.0.1:1", SECRET | {"password": "hunter2" * 5000}, "field_invalid", "password"),
     ("127.0.0.1:1", SECRET | {"password": 2222}, "field_invalid", "password"),
-    ("127.0.0.1:1", {"username": "ada"}, "field_invalid", "password"),
+    ("127.0.0.1:1", {"username": "ada"}, "secret_invalid", "password"),
     ("127.0.0.1:1", {"username": "ada", "password": "x", "pasword": "hunter2"}, "field_invalid", "pasword"),
     ("127.0.0.1:1", ["hunter2"], "field_invalid", None),
     ("127.0.0.1:1", SECRET | {"username": "oauth2accesstoken"}, "registry_login_fleeting", "username"),
