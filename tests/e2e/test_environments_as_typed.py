@@ -180,6 +180,15 @@ def test_system_packages_are_there_for_the_run_and_not_on_the_machine(stack, pro
     assert f"# apt: {name}=" in stack.spell("env", "lock", number(result)).stdout
 
 
+@pytest.mark.skipif(
+    not (shutil.which("bwrap") and shutil.which("apt-get")), reason="no bubblewrap or no apt on this machine"
+)
+def test_a_program_that_its_package_calls_a_game_is_found_by_its_name(stack, project):
+    name = next(each for each in ("rolldice", "sl", "ninvaders") if not Path(f"/usr/games/{each}").exists())
+
+    assert stack.spell("run", "--apt", name, f"command -v {name}", cwd=project).rc == 0
+
+
 def test_a_dry_run_says_what_would_be_and_creates_nothing(stack, project):
     before = len(stack.json("ps", "-n", "500"))
     new = stack.spell("run", "--dry-run", "--pip", "beta", "python", "x.py", cwd=project)

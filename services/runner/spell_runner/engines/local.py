@@ -31,7 +31,8 @@ log = logs.get()
 
 SPELL = "/spell"
 SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/sh")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: With the directory that Debian has games in, and not a few packages that are none.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
 
 
 @dataclass(frozen=True, slots=True)
