@@ -176,13 +176,17 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _make_read_only(directory: Path) -> None:
+    """Forbid all writing, and becoming somebody else by running a program. Packages of a system may forbid more."""
+    layer = str(directory / LAYER)
     for folder, _, files in os.walk(directory, topdown=False):
         for name in files:
             path = os.path.join(folder, name)  # noqa: PTH118 -- tens of thousands of files
             mode = os.lstat(path).st_mode
             if not stat.S_ISLNK(mode):
-                os.chmod(path, stat.S_IMODE(mode) & ~0o222)  # noqa: PTH101
-        os.chmod(folder, 0o555)  # noqa: PTH101, S103 -- less than before
+                os.chmod(path, stat.S_IMODE(mode) & ~0o6222)  # noqa: PTH101
+        inside = folder == layer or folder.startswith(f"{layer}/")
+        left = stat.S_IMODE(os.lstat(folder).st_mode) & ~0o222 if inside else 0o555
+        os.chmod(folder, left)  # noqa: PTH101 -- less than before
 
 
 def remove(directory: Path) -> None:
