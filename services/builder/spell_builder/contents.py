@@ -11,7 +11,8 @@ builds of one key:
 - `RECORD`: tells digests of files that have their own line here, and of byte code;
 - the lines of a program in `bin/` that find its interpreter: they may hold absolute paths;
 - permissions other than to execute: they follow from the umask of the builder, and all writing is forbidden later;
-- of system packages all but `usr` and `opt`: the rest is what dpkg notes, and what scripts make on their machine;
+- of system packages all but `usr` and `opt`: the rest is what dpkg notes, and what scripts make on their machine. It
+  is no more the same in each build than byte code, but must not change later: see `state`;
 - directories: an empty one means nothing to Python that its absence would not.
 
 Everything else is there, also names that are no text, and links wherever they lead; links are not followed.
@@ -64,6 +65,17 @@ def contents(root: str) -> bytes:
 def digest(listed: bytes) -> str:
     """What the content is known by."""
     return hashlib.sha256(listed).hexdigest()
+
+
+def state(root: str) -> str:
+    """The digest of what the list leaves out of system packages; empty where the environment has none of its own."""
+    found = hashlib.sha256()
+    if os.path.islink(f"{root}/{LAYER}"):  # noqa: PTH114
+        return ""
+    parts = [f"{root}/{part}" for part in sorted(_OF_THE_MACHINE) if os.path.isdir(f"{root}/{part}")]  # noqa: PTH112
+    for part in parts:
+        found.update(contents(part))
+    return found.hexdigest() if parts else ""
 
 
 def differences(root: str, listed: bytes, bytes_max: int) -> tuple[list[str], int]:

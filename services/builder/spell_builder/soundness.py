@@ -36,8 +36,13 @@ class Soundness:
     def just_built(self, key: str) -> None:
         """Take the stamp of an environment that nobody has used yet. Call it on a thread."""
         begun = time.monotonic()
-        self._directories.stamp(key).write_text(stamp(str(self._directories.path(key))))
+        path = str(self._directories.path(key))
+        self._keep(key, stamp(path), contents.state(path))
         self._believe(key, begun)
+
+    def _keep(self, key: str, looks: str, state: str) -> None:
+        """Note how an environment looks that is right, and what its list does not tell of its system packages."""
+        self._directories.stamp(key).write_text(f"{looks}{state}\n")
 
     def _believe(self, key: str, begun: float) -> None:
         now = time.monotonic()
@@ -49,18 +54,29 @@ class Soundness:
         if begun < self._believed.get(key, 0.0):
             return None
         looks = await asyncio.to_thread(stamp, str(self._directories.path(key)))
-        kept = None
-        with contextlib.suppress(OSError):
-            kept = self._directories.stamp(key).read_text()
+        kept, state = None, None
+        with contextlib.suppress(OSError, ValueError):
+            # One that was kept before there was a state is a line shorter.
+            kept, *rest = self._directories.stamp(key).read_text().splitlines(keepends=True)
+            state = rest[0].strip() if rest else None
         if kept != looks:
             recorded = await self._recorded(key)
             problem = await asyncio.to_thread(self._read, key, recorded, kept, looks)
+            found = await asyncio.to_thread(self._state, key)
+            if problem is None and state not in {None, found}:
+                problem = "what its system packages made in etc and var has changed"
             if problem is not None:
                 return problem
-            self._directories.stamp(key).write_text(looks)
+            self._keep(key, looks, found)
             begun = time.monotonic()  # reading it all is not how long a look takes
         self._believe(key, begun)
         return None
+
+    def _state(self, key: str) -> str:
+        try:
+            return contents.state(str(self._directories.path(key)))
+        except OSError as error:
+            return f"it cannot be read: {error!r}"
 
     def _read(self, key: str, recorded: list[str], kept: str | None, looks: str) -> str | None:
         listed = self._directories.listed(key)

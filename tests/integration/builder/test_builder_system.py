@@ -106,6 +106,26 @@ async def test_a_layer_that_was_damaged_is_built_again_for_who_stands_on_it(buil
     assert program.read_bytes() != b"broken"
 
 
+async def test_what_packages_made_outside_usr_is_looked_at_too(builder):
+    name = next(name for name in ("figlet", "toilet") if not shutil.which(name))
+    builder.environment["SPELL_ENVIRONMENT_CHECK_SHARE"] = "1000"
+    await builder.end()
+    await builder.start()
+    one = await builder.ensure(apt=[name])
+    link = Path(one.ready["path"]) / LAYER / "etc/alternatives/figlet"
+    leads = link.readlink()
+    link.parent.chmod(0o755)
+    link.unlink()
+    link.symlink_to("/usr/bin/false")
+
+    again = await builder.ensure(apt=[name])
+    once_more = await builder.ensure(apt=[name])
+
+    assert "is damaged (what its system packages made in etc and var has changed)" in " ".join(again.lines)
+    assert link.readlink() == leads
+    assert once_more.ready["cached"]
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
