@@ -41,13 +41,16 @@ class Answer:
 
 
 class BuilderProcess:
-    """A builder that a test may kill and start again. `environment` is added to the next start's."""
+    """A builder that a test may kill and start again. `environment` is added to the next start's, whose words come after
+    those of `before`.
+    """
 
     def __init__(
         self, directory: Path, postgres: stack.Postgres, nats: stack.Nats, name: str = "builder"
     ) -> None:
         self.data = directory / "data"
         self.environment: dict[str, str] = {}
+        self.before: tuple[str, ...] = ()
         self.address = f"unix://{directory}/{name}.sock"
         self._socket = directory / f"{name}.sock"
         self.log = directory / f"{name}.log"
@@ -66,7 +69,7 @@ class BuilderProcess:
         self._socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "spell_builder"),
+                *(*self.before, sys.executable, "-m", "spell_builder"),
                 env={**self._settings, **self.environment},
                 stderr=log,
             )

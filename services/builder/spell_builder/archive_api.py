@@ -4,11 +4,14 @@ from typing import Any
 
 from spell_builder import layers
 from spell_builder.builder import Builder
-from spell_builder.keys import Interpreter
+from spell_builder.flight import Flight
+from spell_builder.keys import MACHINE, Interpreter
+from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests
-from spell_builder.sharing import Sharing
+from spell_builder.sharing import TIED, Sharing
 from spell_builder.stored_api import StoredRoutes
-from spell_proto.environments import ArchiveView, Python
+from spell_proto.environments import ArchiveAsked, ArchiveView, Python
+from spell_proto.errors import ConflictError
 
 
 class ArchiveRoutes(StoredRoutes):
@@ -21,6 +24,15 @@ class ArchiveRoutes(StoredRoutes):
         super().__init__(builder, sharing)
         self._requests = requests
         self._sharing = sharing
+
+    async def _begun(self, pushes: Pushes, key: str, asked: ArchiveAsked) -> Flight | None:
+        # Also of one that is not there now: once it is built again, it is no more for this machine than before.
+        made = await self._requests.by_key(key)
+        if made is not None and made.interpreter is not None and made.interpreter.base.startswith(MACHINE):
+            raise ConflictError(
+                "environment_not_shared", f"environment {key[:12]} is on another machine: {TIED}"
+            )
+        return await super()._begun(pushes, key, asked)
 
     async def _suspect(self, key: str, damaged: str) -> None:
         if self._sharing is not None:

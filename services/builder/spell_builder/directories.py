@@ -26,6 +26,7 @@ log = logs.get()
 
 _NEW = ".new-"
 _OLD = ".old-"
+_BASE = ".spell-machine"
 _LOCK_LOOK_SECONDS = 0.1
 
 
@@ -59,6 +60,22 @@ class Directories:
         layer = path / LAYER
         whole = not layer.is_symlink() or layer.exists()
         return whole and (path / MARKER).exists() and (path / "bin" / "python").exists()
+
+    def bind(self, new: Path, base: str) -> None:
+        """Note in an environment that is being built what it lies over: on another machine it is of no use."""
+        (new / _BASE).write_text(base)
+
+    def base(self, key: str) -> str | None:
+        """What an environment lies over; None for one that stands alone, or is not there."""
+        try:
+            with open(self.path(key) / _BASE) as file:  # noqa: PTH123 -- before each run
+                return file.read()
+        except OSError:
+            return None
+
+    def tied(self, key: str) -> bool:
+        """Whether an environment is of use on this machine only."""
+        return self.base(key) is not None or os.path.lexists(self.path(key) / LAYER)
 
     def below(self, key: str) -> str | None:
         """The environment whose system packages an environment has."""

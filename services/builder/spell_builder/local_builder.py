@@ -69,6 +69,10 @@ class LocalBuilder(Builder):
                 await asyncio.to_thread(self._directories.discard, aside)
         return damage
 
+    def _stands(self, key: str) -> bool:
+        base = self._directories.base(key)
+        return base is None or base == self._system.base()
+
     async def _share(self, recipe: Recipe, flight: Flight, *, quiet: bool = False) -> Ready:
         layer = self._layer(recipe)
         if layer is not None:
@@ -119,6 +123,8 @@ class LocalBuilder(Builder):
             uv = over(uv, self._system, self._directories.path(layer.key))
         elif packages := layers.apt_part(recipe.resolved):
             await self._system.install(new, packages, flight.say, lock)
+        if recipe.interpreter.base:
+            self._directories.bind(new, recipe.interpreter.base)
         indexes, resolved = pins.without_indexes(layers.pip_part(recipe.resolved))
         if resolved:
             # Inside, so that whoever removes what an interrupted build left removes this too.

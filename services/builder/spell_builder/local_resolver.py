@@ -59,7 +59,9 @@ class LocalResolver(Resolver):
             packages = await self.system.resolve(wanted, say, latest=request.latest)
         if not packages:
             say(f"This machine has {', '.join(wanted)} already", False)
-            return await _OnTop(self.means).recipe(rest, say, below)
+            found = await _OnTop(self.means).recipe(rest, say, below)
+            # Only as long as the machine stays as it is.
+            return replace(found, interpreter=replace(found.interpreter, base=self.system.base()))
         # Packages that are compiled may need what was just asked for.
         layer = self.layer(packages, self.system.base())
         means = replace(self.means, uv=over(self._uv, self.system, await below(layer)))

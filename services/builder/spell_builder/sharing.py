@@ -8,7 +8,6 @@ and one that nobody is told of is removed in the end.
 import asyncio
 import functools
 import hashlib
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +22,6 @@ from spell_builder.archives import Archive, Archives
 from spell_builder.commands import Say
 from spell_builder.directories import Directories
 from spell_builder.errors import PushError
-from spell_builder.overlays import LAYER
 from spell_builder.pushes import Pushes
 from spell_builder.requests import Requests, patiently
 from spell_builder.soundness import Soundness
@@ -39,6 +37,8 @@ log = logs.get()
 #: How long storage is waited for: with an archive to store, and with one that could be built as well.
 PUSH_SECONDS_MAX = 60.0
 PULL_SECONDS_MAX = 5.0
+#: Why an environment is not stored.
+TIED = "its system packages are those of the server's machine (the docker engine has them on every machine)"
 _PAUSE_SECONDS_MAX = 5.0
 _READ_BYTES = 1 << 20
 _AWAY = (UnavailableError, aiohttp.ClientError, TimeoutError, ConnectionError)
@@ -73,21 +73,14 @@ class Sharing(Pushes):
     # ---- pushing ---------------------------------------------------------------------------------------------
 
     def pushing(self, key: str) -> bool:
-        return not self._tied(key) and super().pushing(key)
-
-    def _tied(self, key: str) -> bool:
-        """Whether it has system packages: machines differ, so those over one are of no use to another."""
-        return os.path.lexists(self._directories.path(key) / LAYER)
+        return not self._directories.tied(key) and super().pushing(key)
 
     async def _push(self, key: str) -> None:
         async with self._alone:
             if await self.find(key) is not None:
                 return
-            if self._tied(key):
-                raise PushError(
-                    "its system packages fit only the machine that they were installed over (the docker engine shares them)",
-                    passing=False,
-                )
+            if self._directories.tied(key):
+                raise PushError(TIED, passing=False)
             listed = self._directories.listed(key) if self._directories.complete(key) else None
             if listed is None or await self._soundness.damage(key) is not None:
                 raise PushError("it was removed", passing=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spell_builder.overlays import LAYER
-from spell_proto.errors import ConflictError
+from spell_proto.errors import ConflictError, NotFoundError
 
 ABLE = bool(shutil.which("bwrap") and shutil.which("apt-get"))
 pytestmark = [
@@ -142,6 +142,29 @@ async def test_what_the_machine_has_already_needs_no_layer(builder):
 
     assert "This machine has base-passwd already" in answer.lines
     assert not os.path.lexists(Path(answer.ready["path"]) / LAYER)
+
+
+@pytest.mark.parametrize("name", ["base-passwd", lacking()])
+async def test_what_was_made_for_another_state_of_the_machine_is_not_used(builder, tmp_path, name):
+    group = tmp_path / "group"
+    group.write_bytes(Path("/etc/group").read_bytes())
+    enter = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/group && exec "$@"', str(group))
+    if subprocess.run([*enter, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the machine cannot be made another one here: mount namespaces are forbidden")
+    await builder.end()
+    builder.before = enter
+    await builder.start()
+
+    first = await builder.ensure(apt=[name])
+    assert (await builder.resolved(apt=(name,)))["key"] == first.ready["key"]
+    with group.open("a") as file:
+        file.write("more:x:4711:\n")
+    with pytest.raises(NotFoundError):
+        await builder.resolved(apt=(name,))
+    second = await builder.ensure(apt=[name])
+
+    assert second.ready["key"] != first.ready["key"]
+    assert (await builder.resolved(apt=(name,)))["key"] == second.ready["key"]
 
 
 async def test_a_lock_tells_the_system_packages_too(builder):

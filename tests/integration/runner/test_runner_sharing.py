@@ -1,5 +1,6 @@
 """An environment is built once for all machines: another one fetches what was built, whatever breaks on the way."""
 
+import json
 import os
 import re
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from integration.runner.sharing import shared
-from spell_proto.errors import NotFoundError
+from spell_proto.errors import ConflictError, NotFoundError
 from spell_proto.http import Caller
 from spell_runner.copies import FETCHING
 from support.scheduler import until
@@ -334,6 +335,16 @@ async def test_without_sharing_a_machine_elsewhere_is_told_so(near):
     assert view.reason == "build_failed"
     assert "is on another machine, and the builder shares none" in view.message
     assert not near.stored()
+
+
+async def test_a_machine_elsewhere_is_told_that_system_packages_stay_where_they_are(near):
+    key = "e" * 64
+    about = {"path": "/python", "version": "3.12", "platform": "x", "libc": "y", "base": "machine sha256:0"}
+    query = "INSERT INTO builder.environments (key, resolved, interpreter) VALUES ($1, '', $2)"
+    await near.rows(query, key, json.dumps(about))
+
+    with pytest.raises(ConflictError, match="its system packages are those of the server's machine"):
+        await near.builder.call("POST", f"/environments/{key}/archive", fetching=True)
 
 
 async def test_no_owner_can_read_an_archive(near):
