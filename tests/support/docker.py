@@ -130,9 +130,10 @@ class Docker:
         listed = self.ask("GET", f"/images/json?filters={filters}")
         return [name for image in listed for name in image["RepoTags"] or () if "<none>" not in name]
 
-    def said(self, image: str, command: str) -> str:
+    def said(self, image: str, command: str, *, binds: Sequence[str] = ()) -> str:
         """What a command writes in a container of an image."""
-        body = {"Image": image, "Cmd": ["sh", "-c", command], "HostConfig": {"NetworkMode": "host"}}
+        host = {"NetworkMode": "host", "Binds": list(binds)}
+        body = {"Image": image, "Cmd": ["sh", "-c", command], "HostConfig": host}
         container = self.ask("POST", "/containers/create", body)["Id"]
         try:
             self.ask("POST", f"/containers/{container}/start")

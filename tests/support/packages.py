@@ -25,8 +25,11 @@ class Index:
         requires: tuple[str, ...] = (),
         text: str = "",
         entry_point: bool = False,
+        startup: str = "",
     ) -> None:
-        """Add a package with one module that holds `VERSION` and `TEXT`, and a program of its name if asked for."""
+        """Add a package with one module that holds `VERSION` and `TEXT`, and a program of its name if asked for. `startup`
+        is run whenever Python starts where it is installed.
+        """
         module = name.replace("-", "_")
         info = f"{module}-{version}.dist-info"
         files = {
@@ -35,6 +38,8 @@ class Index:
             + "".join(f"Requires-Dist: {requirement}\n" for requirement in requires),
             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         }
+        if startup:
+            files[f"{module}.pth"] = f"import os; exec({startup!r})\n"
         if entry_point:
             files[f"{module}.py"] += "def main():\n    print(VERSION)\n"
             files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{name} = {module}:main\n"
@@ -61,6 +66,14 @@ class Index:
         files = {
             "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "broken"\nbackend-path = ["."]\n',
             "broken.py": backend + "build_wheel = get_requires_for_build_wheel\n",
+        }
+        self._publish(name, f"{name}-{version}.zip", {f"{name}-{version}/{k}": v for k, v in files.items()})
+
+    def add_running(self, name: str, version: str, code: str) -> None:
+        """Add a package that exists as source only, and runs code of its own while it is built."""
+        files = {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "running"\nbackend-path = ["."]\n',
+            "running.py": _RUNNING.format(name=name, version=version, code=code),
         }
         self._publish(name, f"{name}-{version}.zip", {f"{name}-{version}/{k}": v for k, v in files.items()})
 
@@ -103,6 +116,21 @@ def _digest(content: str) -> str:
     raw = hashlib.sha256(content.encode()).digest()
     return "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
+
+_RUNNING = """
+import zipfile
+{code}
+INFO = "{name}-{version}.dist-info"
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    file = "{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(directory + "/" + file, "w") as wheel:
+        wheel.writestr("{name}.py", "VERSION = '{version}'\\n")
+        wheel.writestr(INFO + "/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        wheel.writestr(INFO + "/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(INFO + "/RECORD", "")
+    return file
+"""
 
 _SLOW = """
 import os, subprocess, time, zipfile

@@ -16,7 +16,7 @@ from spell_builder.caches import Caches
 from spell_builder.channels import Channels
 from spell_builder.conda import Conda
 from spell_builder.directories import Directories, remove
-from spell_builder.docker import Docker
+from spell_builder.docker import HOST, RUNS, Docker
 from spell_builder.frameworks import Frameworks
 from spell_builder.identity import identity
 from spell_builder.image_builder import ImageBuilder
@@ -112,6 +112,10 @@ async def main(stop: asyncio.Event) -> None:
 
 def _settings() -> Settings:
     given = settings.load(Settings)
+    if given.build_network not in {HOST, RUNS}:
+        raise SettingsError(
+            f"the setting SPELL_BUILD_NETWORK must be {HOST} or {RUNS}: {given.build_network!r}"
+        )
     if given.share_environments and not given.storage_url:
         raise SettingsError("the setting SPELL_SHARE_ENVIRONMENTS needs SPELL_STORAGE_URL")
     return given
@@ -133,7 +137,8 @@ async def _docker(given: Settings, data: Path) -> AsyncIterator[Docker]:
             clients(given.docker_socket) as both,
         ):
             ask_login = partial(login_for, storage) if given.storage_url else _no_login
-            docker = Docker(both, given.docker_socket, ours.builder, ours.process, ask_login)
+            names = ours.builder, ours.process
+            docker = Docker(both, given.docker_socket, *names, ask_login, given.build_network)
             await docker.clean(ours.alive)
             yield docker
 

@@ -17,7 +17,17 @@ _STDIN, _KEPT = "stdin", "kept"
 _OF_GIT = ("GIT_", "UV_NO_GITHUB")
 #: These are about this machine.
 _NOT_WITHIN = frozenset(
-    {"PATH", "HOME", "SSL_CERT_DIR", "SSL_CLIENT_CERT", "NETRC", "UV_CACHE_DIR", "LC_ALL", *CA_FILES}
+    {
+        "PATH",
+        "HOME",
+        "SSL_CERT_DIR",
+        "SSL_CLIENT_CERT",
+        "NETRC",
+        "UV_CACHE_DIR",
+        "LC_ALL",
+        "UV_COMPILE_BYTECODE",
+    }
+    | {*CA_FILES}
 )
 
 
@@ -67,7 +77,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class ContainedUv(Uv):
-    """See `Uv`. Nothing that it does there is kept, but for its cache."""
+    """See `Uv`. Nothing that it does there is kept: packages may be built, so it has no cache in common with others."""
 
     docker: Docker
     room: Room

@@ -26,7 +26,8 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from spell_builder.overlays import LAYER
+#: Where system packages over this machine are in an environment. This file also runs alone, in containers of builds.
+LAYER = ".spell-system"
 
 _OURS = ".spell-"
 _BYTE_CODE = "__pycache__"

@@ -31,6 +31,11 @@ BUILD = "build"
 ROOM = "/run/spell"
 WORK, CACHE, TOOLS = f"{ROOM}/work", f"{ROOM}/cache", f"{ROOM}/tools"
 SCRIPT = "script"
+#: What builds share: downloaded packages that are never built there, and the lists of apt.
+PACKAGES, LISTS = "packages", "lists"
+#: The networks of builds.
+HOST, RUNS = "host", "runs"
+NETWORK_OF_RUNS = "spell-runs"
 LOOK_SECONDS = 10.0
 _OUT_BYTES_MAX = 64 * 1024 * 1024
 _ERRORS_BYTES_KEPT = 256 * 1024
@@ -54,6 +59,8 @@ _CAPABILITIES = (
 class Work:
     """What is to be done in a container of an image, by a script for its shell. `files` lie in `WORK`, `tools` are files
     of this machine in `TOOLS`; `binds` are directories of it that are there under their own names, to be read.
+    `cache` names what it shares with all other builds in `CACHE`: whatever may run what a package brings shares nothing,
+    because it is root there.
     """
 
     image: str
@@ -62,21 +69,29 @@ class Work:
     files: Mapping[str, bytes] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
+    cache: str = ""
 
 
 class Docker:
     """One for a builder. `builder` names all that it makes; `process` what this very process makes. `ask_login` knows what
-    registries of base images are told.
+    registries of base images are told. `network` is that of builds: HOST or RUNS.
     """
 
     def __init__(
-        self, clients: Clients, socket: str, builder: str, process: str, ask_login: AskLogin
+        self,
+        clients: Clients,
+        socket: str,
+        builder: str,
+        process: str,
+        ask_login: AskLogin,
+        network: str = HOST,
     ) -> None:
         self._clients = clients
         self.socket = socket
         self.builder = builder
         self.process = process
         self._ask_login = ask_login
+        self._wanted = network
         self._mode = ""
         self._memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
@@ -181,18 +196,46 @@ class Docker:
                 await container.delete(force=True, v=True)
 
     async def _network(self) -> str:
-        """That of the machine, so that builds reach what it reaches; a daemon that maps users does not give it away."""
+        """That of the machine, so that builds reach what it reaches; a daemon that maps users does not give it away. Or
+        that of runs, which is kept from the machine: their runner has made it.
+        """
+        if self._wanted == RUNS:
+            return await self._network_of_runs()
         if not self._mode:
             about = await self._clients.control.system.info()
             mapped = any("name=userns" in option for option in about.get("SecurityOptions") or ())
             self._mode = "bridge" if mapped else "host"
         return self._mode
 
+    async def _network_of_runs(self) -> str:
+        networks = self._clients.control.networks
+        try:
+            await (await networks.get(NETWORK_OF_RUNS)).show()
+        except DockerError as error:
+            if error.status != 404:
+                raise
+            options = (await (await networks.get("bridge")).show()).get("Options") or {}
+            if options.get("com.docker.network.bridge.enable_icc") == "false":
+                return "bridge"
+            raise BuildFailedError(
+                f"SPELL_BUILD_NETWORK=runs: there is no network {NETWORK_OF_RUNS} on the Docker daemon at {self.socket}; "
+                "a runner makes it when it starts there"
+            ) from error
+        return NETWORK_OF_RUNS
+
+    def volume(self, cache: str) -> str:
+        """What the daemon calls that which builds share."""
+        return f"spell-build-{self.builder}-{cache}"
+
     def _body(self, work: Work, network: str) -> dict[str, Any]:
         binds = [
             {"Type": "bind", "Source": source, "Target": f"{TOOLS}/{name}", "ReadOnly": True}
             for name, source in work.tools.items()
         ]
+        cache: dict[str, Any] = {"Type": "volume", "Target": CACHE}
+        if work.cache:
+            labels = {MANAGED: BUILD, BUILDER: self.builder}
+            cache |= {"Source": self.volume(work.cache), "VolumeOptions": {"Labels": labels}}
         binds += [{"Type": "bind", "Source": path, "Target": path, "ReadOnly": True} for path in work.binds]
         return {
             "Image": work.image,
@@ -222,7 +265,7 @@ class Docker:
                 "Init": True,
                 "Mounts": [
                     {"Type": "volume", "Target": ROOM},
-                    {"Type": "volume", "Source": f"spell-build-{self.builder}", "Target": CACHE},
+                    cache,
                     *binds,
                 ],
             },

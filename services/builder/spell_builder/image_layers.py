@@ -92,9 +92,11 @@ def foundation(python: str) -> str:
     )
 
 
-def with_pip(recipe: Recipe, words: Sequence[str], *, hashed: bool, git: bool) -> str:
-    """What `words`, the arguments of uv, install: packages with hashes, and some from repositories."""
-    install = f"{_UV} --no-config {shlex.join(words)}"
+def with_pip(recipe: Recipe, words: Sequence[str], *, hashed: bool, git: bool, built: bool = True) -> str:
+    """What `words`, the arguments of uv, install: packages with hashes, and some from repositories. Unless they may be
+    `built`, nothing of what a package brings is run.
+    """
+    install = f"{_UV} --no-config {shlex.join(words)}{'' if built else ' --no-build'}"
     lines = [f"{install} --require-hashes -r {WORK}/{PINNED} >&2\n"] if hashed else []
     lines += [f"{install} -r {WORK}/{GIT} >&2\n"] if git else []
     return "".join([*lines, compiled(place(recipe))])
@@ -103,7 +105,8 @@ def with_pip(recipe: Recipe, words: Sequence[str], *, hashed: bool, git: bool) -
 def compiled(where: str) -> str:
     """Byte code now: no run could keep what it compiles. Files for other versions do not compile, and that is fine."""
     tests = shlex.quote(r"[/\\]tests?[/\\]")
-    return f"{where}/bin/python -I -m compileall -qq -j 0 -x {tests} {where}/lib >&2 || true\n"
+    # -S: what a package wants to be run whenever Python starts is not.
+    return f"{where}/bin/python -I -S -m compileall -qq -j 0 -x {tests} {where}/lib >&2 || true\n"
 
 
 def content(recipe: Recipe) -> str:
@@ -114,7 +117,7 @@ def content(recipe: Recipe) -> str:
             f"import sys; sys.path.insert(0, {WORK!r}); import contents; "
             f"print(contents.digest(contents.contents({where!r})))"
         )
-        return f"echo {apt.SECTION}content\n{where}/bin/python -I -c {shlex.quote(code)} || true\n"
+        return f"echo {apt.SECTION}content\n{where}/bin/python -I -S -c {shlex.quote(code)} || true\n"
     return (
         f"echo {apt.SECTION}content\n"
         "dpkg-query -W -f='${Package} ${Version} ${Architecture} ${db:Status-Abbrev}\\n' 2>/dev/null | sort || true\n"

@@ -1,6 +1,7 @@
 """Makes one layer: a container of the layer below does the work, and becomes the image (shell)."""
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import shutil
@@ -17,8 +18,8 @@ from aiodocker.containers import DockerContainer
 from spell_builder import apt, complaints, contents, image_layers, layers, pins
 from spell_builder.commands import Say
 from spell_builder.contained import Room, repositories
-from spell_builder.docker import Docker, Work
-from spell_builder.errors import BuildFailedError
+from spell_builder.docker import LISTS, PACKAGES, Docker, Work
+from spell_builder.errors import BuilderError, BuildFailedError, IndexUnreachableError
 from spell_builder.image_resolver import ImageResolver
 from spell_builder.keys import Interpreter
 from spell_builder.patience import patiently
@@ -52,6 +53,9 @@ class _Step:
     repositories: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     binds: tuple[str, ...] = ()
+    cache: str = ""
+    #: What is tried before, where it cannot do any harm to what all builds share.
+    harmless: "_Step | None" = None
 
     def over(self, lines: Sequence[str], variables: Mapping[str, str], directory: Path) -> "_Step":
         """The step with the repositories that it needs, as they are read from a directory of this machine."""
@@ -60,6 +64,21 @@ class _Step:
         told, binds = repositories(variables, directory)
         files = {**self.files, image_layers.GIT: "".join(f"{line}\n" for line in lines).encode()}
         return replace(self, files=files, variables=told, binds=binds)
+
+
+class _NoWheelError(BuilderError):
+    """Packages cannot be installed without building one of them."""
+
+
+class _Quiet:
+    """Says nothing any more once something has failed: it is tried in another way."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+
+    def __call__(self, line: str, failing: bool) -> None:
+        if not failing:
+            self._say(line, failing)
 
 
 class ImageMaker:
@@ -90,6 +109,12 @@ class ImageMaker:
 
             async def work(lines: Sequence[str], variables: Mapping[str, str]) -> Layer:
                 whole = step.over(lines, variables, self._repositories.directory)
+                if step.harmless is not None:
+                    with contextlib.suppress(_NoWheelError):
+                        tried = functools.partial(
+                            self._tried, stack, step.harmless, image, recipe, _Quiet(say)
+                        )
+                        return await patiently(tried, say)
                 return await patiently(functools.partial(self._tried, stack, whole, image, recipe, say), say)
 
             if step.repositories:
@@ -105,8 +130,13 @@ class ImageMaker:
             hashed, cloned = pins.apart(pinned)
             words = installing(f"{image_layers.place(recipe)}/bin/python", indexes)
             files = {image_layers.PINNED: hashed.encode()}
-            script = image_layers.with_pip(recipe, words, hashed=bool(hashed), git=bool(cloned))
-            return _Step(script, files, complaints.failure, repositories=tuple(cloned))
+            install = functools.partial(
+                image_layers.with_pip, recipe, words, hashed=bool(hashed), git=bool(cloned)
+            )
+            harmless = None
+            if not cloned and not layers.is_conda(resolved):
+                harmless = _Step(install(built=False), files, complaints.failure, cache=PACKAGES)
+            return _Step(install(), files, complaints.failure, repositories=tuple(cloned), harmless=harmless)
         if layers.is_conda(resolved):
             prefix = self._place / uuid.uuid4().hex / Path(image_layers.CONDA).name
             stack.callback(shutil.rmtree, prefix.parent, ignore_errors=True)
@@ -120,7 +150,9 @@ class ImageMaker:
         if packages:
             begin = apt.begin(self._resolver.variables(base), fresh_minutes=24 * 60)
             script = begin + apt.install(packages)
-        return _Step(script + (image_layers.foundation(python) if python else ""), {}, apt.failure)
+        return _Step(
+            script + (image_layers.foundation(python) if python else ""), {}, apt.failure, cache=LISTS
+        )
 
     async def _tried(self, stack: AsyncExitStack, step: _Step, image: str, recipe: Recipe, say: Say) -> Layer:
         begin = image_layers.begin({**self._room.variables, **step.variables})
@@ -135,6 +167,7 @@ class ImageMaker:
             },
             self._room.tools,
             step.binds,
+            step.cache,
         )
         async with AsyncExitStack() as own:
             container = await own.enter_async_context(self._docker.container(work))
@@ -149,6 +182,9 @@ class ImageMaker:
                 ) from None
             if done.code:
                 failure: SpellError = step.failure(done.errors)
+                if step.cache == PACKAGES and not isinstance(failure, IndexUnreachableError):
+                    # Most likely a package that has to be built; what else it is, comes out again.
+                    raise _NoWheelError(str(failure))
                 raise failure
             layer = await self._layer(container, image, apt.sections(done.out), recipe)
             stack.push_async_exit(own.pop_all().__aexit__)

@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 from spell_builder import apt, image_layers, layers
 from spell_builder.commands import Done, Say
 from spell_builder.contained import Room, Where, contained
-from spell_builder.docker import CACHE, Docker, Work
+from spell_builder.docker import CACHE, LISTS, Docker, Work
 from spell_builder.errors import BuildFailedError, IndexUnreachableError
 from spell_builder.frameworks import Expanded
 from spell_builder.keys import Interpreter
@@ -160,7 +160,7 @@ class ImageResolver(Resolver):
     async def _apt(self, image: str, script: str, say: Say) -> Done:
         """Let a script of apt's run in an image, again while the network is in trouble."""
         whole = image_layers.begin(self._room.variables) + script
-        work = Work(image, whole, RESOLVE_SECONDS_MAX, self._room.files, self._room.tools)
+        work = Work(image, whole, RESOLVE_SECONDS_MAX, self._room.files, self._room.tools, cache=LISTS)
 
         async def ask() -> Done:
             try:

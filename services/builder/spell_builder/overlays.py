@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from spell_builder import contents
 from spell_proto.apt import DIRECTORIES
 
 #: Where the layer stands in an environment.
-LAYER = ".spell-system"
+LAYER = contents.LAYER
 #: What nobody needs afterwards. That of the machine may have files that only root may lock.
 SCRATCH = ("var/cache/apt", "var/cache/ldconfig", "var/log", "var/tmp")
 #: These are not the machine's in a system that packages are installed in.

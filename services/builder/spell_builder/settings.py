@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from spell_builder import hosts
+from spell_builder import docker, hosts
 from spell_builder.frameworks import DEFAULT
 from spell_proto.settings import within
 
@@ -22,7 +22,7 @@ class Settings:
     With `share_environments` what is built is stored as an archive too, for runners and builders on other machines; images
     are pushed to the repository `image_cache`.
     `docker_image` is what environments of the docker engine stand on, where nothing else is asked for, on the daemon at
-    `docker_socket`.
+    `docker_socket`. Their builds are on the network of the machine (`build_network` "host"), or that of runs ("runs").
     """
 
     data_dir: str
@@ -45,5 +45,6 @@ class Settings:
     conda_base_url: str = ""
     frameworks: str = ""
     default_framework: str = DEFAULT
+    build_network: str = docker.HOST
     docker_socket: str = "/var/run/docker.sock"
     docker_image: str = "docker.io/library/debian:bookworm-slim"

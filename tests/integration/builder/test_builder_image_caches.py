@@ -1,0 +1,104 @@
+"""What builds of images share on a daemon, and what they keep from each other."""
+
+import contextlib
+import hashlib
+
+import pytest
+
+from spell_runner.shim import network
+from support import docker as daemons
+from support import web
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="function")]
+
+#: Written into everything that a build could share with another one.
+POISON = """import os
+for place, _, _ in os.walk("/run/spell/cache"):
+    open(place + "/poison", "w").close()
+"""
+
+
+@pytest.fixture(name="builder")
+async def _builder(builder, docker, index):
+    index.add("alpha", "1.0")
+    index.add("viper", "1.0", startup=POISON)
+    index.add_running("adder", "1.0", POISON)
+    with web.files(index.directory) as port:
+        builder.environment |= {
+            "UV_DEFAULT_INDEX": f"http://127.0.0.1:{port}/simple",
+            "SPELL_DOCKER_SOCKET": str(docker.socket),
+            "SPELL_DOCKER_IMAGE": daemons.BASE,
+        }
+        await builder.end()
+        await builder.start()
+        try:
+            yield builder
+        finally:
+            await builder.end()
+            for name in docker.images(builder.label):
+                docker.ask("DELETE", f"/images/{name}?force=1")
+            for volume in volumes(builder, docker):
+                docker.ask("DELETE", f"/volumes/{volume}?force=1")
+
+
+async def ask(builder, *pip: str, **more):
+    return await builder.ensure(*pip, engine="docker", **more)
+
+
+def volumes(builder, docker) -> list[str]:
+    found = docker.ask("GET", "/volumes")["Volumes"] or ()
+    ours = builder.label.partition("=")[2]
+    return [volume["Name"] for volume in found if ours in volume["Name"]]
+
+
+def shared(builder, docker) -> str:
+    """The names of all files that builds share."""
+    names = volumes(builder, docker)
+    return "".join(docker.said(daemons.BASE, "find /v", binds=[f"{name}:/v"]) for name in names)
+
+
+async def test_no_package_reaches_what_other_builds_use(builder, docker):
+    for packages in (["viper", "alpha"], ["adder", "alpha"]):
+        answer = await ask(builder, *packages)
+        assert answer.ready["key"]
+    assert docker.said(answer.ready["path"], "python -c 'import adder; print(adder.VERSION)'") == "1.0\n"
+
+    found = shared(builder, docker)
+
+    assert "alpha" in found, "downloads are shared all the same"
+    assert "poison" not in found
+
+
+async def test_what_is_in_a_layer_is_told_by_its_files(builder, docker):
+    ready = (await ask(builder, "alpha")).ready
+    lock = (await builder.call("GET", f"/environments/{ready['key']}"))["lock"]
+
+    labels = docker.ask("GET", f"/images/{ready['path']}/json")["Config"]["Labels"]
+
+    resolved = "".join(line for line in lock.splitlines(keepends=True)[3:])
+    assert hashlib.sha256(resolved.encode()).hexdigest() != labels["com.spellrun.files"]
+
+
+async def test_builds_are_on_the_network_of_runs_where_the_operator_says_so(builder, docker):
+    builder.environment["SPELL_BUILD_NETWORK"] = "runs"
+    await builder.end()
+    await builder.start()
+    with contextlib.suppress(RuntimeError):
+        docker.ask("POST", "/networks/create", network.definition(str(docker.socket)))
+
+    answer = await ask(builder, "alpha", latest=True)
+
+    assert answer.failure.startswith("pip: the package index cannot be read"), (
+        "it is on the machine's loopback"
+    )
+
+
+async def test_a_network_that_means_nothing_is_refused(builder):
+    builder.environment["SPELL_BUILD_NETWORK"] = "bridge"
+    await builder.end()
+
+    with pytest.raises(RuntimeError, match="SPELL_BUILD_NETWORK must be host or runs"):
+        await builder.start()
+
+    del builder.environment["SPELL_BUILD_NETWORK"]
+    await builder.start()
