@@ -1,5 +1,6 @@
 """The images of environments that are on the daemon: which are there, which are what was built, and how they go (shell)."""
 
+import contextlib
 import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,6 +92,14 @@ class Images:
                     found.add(key)
         return found
 
+    async def clear(self) -> None:
+        """Remove what a process was about to remove when it ended."""
+        with contextlib.suppress(BuilderError, *GONE):
+            for image in await self._docker.tagged(f"{BUILDER}={self._docker.builder}"):
+                for name in image.get("RepoTags") or ():
+                    if name.startswith(image_layers.name(_ASIDE)):
+                        await self._docker.untag(name)
+
     async def size(self, key: str) -> int:
         """The bytes that an image takes, besides those of the image that it was made on."""
         inspected = await self._docker.image(image_layers.name(key))
@@ -114,6 +123,8 @@ class Images:
             # Somebody else on the daemon was faster.
             return False
         await self._docker.untag(image_layers.name(key))
+        # Somebody may have looked at it since.
+        self._ids.pop(key, None)
         used = await in_use(key)
         if used and await self._docker.image(image_layers.name(key)) is None:
             await self.put(key, inspected["Id"])

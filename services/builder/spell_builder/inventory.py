@@ -191,6 +191,8 @@ class Inventory:
 
     async def collect(self, *, everything: bool = False) -> Removed:
         """Remove the longest unused until the rest has room; with `everything`, all that nobody uses."""
+        async with self._changing:
+            await self._images.clear()
         there = await self._there()
         rows = [row for row in await self._rows() if row["key"] in there]
         await self._measure(rows)

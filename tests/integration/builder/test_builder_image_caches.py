@@ -5,6 +5,12 @@ import hashlib
 
 import pytest
 
+from spell_builder.directories import Directories
+from spell_builder.docker import Docker
+from spell_builder.images import Images
+from spell_builder.requests import Requests
+from spell_proto import database
+from spell_proto import docker as proto_docker
 from spell_runner.shim import network
 from support import docker as daemons
 from support import web
@@ -67,6 +73,50 @@ async def test_no_package_reaches_what_other_builds_use(builder, docker):
 
     assert "alpha" in found, "downloads are shared all the same"
     assert "poison" not in found
+
+
+async def test_an_image_that_was_removed_halfway_goes_with_the_next_collection(builder, docker):
+    ready = (await ask(builder, "alpha")).ready
+    name = f"spell-environment:aside-{ready['key']}"
+    docker.ask("POST", f"/images/{ready['path']}/tag?repo=spell-environment&tag=aside-{ready['key']}")
+
+    await builder.call("POST", "/environments/collect")
+
+    assert name not in docker.images(builder.label)
+    assert docker.has(ready["path"]), "the environment itself stays"
+
+
+async def test_whoever_looks_while_an_image_goes_does_not_take_it_for_there(builder, docker, postgres):
+    key = (await ask(builder, "alpha")).ready["key"]
+    identity = builder.label.partition("=")[2]
+    left = []
+
+    class Slow(Docker):
+        """Is asked for an image by somebody else while its name is taken away."""
+
+        async def untag(self, name: str) -> bool:
+            if not name.endswith(f"aside-{key}"):
+                assert await images.damage(key) is None
+            return await super().untag(name)
+
+    async def in_use(_key: str) -> bool:
+        left.append(images.complete(key))
+        return False
+
+    socket = str(docker.socket)
+    async with (
+        database.pool(postgres.url("builder"), "builder") as pool,
+        proto_docker.clients(socket) as both,
+    ):
+        directories = Directories(builder.data)
+        images = Images(Slow(both, socket, identity, "", _no_login), directories, Requests(pool, 60.0))
+        assert await images.take_away(key, in_use)
+
+    assert left == [False]
+
+
+async def _no_login(_registry: str) -> None:
+    pass
 
 
 async def test_what_is_in_a_layer_is_told_by_its_files(builder, docker):
