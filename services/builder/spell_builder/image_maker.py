@@ -139,7 +139,7 @@ class ImageMaker:
             return _Step(install(), files, complaints.failure, repositories=tuple(cloned), harmless=harmless)
         if layers.is_conda(resolved):
             prefix = self._place / uuid.uuid4().hex / Path(image_layers.CONDA).name
-            stack.callback(shutil.rmtree, prefix.parent, ignore_errors=True)
+            stack.push_async_callback(asyncio.to_thread, shutil.rmtree, prefix.parent, ignore_errors=True)
             prefix.parent.mkdir(parents=True)
             await self._conda.install(
                 prefix, Path(image_layers.CONDA), layers.without_apt(resolved), say, lock
