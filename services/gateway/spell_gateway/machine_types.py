@@ -3,7 +3,7 @@
 import difflib
 
 from spell_proto import checks
-from spell_proto.engines import DOCKER
+from spell_proto.engines import DOCKER, LOCAL, Engine, engine_for
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import MachineTypeList, MachineTypeView
@@ -72,8 +72,19 @@ def _able(kind: MachineTypeView, needs: frozenset[str] | None) -> bool:
     return needs is None or not kind.machines or bool(needs & set(kind.engines))
 
 
-def accelerated(environment: EnvironmentRequest, kind: MachineTypeView) -> EnvironmentRequest:
-    """The environment as the GPUs of a machine need it: a framework comes in a variant that uses them."""
-    if environment.framework is None or environment.accelerator is not None or not kind.gpus:
+def engine(environment: EnvironmentRequest, kind: MachineTypeView) -> Engine:
+    """The engine that a run gets which names no image."""
+    return engine_for(environment, None, kind.engines or (LOCAL, DOCKER))
+
+
+def accelerated(
+    environment: EnvironmentRequest, image: str | None, kind: MachineTypeView
+) -> EnvironmentRequest:
+    """The environment as the GPUs of a machine need it: a framework comes in a variant that uses them. So does the one
+    that everybody gets in Docker who names none, and no conda file.
+    """
+    unnamed = image is None and environment.conda is None and engine(environment, kind) == DOCKER
+    framework = environment.framework is not None or unnamed
+    if not framework or environment.accelerator is not None or not kind.gpus:
         return environment
     return environment.model_copy(update={"accelerator": "cuda"})

@@ -13,7 +13,7 @@ from spell_gateway.code import Code
 from spell_gateway.registries import Registries
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
-from spell_proto.engines import DOCKER, LOCAL, Engine, engine_for, engines_needed
+from spell_proto.engines import engines_needed
 from spell_proto.environments import UseAsked, UseView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
 from spell_proto.spec import EnvironmentRequest, RunRequest, RunSpec, canonical_json
@@ -67,9 +67,9 @@ class Runs:
         if request.github is not None:
             await self._code.check(request.github)
         await self._check_image(request)
-        environment = machine_types.accelerated(request.environment, machine)
+        environment = machine_types.accelerated(request.environment, request.docker_image, machine)
         framework: str | None = None
-        image = (await self._builder.check(environment, _engine(environment, machine))).image
+        image = (await self._builder.check(environment, machine_types.engine(environment, machine))).image
         if image is not None:
             # A framework that is an image is a run in that image, and nothing else.
             environment, framework = BARE, request.environment.framework
@@ -121,7 +121,7 @@ class Runs:
                 used = await self._builder.use(UseAsked(run_id=run_id))
                 exact = {"key": used.detail.environment.key, "latest": False}
                 environment = spec.environment.model_copy(update=exact)
-                await self._builder.check(environment, _engine(environment, machine))
+                await self._builder.check(environment, machine_types.engine(environment, machine))
                 spec = spec.model_copy(update={"environment": environment})
         return await self._made(user, spec, run.labels, canonical_json({"again": run_id}), key)
 
@@ -144,8 +144,8 @@ class Runs:
                 code_known = False
         listed = await self.machine_types()
         machine = next(item for item in listed.machine_types if item.name == machine.name)
-        asked = machine_types.accelerated(request.environment, machine)
-        environment = await self._builder.plan(asked, _engine(asked, machine))
+        asked = machine_types.accelerated(request.environment, request.docker_image, machine)
+        environment = await self._builder.plan(asked, machine_types.engine(asked, machine))
         if environment.image is not None:
             await self._machine(machine.name, environment.image, BARE, "environment.framework")
         return RunPlan(environment=environment, machine=machine, code_known=code_known)
@@ -223,8 +223,3 @@ class Runs:
         if run_id is not None:
             return (await self._scheduler.run(user.id, run_id),)
         return (await self._scheduler.runs(user.id, limit=most)).runs
-
-
-def _engine(environment: EnvironmentRequest, machine: MachineTypeView) -> Engine:
-    """The engine that a run gets which names no image."""
-    return engine_for(environment, None, machine.engines or (LOCAL, DOCKER))

@@ -65,6 +65,16 @@ def test_an_engine_nobody_has_heard_of_is_named():
 def test_a_framework_comes_for_gpus_where_a_run_gets_some():
     framework, bare = EnvironmentRequest(framework="jax"), EnvironmentRequest()
 
-    assert accelerated(framework, kind("T4", gpus=1)).accelerator == "cuda"
-    assert accelerated(framework, kind("CPU")).accelerator is None
-    assert accelerated(bare, kind("T4", gpus=1)) == bare
+    assert accelerated(framework, None, kind("T4", gpus=1)).accelerator == "cuda"
+    assert accelerated(framework, None, kind("CPU")).accelerator is None
+    assert accelerated(bare, None, kind("T4", gpus=1)) == bare
+
+
+def test_the_framework_of_those_who_name_none_in_docker_is_the_one_for_the_gpus():
+    docker = kind("T4", engines=("docker",), gpus=1)
+    bare, conda = EnvironmentRequest(), EnvironmentRequest(conda="dependencies: [numpy]")
+
+    assert accelerated(bare, None, docker).accelerator == "cuda"
+    assert accelerated(bare, "debian", docker) == bare
+    assert accelerated(conda, None, docker) == conda
+    assert accelerated(bare, None, kind("CPU", engines=("docker",))) == bare
