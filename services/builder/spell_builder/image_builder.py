@@ -26,6 +26,8 @@ from spell_proto.spec import EnvironmentRequest
 log = logs.get()
 
 PROBE_SECONDS_MAX = 120.0
+#: How the process 1 of a container ends that cannot start anything.
+_NO_SHELL = 127
 
 
 class ImageBuilder(Builder):
@@ -160,6 +162,10 @@ class ImageBuilder(Builder):
     ) -> tuple[apt.Exact, ...]:
         script = image_layers.begin({}) + image_layers.probe(program)
         probed = await self._docker.run(Work(image, script, PROBE_SECONDS_MAX), say)
+        if probed.code == _NO_SHELL and "exec /bin/sh failed" in probed.errors:
+            raise BuildFailedError(
+                f"the base image {base} has no shell (/bin/sh), so no command can be run in it"
+            )
         said = apt.sections(probed.out)
         missing = said.get("missing", "").split()
         if not missing:

@@ -129,6 +129,17 @@ async def test_what_is_in_a_layer_is_told_by_its_files(builder, docker):
     assert hashlib.sha256(resolved.encode()).hexdigest() != labels["com.spellrun.files"]
 
 
+async def test_a_base_image_without_a_shell_is_told(builder, docker):
+    builder.environment["SPELL_DOCKER_IMAGE"] = daemons.EMPTY
+    await builder.end()
+    await builder.start()
+
+    answer = await ask(builder, "alpha")
+
+    assert answer.failure.startswith("the base image ")
+    assert answer.failure.endswith(" has no shell (/bin/sh), so no command can be run in it")
+
+
 async def test_builds_are_on_the_network_of_runs_where_the_operator_says_so(builder, docker):
     builder.environment["SPELL_BUILD_NETWORK"] = "runs"
     await builder.end()
