@@ -38,6 +38,8 @@ _OPTIONS = (
     "-o",
     "Dpkg::Use-Pty=false",
 )
+#: There are no packages but those that stand on the command line.
+_NO_INDEX = ("-o", "Dir::Etc::SourceList=/dev/null", "-o", "Dir::Etc::SourceParts=/dev/null")
 #: An older version is only taken where one is named.
 _KEEPING = ("-y", "--no-remove", "--allow-downgrades")
 _INST = re.compile(r"Inst (?P<name>\S+) (?:\[\S*\] )?\((?P<version>\S+) .*?\[(?P<architecture>[^\]]+)\]\)")
@@ -60,7 +62,9 @@ _TOO_OLD_TO_TRUST = re.compile(r"E: (?P<what>(?:The repository|Release file).*)"
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A package as it is in the index, and nothing else."""
+    """A package as it is in the index, and nothing else. One for another architecture than the system's own has that in
+    its name, as in `libc6:i386`.
+    """
 
     name: str
     version: str
@@ -99,10 +103,10 @@ def begin(environ: Mapping[str, str], *, fresh_minutes: int) -> str:
     age = f'find "${LISTS}/updated" -mmin -{fresh_minutes} 2>/dev/null' if fresh_minutes else "true"
     return (
         f'set -e\n{exports}mkdir -p "${LISTS}/partial"\n'
-        # Others may read them now, or bring them up to date.
-        f'exec 9>"${LISTS}/spell.lock"\nflock 9\n'
-        f'if [ -z "$({age})" ]; then\n'
-        f'rm -f "${LISTS}/updated"\n{_apt("apt-get", "update", "-q")} >&2\n: > "${LISTS}/updated"\nfi\nflock -s 9\n'
+        # Others may read them at the same time. Whoever brings them up to date is alone, and nobody waits for him in vain.
+        f'exec 9>"${LISTS}/spell.lock"\nflock -s 9\n'
+        f'if [ -z "$({age})" ]; then\nflock 9\nif [ -z "$({age})" ]; then\n'
+        f'rm -f "${LISTS}/updated"\n{_apt("apt-get", "update", "-q")} >&2\n: > "${LISTS}/updated"\nfi\nflock -s 9\nfi\n'
     )
 
 
@@ -146,7 +150,9 @@ def install(packages: Sequence[Exact]) -> str:
         'sum=$(sha256sum "$file")\n'
         'case "$wanted" in *"${sum%% *}"*) ;; *) echo "E: $file has another SHA-256 than it should have" >&2; '
         "exit 100;; esac\ndone\n"
-        f"{_apt('apt-get', 'install', '-q', *_KEEPING, '--no-download', '--', *words)} >&2\n"
+        # From here on the files are all there is: scripts of packages may take long, and others want newer lists.
+        f'exec 9>&-\nmkdir -p "${{TMPDIR:-/tmp}}/no-lists/partial"\n{LISTS}="${{TMPDIR:-/tmp}}/no-lists"\n'
+        f"{_apt('apt-get', 'install', '-q', *_KEEPING, *_NO_INDEX, '--no-download')} -- {archives}/*.deb >&2\n"
         f"{_apt('apt-get', 'clean')}\n"
         "rm -f /var/log/apt/* /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache\n"
     )
@@ -204,9 +210,9 @@ def packages(plan_text: str, records: str) -> tuple[Exact, ...]:
     for line in plan_text.splitlines():
         match = _INST.match(line)
         if match is not None:
-            name, version = match["name"].partition(":")[0], match["version"]
+            name, version = match["name"], match["version"]
             architecture = match["architecture"]
-            digest = digests.get((name, version, architecture))
+            digest = digests.get((name.partition(":")[0], version, architecture))
             if digest is None:
                 raise BuildFailedError(f"apt: the package index tells no SHA-256 of {name} {version}", name)
             found.add(Exact(name, version, architecture, digest))

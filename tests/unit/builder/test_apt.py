@@ -1,5 +1,9 @@
 """What apt says becomes exact packages, or one sentence that names the package and the reason."""
 
+import fcntl
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from spell_builder import apt, layers, pins
@@ -188,3 +192,35 @@ def test_no_word_of_a_request_is_taken_for_one_of_the_shell() -> None:
 
     assert "export A='$(id)'" in script
     assert " -- g++=4:12.2.0-3" in script
+
+
+def test_a_package_for_another_architecture_stays_one() -> None:
+    plan = "Inst libc6:i386 (2.36-9 Debian:12/stable [i386])\nInst libc6 [2.36-8] (2.36-9 Debian:12/stable [amd64])\n"
+    records = "".join(
+        f"Package: libc6\nVersion: 2.36-9\nArchitecture: {architecture}\nSHA256: {digest * 64}\n\n"
+        for architecture, digest in (("i386", "a"), ("amd64", "b"))
+    )
+    found = apt.packages(plan, records)
+
+    assert found == (
+        apt.Exact("libc6", "2.36-9", "amd64", "b" * 64),
+        apt.Exact("libc6:i386", "2.36-9", "i386", "a" * 64),
+    )
+    assert tuple(apt.read_exact(str(package)) for package in found) == found
+    assert " -- libc6=2.36-9 libc6:i386=2.36-9 " in apt.install(found)
+
+
+def test_lists_that_are_fresh_are_read_by_many_at_once(tmp_path: Path) -> None:
+    (tmp_path / "updated").touch()
+    begin = apt.begin({"SPELL_APT_LISTS": str(tmp_path)}, fresh_minutes=5)
+    with (tmp_path / "spell.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        done = subprocess.run(["sh", "-c", f"{begin}echo read"], capture_output=True, timeout=10, check=True)
+
+        assert done.stdout == b"read\n"
+
+
+def test_while_packages_are_installed_others_may_have_newer_lists() -> None:
+    script = apt.install([apt.Exact("cowsay", "3.03", "all", "b" * 64)])
+
+    assert script.index("--download-only") < script.index("exec 9>&-") < script.index("--no-download")
