@@ -18,7 +18,7 @@ from spell_builder.conda import Conda
 from spell_builder.directories import Directories, remove
 from spell_builder.docker import HOST, RUNS, Docker
 from spell_builder.frameworks import Frameworks
-from spell_builder.identity import identity
+from spell_builder.identity import Identity, identity
 from spell_builder.image_builder import ImageBuilder
 from spell_builder.image_cache import ImageCache, repository
 from spell_builder.image_cache_api import ImageRoutes
@@ -52,18 +52,23 @@ _CONSUMED = (subjects.COMMANDS, subjects.BUILDER_CONSUMER, subjects.COMMANDS_FOR
 async def main(stop: asyncio.Event) -> None:
     """Serve until `stop`."""
     given = _settings()
-    image_cache = repository(given.image_cache)
-    data = Path(given.data_dir)
-    directories = Directories(data)
+    directories = Directories(Path(given.data_dir))
     directories.make()
     directories.clean()
+    with identity(Path(given.data_dir)) as ours:
+        await _serve(stop, given, directories, ours)
+
+
+async def _serve(stop: asyncio.Event, given: Settings, directories: Directories, ours: Identity) -> None:
+    image_cache = repository(given.image_cache)
+    data = Path(given.data_dir)
     frameworks = Frameworks.load(given.frameworks, given.index_hosts, given.default_framework)
     caller = _storage(given)
     means = _means(given, directories, frameworks, caller)
     async with (
         database.pool(given.database_url, "builder") as pool,
         bus.connect(given.nats_url, "builder") as nats,
-        _docker(given, data) as docker,
+        _docker(given, data, ours) as docker,
     ):
         await database.migrate(pool, "builder", "spell_builder")
         requests = Requests(pool, given.resolution_seconds)
@@ -81,7 +86,9 @@ async def main(stop: asyncio.Event) -> None:
                 "builds_max": given.builds_max,
                 "grace_seconds": given.unawaited_seconds,
             }
-            builder = _local(means, _system(data), directories, requests, tasks, soundness, sharing, limits)
+            builder = _local(
+                means, _system(data, ours), directories, requests, tasks, soundness, sharing, limits
+            )
             images = Images(docker, directories, requests)
             cache = image_cache and ImageCache(image_cache, docker, requests, pool, storage, tasks)
             on_images = _image_builder(docker, images, means, requests, given, tasks, cache, limits)
@@ -126,32 +133,31 @@ def _storage(given: Settings) -> http.Caller:
 
 
 @asynccontextmanager
-async def _docker(given: Settings, data: Path) -> AsyncIterator[Docker]:
+async def _docker(given: Settings, data: Path, ours: Identity) -> AsyncIterator[Docker]:
     """The daemon, without what builds that were interrupted left on it. It need not answer now."""
-    with identity(data) as ours:
-        for left in (data / "image-parts").glob("*"):
-            if not ours.alive(left.name):
-                remove(left)
-        async with (
-            _storage(given) as storage,
-            clients(given.docker_socket) as both,
-        ):
-            ask_login = partial(login_for, storage) if given.storage_url else _no_login
-            names = ours.builder, ours.process
-            docker = Docker(both, given.docker_socket, *names, ask_login, given.build_network)
-            await docker.clean(ours.alive)
-            yield docker
+    for left in (data / "image-parts").glob("*"):
+        if not ours.alive(left.name):
+            remove(left)
+    async with (
+        _storage(given) as storage,
+        clients(given.docker_socket) as both,
+    ):
+        ask_login = partial(login_for, storage) if given.storage_url else _no_login
+        names = ours.builder, ours.process
+        docker = Docker(both, given.docker_socket, *names, ask_login, given.build_network)
+        await docker.clean(ours.alive)
+        yield docker
 
 
 async def _no_login(_registry: str) -> None:
     """Without a storage there are public registries only."""
 
 
-def _system(data: Path) -> System:
+def _system(data: Path, ours: Identity) -> System:
     reach = outside.load()
     trusted = outside.ca_file(reach, data / "ca")
-    system = System(data, outside.for_tools(reach, trusted)["apt"], trusted)
-    system.clean()
+    system = System(data, outside.for_tools(reach, trusted)["apt"], trusted, ours.process)
+    system.clean(ours.alive)
     return system
 
 

@@ -26,7 +26,7 @@ class OverlaidUv(Uv):
         keep: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        with self.system.shown(self.below, words) as shown:
+        async with self.system.shown(self.below, words) as shown:
             return await Uv._run(  # noqa: SLF001 -- its own
                 self, shown, seconds, say, stdin=stdin, keep=keep, environment=environment
             )

@@ -10,8 +10,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,8 +73,12 @@ class _Room:
 class System:
     """What apt can do for runs on this machine. It gets to see `environ`, and trusts the certificates in a file."""
 
-    def __init__(self, data: Path, environ: Mapping[str, str], trusted: str = "") -> None:
+    def __init__(
+        self, data: Path, environ: Mapping[str, str], trusted: str = "", process: str = "builder"
+    ) -> None:
+        """`process` is ours among those that share the data."""
         self._data = data
+        self._process = process
         self._environ = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
         self._told = dict(environ)
         self._trusted = trusted
@@ -120,7 +124,7 @@ class System:
         return problem
 
     async def _probe(self, machine: Machine) -> str | None:
-        with self._room(machine) as room:
+        async with self._room(machine) as room:
             words = overlays.changing(machine, str(room.path))
             try:
                 done = await self._run(words, "echo x > /usr/spell-probe", PROBE_SECONDS_MAX, commands.unsaid)
@@ -130,18 +134,20 @@ class System:
                 return done.errors.strip()[-300:] or "what was written did not arrive"
         return None
 
-    @contextmanager
-    def _room(self, machine: Machine) -> Iterator[_Room]:
-        room = _Room(self._data / "system" / uuid.uuid4().hex[:12])
+    @asynccontextmanager
+    async def _room(self, machine: Machine) -> AsyncIterator[_Room]:
+        room = _Room(self._data / "system" / self._process / uuid.uuid4().hex[:12])
         room.make(machine)
         try:
             yield room
         finally:
-            remove(room.path)
+            await asyncio.to_thread(remove, room.path)
 
-    def clean(self) -> None:
-        """Remove what an interrupted build left."""
-        remove(self._data / "system")
+    def clean(self, alive: Callable[[str], bool]) -> None:
+        """Remove what processes left that are not alive any more."""
+        for left in (self._data / "system").glob("*"):
+            if not alive(left.name):
+                remove(left)
 
     def base(self) -> str:
         """What the machine is, as far as a layer over it depends on it."""
@@ -174,7 +180,7 @@ class System:
 
     async def _apt(self, machine: Machine, script: str, say: Say, fresh_minutes: int) -> Done:
         async def ask() -> Done:
-            with self._room(machine) as room:
+            async with self._room(machine) as room:
                 if machine.namespace[1] == "--user":
                     await asyncio.to_thread(_stand_in, room.path / "upper", machine, _LOOKED_INTO)
                 return await self._script(
@@ -207,7 +213,7 @@ class System:
                 say,
             )
         await asyncio.to_thread(_tidy, layer, machine.parts, stood_in=user)
-        remove(room.path)
+        await asyncio.to_thread(remove, room.path)
 
     async def _script(
         self,
@@ -251,13 +257,13 @@ class System:
 
     # ---- what is put on top ----------------------------------------------------------------------------------
 
-    @contextmanager
-    def shown(self, environment: Path, command: Sequence[str]) -> Iterator[list[str]]:
+    @asynccontextmanager
+    async def shown(self, environment: Path, command: Sequence[str]) -> AsyncIterator[list[str]]:
         """The words that run a command which sees the layer of an environment over this machine."""
         assert self._machine is not None
         layer = (environment / LAYER).resolve()
         there = tuple(place for place in self._machine.places if (layer / place).is_dir())
-        with self._room(self._machine) as room:
+        async with self._room(self._machine) as room:
             yield overlays.showing(replace(self._machine, places=there), str(layer), str(room.path), command)
 
 
