@@ -6,6 +6,7 @@ and one that nobody is told of is removed in the end.
 """
 
 import asyncio
+import errno
 import functools
 import hashlib
 import tempfile
@@ -41,6 +42,7 @@ PULL_SECONDS_MAX = 5.0
 TIED = "its system packages are those of the server's machine (the docker engine has them on every machine)"
 _PAUSE_SECONDS_MAX = 5.0
 _READ_BYTES = 1 << 20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _AWAY = (UnavailableError, aiohttp.ClientError, TimeoutError, ConnectionError)
 
 
@@ -69,6 +71,8 @@ class Sharing(Pushes):
         self._spool = stores.spool
         self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._alone = asyncio.Lock()
+        #: How often storage was waited for in vain.
+        self._in_vain = 0
 
     # ---- pushing ---------------------------------------------------------------------------------------------
 
@@ -76,9 +80,13 @@ class Sharing(Pushes):
         return not self._directories.tied(key) and super().pushing(key)
 
     async def _push(self, key: str) -> None:
+        in_vain = self._in_vain
         async with self._alone:
             if await self.find(key) is not None:
                 return
+            if in_vain != self._in_vain:
+                # Whoever was before us has waited for it: all behind him would wait as long, one after the other.
+                raise PushError("storage does not answer", passing=True)
             if self._directories.tied(key):
                 raise PushError(TIED, passing=False)
             listed = self._directories.listed(key) if self._directories.complete(key) else None
@@ -115,6 +123,7 @@ class Sharing(Pushes):
             except _AWAY as error:
                 log.info("storage does not answer", problem=repr(error))
                 if time.monotonic() > deadline:
+                    self._in_vain += 1
                     raise PushError("storage does not answer", passing=True) from error
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _PAUSE_SECONDS_MAX)
@@ -149,9 +158,15 @@ class Sharing(Pushes):
             log.warning("an archive is damaged", key=key, digest=archive.digest, problem=str(error))
             say("The environment in the shared cache is damaged; it is built again", True)
             await patiently(functools.partial(self._archives.remove_damaged, archive.digest))
-        except (ArchiveError, RefusedError, OSError, *_AWAY) as error:
+        except (FullError, *_AWAY, ArchiveError, RefusedError, OSError) as error:
             log.warning("an archive cannot be had", key=key, problem=repr(error))
-            say("The shared cache does not answer; the environment is built here", False)
+            full = isinstance(error, FullError) or (isinstance(error, OSError) and error.errno in _FULL)
+            why = (
+                "The disk has no room for what the shared cache has"
+                if full
+                else "The shared cache does not answer"
+            )
+            say(f"{why}; the environment is built here", False)
         else:
             # They are written last, as in an environment that was built.
             (new / LIST).unlink()

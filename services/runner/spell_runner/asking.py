@@ -48,9 +48,16 @@ async def until_answered(
 
 
 async def last_word(
-    caller: Caller, service: str, path: str, body: dict[str, Any], notes: Notes, reason: Reason
+    caller: Caller,
+    service: str,
+    path: str,
+    body: dict[str, Any],
+    notes: Notes,
+    reason: Reason,
+    alive: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """What a service has ready after work that it writes lines about: those go into the run's log.
+    """What a service has ready after work that it writes lines about: those go into the run's log. `alive` is called at each
+    sign of life.
 
     Raises:
         AttemptError: the service could not do it; the run fails with `reason`.
@@ -67,6 +74,8 @@ async def last_word(
                 read = await response.content.readany()
             if not read:
                 raise UnavailableError("unavailable", f"{service} broke off")
+            if alive is not None:
+                alive()
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
                 ready = _ready(orjson.loads(line or b"{}"), notes, reason)

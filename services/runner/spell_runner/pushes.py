@@ -25,13 +25,18 @@ async def until_stored(builder: Caller, path: str, run_id: int, notes: Notes) ->
 
     `path` is where the builder tells.
     """
-    deadline, pause = time.monotonic() + AWAY_SECONDS_MAX, 0.1
+    heard, pause = time.monotonic(), 0.1
+
+    def alive() -> None:
+        nonlocal heard, pause
+        heard, pause = time.monotonic(), 0.1
+
     while True:
         try:
-            await asking.last_word(builder, "the builder", path, {}, notes, Reason.BUILD_FAILED)
+            await asking.last_word(builder, "the builder", path, {}, notes, Reason.BUILD_FAILED, alive)
         except (UnavailableError, aiohttp.ClientError, TimeoutError, OSError) as error:
             log.info("the builder does not answer", run_id=run_id, problem=repr(error))
-            if time.monotonic() > deadline:
+            if time.monotonic() - heard > AWAY_SECONDS_MAX:
                 notes.line("The builder does not answer; the environment may not be saved")
                 return
             await asyncio.sleep(pause)

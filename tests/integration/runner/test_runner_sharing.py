@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -261,6 +262,20 @@ async def test_a_builder_that_cannot_have_an_archive_builds_again(near, how):
     assert answer.ready["key"] == key
     assert near.told("environment built", key) == 2
     assert any("shared cache" in line for line in answer.lines), answer.lines
+
+
+async def test_a_disk_without_room_for_an_archive_is_told_as_that(near):
+    _, path, _ = await built(near)
+    Path(path).rename(near.directory / "elsewhere")
+    spool = near.builder.data / "archives"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(spool)], check=True)
+    try:
+        answer = await near.builder.ensure("alpha")
+    finally:
+        subprocess.run(["umount", "--lazy", str(spool)], check=True)
+
+    assert "The disk has no room for what the shared cache has; the environment is built here" in answer.lines
+    assert answer.ready
 
 
 async def test_archives_go_with_their_environments_but_not_while_somebody_may_fetch_them(near):
