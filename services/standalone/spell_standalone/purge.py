@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spell_standalone import memory
+from spell_standalone import daemon_leftovers, memory
 from spell_standalone.errors import StandaloneError
 
 _END_SECONDS_MAX = 10.0
@@ -65,6 +65,7 @@ async def purge(data: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(0.05)
+    await asyncio.to_thread(daemon_leftovers.remove, data, os.environ)
     problems: list[str] = []
 
     def note(_action: Callable[..., Any], path: str, info: Any) -> None:

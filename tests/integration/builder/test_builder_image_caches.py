@@ -12,6 +12,7 @@ from spell_builder.requests import Requests
 from spell_proto import database
 from spell_proto import docker as proto_docker
 from spell_runner.shim import network
+from spell_standalone import daemon_leftovers
 from support import docker as daemons
 from support import web
 
@@ -127,6 +128,21 @@ async def test_what_is_in_a_layer_is_told_by_its_files(builder, docker):
 
     resolved = "".join(line for line in lock.splitlines(keepends=True)[3:])
     assert hashlib.sha256(resolved.encode()).hexdigest() != labels["com.spellrun.files"]
+
+
+async def test_a_purge_takes_images_and_downloads_of_the_builder_away_and_nothing_else(builder, docker):
+    await ask(builder, "alpha")
+    assert docker.images(builder.label)
+    assert volumes(builder, docker)
+    stack = builder.data.parent / "stack"
+    stack.mkdir()
+    (stack / "builder").symlink_to(builder.data)
+
+    daemon_leftovers.remove(stack, {"SPELL_DOCKER_SOCKET": str(docker.socket)})
+
+    assert not docker.images(builder.label)
+    assert not volumes(builder, docker)
+    assert docker.has(daemons.BASE)
 
 
 async def test_a_base_image_without_a_shell_is_told(builder, docker):
