@@ -110,7 +110,9 @@ async def _serve(stop: asyncio.Event, given: Settings, directories: Directories,
                 ahead = Ahead(builders, inventory, tasks)
                 tasks.create_task(nats.consume(stop, *_CONSUMED, ahead.handle))
                 tasks.create_task(inventory.keep(stop, built))
-                caches = Caches(means.uv, data, given.caches_bytes_max, lambda: _work(builders.values()))
+                caches = Caches(
+                    means.uv, data, given.caches_bytes_max, lambda: _work(builders.values()), docker.trim
+                )
                 tasks.create_task(caches.keep(stop))
                 await stop.wait()
                 for each in builders.values():

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,16 @@ class Part:
 class Caches:
     """Those below `data`. `work` says how much is being built, and how much has been."""
 
-    def __init__(self, uv: Uv, data: Path, bytes_max: int, work: Callable[[], tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        uv: Uv,
+        data: Path,
+        bytes_max: int,
+        work: Callable[[], tuple[int, int]],
+        trim: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """`trim` keeps what is not below `data` within the limit."""
+        self._trim = trim
         self._uv = uv
         self._bytes_max = bytes_max
         self._work = work
@@ -73,6 +82,8 @@ class Caches:
                 seen = worked
                 try:
                     await self.run_once(time.time())
+                    if self._trim is not None:
+                        await self._trim(self._bytes_max)
                 except (OSError, BuildFailedError) as error:
                     log.warning("caches could not be made smaller", problem=str(error))
 

@@ -339,6 +339,18 @@ class Docker:
         made = await self.answered(ours.commit(config=config))
         return str(made["Id"])
 
+    async def trim(self, bytes_max: int) -> None:
+        """Remove what builds share where it has become too large: all is had again. What a build uses stays."""
+        with contextlib.suppress(*GONE):
+            about = await self._clients.streams._query_json("system/df")  # noqa: SLF001 -- it has no other
+            ours = {self.volume(cache) for cache in (PACKAGES, LISTS)}
+            for volume in about.get("Volumes") or ():
+                size = (volume.get("UsageData") or {}).get("Size") or 0
+                if volume["Name"] in ours and size > bytes_max:
+                    log.info("removing downloads of builds", volume=volume["Name"], bytes=size)
+                    found = await self._clients.control.volumes.get(volume["Name"])  # type: ignore[no-untyped-call]
+                    await found.delete()
+
     async def clean(self, alive: Callable[[str], bool]) -> None:
         """Remove what builds of processes left that are not alive any more."""
         mine = f"{BUILDER}={self.builder}"

@@ -145,6 +145,20 @@ async def test_a_purge_takes_images_and_downloads_of_the_builder_away_and_nothin
     assert docker.has(daemons.BASE)
 
 
+async def test_downloads_that_are_too_large_go(builder, docker):
+    await ask(builder, "alpha")
+    packages = [name for name in volumes(builder, docker) if name.endswith("-packages")]
+    socket, identity = str(docker.socket), builder.label.partition("=")[2]
+    async with proto_docker.clients(socket) as both:
+        daemon = Docker(both, socket, identity, "", _no_login)
+        await daemon.trim(10**12)
+        assert packages
+        assert set(packages) <= set(volumes(builder, docker))
+        await daemon.trim(0)
+
+    assert not set(packages) & set(volumes(builder, docker))
+
+
 async def test_a_base_image_without_a_shell_is_told(builder, docker):
     builder.environment["SPELL_DOCKER_IMAGE"] = daemons.EMPTY
     await builder.end()
