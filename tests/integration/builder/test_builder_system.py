@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,29 @@ async def _lists(builder, lists):
 @pytest.fixture(name="lists", scope="module")
 def _kept(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("lists")
+
+
+#: Resolves and installs a package, and looks for its program with the layer in sight.
+BY_ONE_WHO_IS_NOT_ROOT = """
+import asyncio, os, subprocess, sys
+from pathlib import Path
+from spell_builder.system import System
+
+async def main(data, name):
+    def say(*_): pass
+    system = System(Path(data), {})
+    if problem := await system.problem():
+        return print("unable", problem, sep="\\n")
+    packages = await system.resolve([name], say)
+    new = Path(data, "layer")
+    with open(new / "lock", "w") as lock:
+        await system.install(new, packages, say, lock.fileno())
+    script = f"ls /usr/bin/{name} /usr/games/{name} 2>/dev/null | grep -q . && echo shown"
+    async with system.shown(new, ["sh", "-c", script]) as words:
+        print(subprocess.run(words, capture_output=True, text=True).stdout.strip())
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 def machine() -> str:
@@ -142,6 +168,34 @@ async def test_what_the_machine_has_already_needs_no_layer(builder):
 
     assert "This machine has base-passwd already" in answer.lines
     assert not os.path.lexists(Path(answer.ready["path"]) / LAYER)
+
+
+async def test_one_who_is_not_root_gets_a_layer_too_and_compiles_with_it_in_sight():
+    user = pwd.getpwnam("nobody")
+    become = (
+        ()
+        if os.geteuid()
+        else ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="sp") as directory:
+        if become:
+            os.chown(directory, user.pw_uid, user.pw_gid)
+        Path(directory, "layer").mkdir(mode=0o777)
+        Path(directory, "layer").chmod(0o777)
+        words = [*become, sys.executable, "-c", BY_ONE_WHO_IS_NOT_ROOT, directory, lacking()]
+        if (
+            become
+            and subprocess.run(
+                [*become, sys.executable, "-c", ""], capture_output=True, check=False
+            ).returncode
+        ):
+            pytest.skip("another user cannot run our Python here")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+        workspace = done.stdout.splitlines()
+
+    if workspace[:1] == ["unable"]:
+        pytest.skip(f"one who is not root mounts no overlays here: {workspace[1]}")
+    assert workspace[-1:] == ["shown"], (workspace, done.stderr[-2000:])
 
 
 @pytest.mark.parametrize("name", ["base-passwd", lacking()])
