@@ -313,7 +313,7 @@ class Builder:
 
     async def _below(self, flight: Flight, recipe: Recipe) -> Path:
         """The directory of an environment that another one is put on top of."""
-        return Path((await self._share(recipe, flight, quiet=True)).path)
+        return Path((await self._share(recipe, flight)).path)
 
     async def _exactly(self, key: str) -> Recipe:
         """The recipe of an environment that was made before.
@@ -332,15 +332,11 @@ class Builder:
             )
         return recipe
 
-    async def _share(self, recipe: Recipe, flight: Flight, *, quiet: bool = False) -> Ready:
-        """The environment of a recipe: there already, or built in one flight that different requests may share. With
-        `quiet`, nothing is said of one that is there.
-        """
+    async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
+        """The environment of a recipe: there already, or built in one flight that different requests may share."""
         if ready := self._ready(recipe.key, cached=True):
             damage = await self._damaged(recipe.key)
             if damage is None:
-                if recipe.resolved and not quiet:
-                    flight.say("Retrieving cached environment...")
                 return self._ready(recipe.key, cached=True) or ready
             flight.say(f"The environment on the disk is damaged ({damage}); it is built again", True)
         build = self._join(f"key {recipe.key}", functools.partial(self._build, recipe))

@@ -116,7 +116,7 @@ class ImageBuilder(Builder):
         found = await self._founded(base, python)
         if found is not None:
             try:
-                await self._share(found, flight, quiet=True)
+                await self._share(found, flight)
             except BuildFailedError as error:
                 log.info("the base of environments is made anew", base=base, problem=str(error))
                 found = None
@@ -220,7 +220,7 @@ class ImageBuilder(Builder):
         under = await self._below_of(recipe)
         if under is not None:
             # Before a place among the builds is taken: the layer below needs one too.
-            await self._share(under, flight, quiet=True)
+            await self._share(under, flight)
         return await super()._build(recipe, flight)
 
     async def _make(self, recipe: Recipe, flight: Flight, lock: int, begun: float) -> bool:

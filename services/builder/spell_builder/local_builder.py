@@ -73,11 +73,11 @@ class LocalBuilder(Builder):
         base = self._directories.base(key)
         return base is None or base == self._system.base()
 
-    async def _share(self, recipe: Recipe, flight: Flight, *, quiet: bool = False) -> Ready:
+    async def _share(self, recipe: Recipe, flight: Flight) -> Ready:
         layer = self._layer(recipe)
         if layer is not None:
-            await super()._share(layer, flight, quiet=True)
-        return await super()._share(recipe, flight, quiet=quiet)
+            await super()._share(layer, flight)
+        return await super()._share(recipe, flight)
 
     def _layer(self, recipe: Recipe) -> Recipe | None:
         """The environment whose system packages this one has, where it is another one."""

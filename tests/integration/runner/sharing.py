@@ -18,7 +18,7 @@ from integration.runner.room import Front, Room, Services
 from spell_proto import http
 from spell_proto.views import RunView
 from spell_runner import workspace
-from support import stack
+from support import registries, stack
 from support.builder_process import BuilderProcess
 from support.conda_packages import Channel
 from support.packages import Index
@@ -111,6 +111,7 @@ async def shared(services: Services, postgres: stack.Postgres, tmp_path: Path) -
             "SPELL_DATA_DIR": str(builder.data),
             "SPELL_SHARE_ENVIRONMENTS": "1",
             "SPELL_STORAGE_URL": f"unix://{front.socket}",
+            "SPELL_REGISTRY_TOKEN": registries.TOKEN,
             "SPELL_SCHEDULER_URL": f"unix://{services.scheduler.socket}",
             "UV_DEFAULT_INDEX": index.url,
             "SPELL_CONDA_CHANNELS": f"local={channel.url}",

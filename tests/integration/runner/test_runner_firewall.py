@@ -19,7 +19,7 @@ from support import docker as daemons
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: Of those at which clouds answer, one that nobody uses.
-CLOUD, LINK = "169.254.77.77", "spelltests1"
+CLOUD, LINK = "169.254.77.77", "spelltests4"
 BRIDGE = "spelltests2"
 BEYOND, SPACE, NEAR, NEAR_ADDRESS = "169.254.77.78", "spelltests", "spelltests3", "10.231.79.1"
 REACH = """
