@@ -189,6 +189,7 @@ class Builder:
         (self.environment / "bin/python").symlink_to(Path(sys.executable).resolve())
         (self.environment / MARKER).write_text('{"key": "k"}')
         self.socket = socket
+        self.image = docker.BASE
         self.known = True
         #: the engines that environments were asked for
         self.asked: list[str] = []
@@ -200,7 +201,7 @@ class Builder:
         if self.known:
             self.asked.append(request.query.get("engine", "local"))
             in_image = self.asked[-1] == "docker"
-            return web.json_response({"key": "k", "path": docker.BASE if in_image else str(self.environment)})
+            return web.json_response({"key": "k", "path": self.image if in_image else str(self.environment)})
         return web.json_response(
             {"code": "environment_unknown", "field": None, "message": "not yet", "hint": None}, status=404
         )
@@ -421,6 +422,9 @@ async def room(
         made = Room(services, directory, sockets, Client(caller, 1000 + next(_NUMBERS)), bus)
         made.runner.environment |= settings
         made.runner.before = before
+        if Path(socket := settings.get("SPELL_DOCKER_SOCKET", "")).is_socket():
+            # Images of environments are known by their ids.
+            made.builder.image = docker.Docker(Path(socket)).ask("GET", f"/images/{docker.BASE}/json")["Id"]
         await opened.enter_async_context(made.front.open())
         await opened.enter_async_context(made.builder.open())
         made.runner.start()
