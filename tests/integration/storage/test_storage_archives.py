@@ -48,12 +48,12 @@ async def test_it_is_nobodys_blob_and_a_blob_is_no_archive(api):
     data = os.urandom(1000)
     digest = await put(api, data)
 
-    for owner_id in (1, 2):
+    for owner_id in (0, 1, 2):
         with pytest.raises(NotFoundError):
             async with api.open("GET", f"/blobs/{digest}", params={"owner_id": owner_id}):
                 pass
     with pytest.raises(InvalidError):
-        async with api.open("GET", f"/blobs/{digest}", params={"owner_id": 0}):
+        async with api.open("GET", f"/blobs/{digest}", params={"owner_id": -1}):
             pass
     other = os.urandom(1000)
     async with api.open("PUT", f"/blobs/{sha256(other)}", params={"owner_id": 1}, data=other):
