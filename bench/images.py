@@ -70,8 +70,9 @@ async def forget_downloads(socket: str, stack: Stack) -> None:
     """Remove what builds have downloaded."""
     builder = (stack.directory / "local" / "builder" / "builder-id").read_text()
     async with clients(socket) as both:
-        volume = await both.control.volumes.get(f"spell-build-{builder}")
-        await volume.delete()
+        for name in (each["Name"] for each in (await both.control.volumes.list())["Volumes"]):
+            if name.startswith(f"spell-build-{builder}-"):
+                await (await both.control.volumes.get(name)).delete()
 
 
 def first(stack: Stack, environment: dict[str, Any]) -> float:
