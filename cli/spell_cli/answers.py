@@ -35,6 +35,16 @@ class Github(TypedDict):
     ref: str | None
 
 
+class Mount(TypedDict):
+    resource: str
+    target: str
+    owner_id: int
+    manifest: str | None
+    path: str
+    is_file: bool
+    bucket: str | None
+
+
 class Spec(TypedDict):
     command: str
     machine_type: str
@@ -46,6 +56,9 @@ class Spec(TypedDict):
     timeout_seconds: int | None
     docker_image: str | None
     framework: str | None
+    mounts: list[Mount]
+    save_every_seconds: int | None
+    no_save: list[str]
 
 
 class Run(TypedDict):

@@ -2,7 +2,8 @@
 
 from datetime import datetime
 
-from spell_proto.spec import EnvironmentRequest, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import EnvironmentRequest
 
 #: A file of this name at the top of an environment holds the list of what it consists of.
 LIST = ".spell-contents"

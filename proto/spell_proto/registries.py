@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from spell_proto.errors import NotFoundError, SettingsError
 from spell_proto.http import Caller
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 
 #: Shorter secrets would take half of a sentence with them.
 _MASKED_CHARS_MIN = 4

@@ -11,22 +11,18 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from packaging.requirements import InvalidRequirement, Requirement
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from spell_proto import apt, checks, frameworks, images
+from spell_proto import apt, checks, frameworks, images, saves
 from spell_proto.conda import CondaFile
 from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
+from spell_proto.mounts import Mount, MountRequest, placed, working_directory
 from spell_proto.requirements import CONSTRAINTS, Editable, Parsed, no_editables, parse_text, refused
+from spell_proto.shapes import Shape
 from spell_proto.state import Intent
 
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
-
-
-class Shape(BaseModel):
-    """Base of everything that crosses a border: frozen, strict, and no unknown members."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 def pip_requirement(value: str) -> str:
@@ -228,6 +224,14 @@ def _image(value: str | None) -> str | None:
     return None if value is None else images.whole(value)
 
 
+def _save_every(value: int | None) -> int | None:
+    return None if value is None else saves.every(value, value)
+
+
+def _no_save(values: tuple[str, ...]) -> tuple[str, ...]:
+    return saves.patterns(values)
+
+
 def _timeout(value: int | None) -> int | None:
     return None if value is None else checks.timeout_range(value, value)
 
@@ -238,13 +242,16 @@ class RunRequest(Shape):
     command: Annotated[str, AfterValidator(checks.command)]
     machine_type: str | None = None
     environment: EnvironmentRequest = EnvironmentRequest()
-    env: Annotated[dict[str, str], AfterValidator(_env)] = {}
+    env: Annotated[dict[str, str], AfterValidator(_env)] = Field(default_factory=dict)
     code: CodeRef | None = None
     github: GithubSource | None = None
     description: Annotated[str, AfterValidator(checks.description)] = ""
     labels: Annotated[tuple[str, ...], AfterValidator(checks.labels)] = ()
     timeout_seconds: Annotated[int | None, AfterValidator(_timeout)] = None
     docker_image: Annotated[str | None, AfterValidator(_image)] = None
+    mounts: tuple[MountRequest, ...] = ()
+    save_every_seconds: Annotated[int | None, AfterValidator(_save_every)] = None
+    no_save: Annotated[tuple[str, ...], AfterValidator(_no_save)] = ()
 
     @model_validator(mode="after")
     def _one_environment(self) -> Self:
@@ -276,6 +283,20 @@ class RunRequest(Shape):
         return self
 
     @model_validator(mode="after")
+    def _mounts_apart(self) -> Self:
+        placed(self.mounts, self.working_directory)
+        return self
+
+    @property
+    def working_directory(self) -> str:
+        """Where the command starts."""
+        if self.github is not None:
+            return working_directory(checks.github_directory(self.github.url))
+        if self.code is not None:
+            return working_directory(self.code.root_directory, self.code.cwd)
+        return working_directory(None)
+
+    @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.code is not None and self.github is not None:
             raise InvalidError(
@@ -302,7 +323,7 @@ class RunSpec(Shape):
     """A run as it was accepted: the request with everything resolved that can be resolved at creation.
 
     With `github`, `code` is null until a machine has had it fetched. `docker_image` has its registry and tag; `framework`
-    is the one that was asked for, where it is that image.
+    is the one that was asked for, where it is that image. Of `mounts`, resources are resolved to what they held.
     """
 
     command: str
@@ -315,6 +336,9 @@ class RunSpec(Shape):
     timeout_seconds: int | None
     docker_image: str | None = None
     framework: str | None = None
+    mounts: tuple[Mount, ...] = ()
+    save_every_seconds: int | None = None
+    no_save: tuple[str, ...] = ()
 
 
 class AttemptSpec(Shape):

@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Literal
 
-from spell_proto.spec import RunSpec, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import RunSpec
 from spell_proto.state import Intent, Reason, RunState
 
 

@@ -17,7 +17,8 @@ from spell_proto import http, logs, service
 from spell_proto.engines import LOCAL, Engine
 from spell_proto.environments import UseAsked
 from spell_proto.errors import NotFoundError, shown
-from spell_proto.spec import EnvironmentRequest, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import Health
 
 log = logs.get()

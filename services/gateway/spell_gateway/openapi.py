@@ -8,7 +8,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from spell_gateway.routes import JSON, Param, Route
 from spell_proto.service import version
-from spell_proto.spec import RunRequest, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import RunRequest
 
 REFS = "#/components/schemas/{model}"
 _PART = re.compile(r"\{(?P<name>[a-z_]+)(?::[^{}]*)?\}")

@@ -14,7 +14,7 @@ from spell_gateway.storage import Storage
 from spell_proto.http import json_response
 from spell_proto.images import registry_name
 from spell_proto.registries import RegistryList, RegistryView
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 
 
 class RegistryGiven(Shape):

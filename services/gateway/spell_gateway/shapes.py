@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from spell_proto import checks
 from spell_proto.environments import PlanView
 from spell_proto.errors import InvalidError, shown
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_proto.views import Health, MachineTypeView, OwnerSummary, RunView
 
 TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600

@@ -9,7 +9,7 @@ from spell_gateway.shapes import GitCredentials, RepositoryRequest
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.registries import RegistryList, RegistryView
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_proto.views import (
     Commit,
     GitCredentialsList,

@@ -26,7 +26,7 @@ from spell_proto.archive_format import ArchiveError, DamagedError, stamp
 from spell_proto.environments import LIST, ArchiveView
 from spell_proto.errors import FullError, NotFoundError, RefusedError
 from spell_proto.http import Caller
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_runner import asking, workspace
 from spell_runner.errors import AttemptError

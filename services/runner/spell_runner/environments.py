@@ -12,7 +12,8 @@ from spell_proto.engines import DOCKER, LOCAL, Engine
 from spell_proto.environments import MARKER
 from spell_proto.errors import NotFoundError, RefusedError
 from spell_proto.http import Caller
-from spell_proto.spec import EnvironmentRequest, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import EnvironmentRequest
 from spell_proto.state import Reason
 from spell_runner import asking
 from spell_runner.copies import Copies

@@ -16,7 +16,7 @@ from spell_proto import logs
 from spell_proto.errors import FullError, RefusedError, UnavailableError
 from spell_proto.events import OutputsSaved
 from spell_proto.http import Caller
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 from spell_runner.errors import AttemptError

@@ -16,7 +16,8 @@ from spell_proto import logs
 from spell_proto.engines import DOCKER, LOCAL
 from spell_proto.errors import ConflictError, shown
 from spell_proto.service import Pace, ticker
-from spell_proto.spec import RunSpec, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import RunSpec
 from spell_scheduler import lifecycle, runs
 from spell_scheduler.runs import SQL, Connection, Post, Row
 from spell_scheduler.store import Changes, Store

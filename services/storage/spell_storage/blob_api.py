@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_storage import answers
 from spell_storage.blobs import MANIFEST, SMALL_BYTES_MAX, Blobs
 from spell_storage.objects import PIECE_BYTES

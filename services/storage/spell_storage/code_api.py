@@ -4,7 +4,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from spell_proto.http import json_response, read_json
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_proto.views import PackAsked, RepositoryList
 from spell_storage import answers, git
 from spell_storage.code import Code

@@ -8,7 +8,8 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from spell_proto.http import json_response, read_json
-from spell_proto.spec import GithubSource, Shape
+from spell_proto.shapes import Shape
+from spell_proto.spec import GithubSource
 from spell_proto.views import Commit, GitCredentialsList, GitHosts
 from spell_storage import answers
 from spell_storage.credentials import Credentials

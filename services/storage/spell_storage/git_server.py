@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from spell_proto import logs
 from spell_proto.errors import NotFoundError, RefusedError
 from spell_proto.http import Caller
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_storage import git
 from spell_storage.code import Code
 from spell_storage.locks import BusyError

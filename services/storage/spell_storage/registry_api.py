@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from spell_proto.errors import RefusedError, shown
 from spell_proto.http import json_response, read_json
 from spell_proto.registries import RegistryList
-from spell_proto.spec import Shape
+from spell_proto.shapes import Shape
 from spell_storage.registries import Registries
 
 

@@ -7,7 +7,7 @@ from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
 from spell_gateway import shapes
-from spell_proto import environments, spec, views
+from spell_proto import environments, mounts, spec, views
 
 
 def test_status_tells_changed_from_untracked():
@@ -98,6 +98,7 @@ SAME = [
     (answers.Spec, spec.RunSpec),
     (answers.Environment, spec.EnvironmentRequest),
     (answers.Code, spec.CodeLocation),
+    (answers.Mount, mounts.Mount),
     (answers.EndOutcome, views.EndOutcome),
     (answers.EndOutcomes, shapes.BatchOutcome),
     (answers.Transition, views.TransitionView),
