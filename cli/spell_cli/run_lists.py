@@ -100,6 +100,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Apt Packages", ", ".join(spec["environment"].get("apt") or ())),
         ("Conda Env File", _conda(spec["environment"].get("conda"))),
         ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
+        ("Not Saved", "\n".join(spec.get("no_save") or ())),
         ("Saved Files", _saved(run)),
     ]
     return [(name, value) for name, value in rows if value]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import apt, checks, frameworks, images
+from spell_proto import apt, checks, frameworks, images, saves
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -36,6 +36,7 @@ class RunArguments(NamedTuple):
     conda_file: "CondaText | None" = None
     framework: str | None = None
     apt: tuple[str, ...] = ()
+    no_save: tuple[str, ...] = ()
 
 
 class CondaText(NamedTuple):
@@ -93,6 +94,8 @@ def check(arguments: RunArguments) -> Checked:
         body["labels"] = checks.labels(arguments.labels)
     if arguments.timeout is not None:
         body["timeout_seconds"] = checks.timeout_seconds(arguments.timeout)
+    if arguments.no_save:
+        body["no_save"] = saves.patterns(arguments.no_save)
     source = github(arguments.github_url, arguments.github_ref, arguments.commit_ref)
     if source is not None:
         body["github"] = source

@@ -196,10 +196,14 @@ def line(value: str, field: str, most: int, *, least: int = 1, name: str | None 
 
 
 def timeout_seconds(value: str) -> int:
-    """A time limit as typed: minutes, or a number with s, m, h or d. Between one second and 366 days."""
+    """A time limit as typed. Between one second and 366 days."""
+    return timeout_range(duration_seconds(value), value)
+
+
+def duration_seconds(value: str) -> int:
+    """A time as typed: minutes, or a number with s, m, h or d. 0 for anything else."""
     match = _DURATION.fullmatch(value.strip())
-    seconds = int(match["number"]) * _SECONDS[match["unit"]] if match else 0
-    return timeout_range(seconds, value)
+    return int(match["number"]) * _SECONDS[match["unit"]] if match else 0
 
 
 def timeout_range(seconds: int, given: object) -> int:

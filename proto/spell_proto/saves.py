@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from spell_proto import checks
 from spell_proto.errors import InvalidError, shown
 
 SAVE_EVERY_SECONDS_MIN = 10
@@ -26,6 +27,15 @@ def every(seconds: int, given: object) -> int:
             field="save_every_seconds",
         )
     return seconds
+
+
+def every_typed(value: str) -> int:
+    """Seconds between two snapshots, as typed.
+
+    Raises:
+        InvalidError: number_out_of_range.
+    """
+    return every(checks.duration_seconds(value), value)
 
 
 def patterns(values: Sequence[str]) -> tuple[str, ...]:

@@ -140,6 +140,12 @@ class RunCommand(SpellCommand):
     metavar="REF",
     help="Its branch, tag or commit.  [default: master, or its default branch]",
 )
+@click.option(
+    "--no-save",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files not to save, as a line of .gitignore names them. Repeatable.",
+)
 @click.option("-b", "--background", is_flag=True, help="Do not show its output.")
 @click.option("-f", "--force", is_flag=True, help="Skip interactive prompts.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every line of the platform.")
@@ -171,6 +177,7 @@ def run(
     commit_ref: str | None,
     github_url: str | None,
     github_ref: str | None,
+    no_save: tuple[str, ...],
     background: bool,
     force: bool,
     verbose: bool,
@@ -204,6 +211,7 @@ def run(
                 _conda(conda_file),
                 framework,
                 apt,
+                no_save,
             )
         )
     # git reads the work tree while Python reads the modules that talk to the server.

@@ -85,6 +85,7 @@ class Runs:
             timeout_seconds=request.timeout_seconds,
             docker_image=request.docker_image or image,
             framework=framework,
+            no_save=request.no_save,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
 

@@ -15,7 +15,7 @@ from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
-from spell_runner import fetching, phases, pushes, saving, workspace
+from spell_runner import fetching, leaving, phases, pushes, saving, workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
@@ -262,7 +262,9 @@ class Attempt:
         changes = Changes()
         try:
             if self._engine.touched(self.directory):
-                changes = await asyncio.to_thread(self._engine.changes, self.directory, abort)
+                changes = await asyncio.to_thread(
+                    leaving.changes, self._engine, self.spec.spec, self.directory, abort
+                )
         except OSError as error:
             raise AttemptError(Reason.SAVE_FAILED, f"the files could not be read: {error}") from error
         return await self._stored(changes)

@@ -1,9 +1,11 @@
-"""A storage that hangs is asked again: it holds a run up, but not for ever."""
+"""What a save leaves out, and that a storage that hangs is asked again: it holds a run up, but not for ever."""
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
+from integration.runner import shims
 from spell_proto import http
 from spell_runner import saving
 from spell_runner.directory import Directory
@@ -57,3 +59,39 @@ async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
         saved = await saving.save(caller, 1, None, changes, notes(tmp_path), Abort())
 
     assert (saved.manifest, storage.puts) == (DIGEST, 2)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    "isolation",
+    [
+        "none",
+        "docker",
+        pytest.param(
+            "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
+        ),
+    ],
+)
+async def test_what_patterns_leave_out_is_not_saved(rooms, isolation):
+    here = await rooms(isolation)
+    code = here.front.shelf.code({".spellignore": b"*.tmp\n/cache/\n", "old.tmp": b"old"})
+    command = "mkdir -p cache sub/cache; touch a.tmp b.bin cache/x sub/cache/y best.tmp; echo new > old.tmp; rm .spellignore"
+
+    run_id = await here.create(command, code=code, no_save=["*.bin", "!best.tmp"])
+    view = await here.until_final(run_id)
+
+    assert set(await here.files(view)) == {"best.tmp", "sub/cache/y"}
+    assert "Not saved: 4 files (left out by .spellignore and --no-save)" in await here.lines(run_id)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_run_of_which_everything_is_left_out_has_no_files(rooms):
+    here = await rooms("none")
+
+    run_id = await here.create("touch a b", no_save=["*"])
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.manifest) == ("complete", None)
+    lines = await here.lines(run_id)
+    assert "Not saved: 2 files (left out by --no-save)" in lines
+    assert "No modified or new files found" not in lines

@@ -56,6 +56,7 @@ def test_every_option_reaches_the_request():
         description=" text ",
         labels=("x", "y", "x"),
         timeout="2h",
+        no_save=("*.tmp", "!best.tmp"),
     )
 
     assert check(given).body == {
@@ -66,6 +67,7 @@ def test_every_option_reaches_the_request():
         "description": "text",
         "labels": ("x", "y"),
         "timeout_seconds": 7200,
+        "no_save": ("*.tmp", "!best.tmp"),
     }
 
 
@@ -85,6 +87,9 @@ CATALOGUE = [
     ("B03", {"words": ("a\0b",)}, "command_not_text", "command", "position 1"),
     ("B03", {"words": ("a\udcff",)}, "command_not_text", "command", "UTF-8"),
     ("B09", {"pip": ("--index-url=http://x",)}, "pip_spec_invalid", "pip", "--pip"),
+    ("--no-save", {"no_save": ("",)}, "pattern_invalid", "no_save", "--no-save"),
+    ("--no-save", {"no_save": ("a\nb",)}, "pattern_invalid", "no_save", "one line"),
+    ("--no-save", {"no_save": ("a",) * 101}, "too_many_patterns", "no_save", "100"),
     ("B09", {"pip": ("-r x",)}, "pip_spec_invalid", "pip", "--pip"),
     ("B09", {"pip": ("",)}, "pip_spec_invalid", "pip", "--pip"),
     ("B13", {"pip": ("six",) * 501}, "too_many_packages", "pip", "500"),
