@@ -130,7 +130,7 @@ class Event(Transition):
 
 
 class Entry(TypedDict):
-    """A file or directory of a resource; `size` is null for a directory."""
+    """A file, or a directory where `size` is null, or a link."""
 
     path: str
     size: int | None
@@ -141,8 +141,17 @@ class Entry(TypedDict):
 
 
 class Listing(TypedDict):
+    """What is at a path; `target` is what it leads to where it goes through a link."""
+
     path: str
     entries: list[Entry]
+    target: str | None
+
+
+class Link(TypedDict):
+    alias: str
+    target: str
+    created_at: str
 
 
 class Repository(TypedDict):

@@ -12,14 +12,14 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from spell_cli import answers
+from spell_cli.calls import Answer, Call
 from spell_cli.errors import CliError, ConfigError, UnreachableError
 from spell_cli.progress import Progress
 from spell_cli.servers import Address, Server
-from spell_proto.errors import BY_STATUS, Refusal, RefusedError, SpellError
 
 RETRY_SECONDS_MAX = 30.0
 CONNECT_SECONDS = 10.0
@@ -124,6 +124,19 @@ class Client:
         if start and response.status != 206:
             raise CliError(f"{self.server.describe()} cannot send the rest of a file alone.")
         return response
+
+    def links(self) -> list[answers.Link]:
+        return cast(list[answers.Link], self._json("GET", "/api/links")["links"])
+
+    def link(self, alias: str) -> answers.Link:
+        return cast(answers.Link, self._json("GET", f"/api/links/{quote(alias, safe='')}"))
+
+    def put_link(self, alias: str, target: str) -> answers.Link:
+        path = f"/api/links/{quote(alias, safe='')}"
+        return cast(answers.Link, self._json("PUT", path, body={"target": target}))
+
+    def remove_link(self, alias: str) -> None:
+        self._json("DELETE", f"/api/links/{quote(alias, safe='')}")
 
     def put_repository(self, root_commit: str, name: str) -> answers.Repository:
         body = {"root_commit": root_commit, "name": name}
@@ -268,7 +281,7 @@ class Client:
         except ValueError:
             raise CliError(f"{self.server.describe()} answered something that is no JSON.") from None
 
-    def _ask(self, call: "Call") -> "Answer":
+    def _ask(self, call: Call) -> Answer:
         problem: Exception
         try:
             answer = self._once(call)
@@ -281,7 +294,7 @@ class Client:
             self.forget()
         return self._again(call, problem)
 
-    def _again(self, call: "Call", problem: Exception) -> "Answer":
+    def _again(self, call: Call, problem: Exception) -> Answer:
         """Ask until there is an answer, or patience ends."""
         deadline = time.monotonic() + self._patience
         if not self._patience:
@@ -302,11 +315,11 @@ class Client:
                 problem = answer.problem()
         raise self._unreachable(problem) from problem
 
-    def _once(self, call: "Call") -> "Answer":
+    def _once(self, call: Call) -> Answer:
         response = self._send(call)
         return Answer(response.status, response.reason, response.read())
 
-    def _send(self, call: "Call") -> http.client.HTTPResponse:
+    def _send(self, call: Call) -> http.client.HTTPResponse:
         self._address = address = self._address or self.server.address()
         headers = {"Authorization": f"Bearer {address.token}"} | call.headers
         try:
@@ -335,57 +348,6 @@ class Client:
                 f"{name} shows a TLS certificate that is not trusted: {problem.verify_message}."
             )
         return UnreachableError(f"Can't reach {name}: {str(problem) or type(problem).__name__}.")
-
-
-class Call(NamedTuple):
-    """One request, ready to be sent."""
-
-    method: str
-    path: str
-    data: bytes | None
-    headers: dict[str, str]
-    seconds: float
-
-
-class Answer(NamedTuple):
-    """One answer, whole."""
-
-    status: int
-    reason: str
-    body: bytes
-
-    @property
-    def temporary(self) -> bool:
-        """Whether the same call may work in a moment."""
-        return self.status in {502, 503, 504}
-
-    def problem(self) -> http.client.HTTPException:
-        """A temporary answer as an error."""
-        refusal = self._parsed()
-        return http.client.HTTPException(
-            refusal["message"] if refusal is not None else f"{self.status} {self.reason}"
-        )
-
-    def refusal(self) -> SpellError:
-        """An answer that says no, as the error it means."""
-        body = self._parsed()
-        if body is None:
-            return CliError(f"The server answered {self.status} {self.reason}.")
-        message, hint = body["message"], body.get("hint")
-        if self.status == 401:
-            return ConfigError(message, hint=hint or "Check 'token' in ~/.spell/config, or SPELL_TOKEN.")
-        if self.status >= 500:
-            return CliError(f"The server went wrong: {message}")
-        kind = BY_STATUS.get(self.status, RefusedError)
-        return kind(body["code"], message, field=body.get("field"), hint=hint)
-
-    def _parsed(self) -> Refusal | None:
-        try:
-            body = json.loads(self.body)
-        except ValueError:
-            return None
-        is_refusal = isinstance(body, dict) and {"code", "message"} <= body.keys()
-        return cast(Refusal, body) if is_refusal else None
 
 
 def new_idempotency_key() -> str:

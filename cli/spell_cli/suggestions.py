@@ -48,6 +48,8 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
         return [(known["host"], known["username"]) for known in client.git_credentials()]
     if what == "registries":
         return [(known["registry"], known["username"]) for known in client.registries()["registries"]]
+    if what == "links":
+        return [(link["alias"], f"leads to {link['target']}") for link in client.links()]
     if what in {"environments", "pythons"}:
         known_ones = client.environments()["environments"]
         if what == "pythons":

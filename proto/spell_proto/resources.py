@@ -48,11 +48,20 @@ class RunFiles:
     snapshot: int | None
     path: str
 
+    @property
+    def text(self) -> str:
+        snapshot = "" if self.snapshot is None else f"@{self.snapshot}"
+        return _joined(RUNS, f"{self.run_id}{snapshot}", self.path)
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
     name: str
     path: str
+
+    @property
+    def text(self) -> str:
+        return _joined(UPLOADS, self.name, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,19 @@ class Public:
 
     path: str
 
+    @property
+    def text(self) -> str:
+        return _joined(PUBLIC, self.path)
+
 
 @dataclass(frozen=True, slots=True)
 class Linked:
     alias: str
     path: str
+
+    @property
+    def text(self) -> str:
+        return _joined(self.alias, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,10 @@ class InBucket:
     @property
     def url(self) -> str:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.key}" if self.key else "")
+
+    @property
+    def text(self) -> str:
+        return self.url
 
 
 Resource = RunFiles | Upload | Public | Linked | InBucket
@@ -176,6 +197,10 @@ def base_name(resource: Resource) -> str:
             return path.rpartition("/")[2]
         case InBucket(bucket=bucket, key=key):
             return key.rpartition("/")[2] or bucket
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
 
 
 def _is_text(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""`spell ls` and `spell cp`: the files that runs have made."""
+"""`spell ls` and `spell cp`: what is in resources."""
 
 import json
 import os
@@ -11,15 +11,16 @@ import click
 
 from spell_cli import config
 from spell_cli.answers import Entry
-from spell_cli.args import SpellCommand, json_option, usage_errors
+from spell_cli.args import SpellCommand, json_option
 from spell_cli.client import Client
 from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, plan
 from spell_cli.errors import CliError, ConfigError, ExitCode
+from spell_cli.paths import typed, typed_path
 from spell_cli.progress import Progress
 from spell_cli.tables import safe
 from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
 from spell_cli.times import human_size, listing_date
-from spell_proto import checks
+from spell_proto.resources import Listing
 
 
 @click.command(
@@ -27,31 +28,39 @@ from spell_proto import checks
     cls=SpellCommand,
     # -h is for sizes here, as in ls.
     context_settings={"help_option_names": ["--help"]},
-    examples=("spell ls", "spell ls runs/7", "spell ls -h runs/7/models"),
+    examples=("spell ls", "spell ls runs/7", "spell ls -h uploads/cifar/train", "spell ls public"),
 )
 @click.option("-h", "--human", is_flag=True, help="Sizes with units.")
 @json_option
 @click.argument("path", default="")
 def ls(human: bool, as_json: bool, path: str) -> None:
-    """List files that runs have made. Without PATH: all runs that have some."""
-    resource = _resource(path)
+    """List what is at PATH: runs/N, uploads/NAME, public/..., a link, or something in one of them.
+
+    Without PATH: what there is to look into.
+    """
+    resource = typed_path(path)
     listing = Client(config.load(os.environ).connect()).resources(resource, recursive=False)
     entries = listing["entries"]
     if as_json:
         say(json.dumps(entries, ensure_ascii=True, indent=2))
         return
     if not entries:
-        note(f"No files for path {path}" if path else "No files yet.")
+        note(f"No files for path {safe(path)}" if path else "No files yet.")
         return
     now = datetime.now(UTC)
-    lines = []
-    for entry in entries:
-        size = "-" if entry["size"] is None else human_size(entry["size"]) if human else str(entry["size"])
-        directory = entry["size"] is None and entry["link"] is None
-        name = safe(entry["path"].rstrip("/")) + ("/" if directory else "")
-        target = f" → {safe(entry['link'])}" if entry["link"] else ""
-        lines.append(f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}")
+    lines = [_line(entry, now, human=human) for entry in entries]
+    if listing["target"] is not None:
+        through = f"{safe(listing['path'])} → {safe(listing['target'])}"
+        lines += ["-" * len(through), through]
     say("\n".join(lines))
+
+
+def _line(entry: Entry, now: datetime, *, human: bool) -> str:
+    size = "-" if entry["size"] is None else human_size(entry["size"]) if human else str(entry["size"])
+    directory = entry["size"] is None and entry["link"] is None
+    name = safe(entry["path"].rstrip("/")) + ("/" if directory else "")
+    target = f" → {safe(entry['link'])}" if entry["link"] else ""
+    return f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}"
 
 
 @click.command("cp", cls=SpellCommand, examples=("spell cp runs/7 out", "spell cp runs/7/model.joblib"))
@@ -60,21 +69,22 @@ def ls(human: bool, as_json: bool, path: str) -> None:
 @click.argument("source_path")
 @click.argument("local_dir", default=".", type=click.Path(file_okay=False))
 def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
-    """Fetch files that runs have made into LOCAL_DIR: one file, or what a directory holds."""
+    """Fetch files into LOCAL_DIR: one file, or what a directory holds."""
     if force and ignore:
         raise ConfigError("Force and ignore cannot both be true.")
     if source_path.startswith("/"):
         raise ConfigError(
             f'Invalid source specification "{safe(source_path)}". Source path must be a relative path.'
         )
-    resource = _resource(source_path)
-    if resource in {"", "runs"}:
-        raise CliError(
-            f"\"{source_path}\" is the list of all runs. Name one of them, as in 'spell cp runs/7 out'."
-        )
+    found = typed(source_path)
+    if isinstance(found, Listing):
+        raise _is_list(source_path)
+    resource = found.text
     server = config.load(os.environ).connect()
     client = Client(server)
     entries = client.resources(resource, recursive=True)["entries"]
+    if any(entry["size"] is None and entry["link"] is None for entry in entries):
+        raise _is_list(source_path)
     target = Path(local_dir)
     fetches, problems = plan(_base(client, resource, entries), entries, target)
     for problem in problems:
@@ -95,16 +105,10 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     return ExitCode.REFUSED if refused else ExitCode.OK
 
 
-def _resource(path: str) -> str:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise click.UsageError(
-            f"path: {safe_path(path)} is not valid UTF-8", click.get_current_context()
-        ) from None
-    trimmed = path.removeprefix("./").strip("/")
-    with usage_errors():
-        return "/".join(checks.resource_path("" if trimmed == "." else trimmed))
+def _is_list(path: str) -> CliError:
+    return CliError(
+        f"\"{safe(path)}\" is a list of resources. Name one of them, as in 'spell cp runs/7 out'."
+    )
 
 
 def _base(client: Client, resource: str, entries: list[Entry]) -> str:

@@ -19,9 +19,11 @@ from spell_gateway.follow import Sources
 from spell_gateway.follow_api import FollowApi
 from spell_gateway.health import Doctor
 from spell_gateway.internal_api import internal_app
+from spell_gateway.links_api import LinksApi
 from spell_gateway.live import Live
 from spell_gateway.registries import Registries
 from spell_gateway.registries_api import RegistriesApi
+from spell_gateway.resolving import Resolver
 from spell_gateway.runs import Runs
 from spell_gateway.runs_api import RunsApi
 from spell_gateway.scheduler import Scheduler
@@ -54,6 +56,7 @@ async def main(stop: asyncio.Event) -> None:
         scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
         builder = Builder(builder_caller)
         runs = Runs(scheduler, Code(storage), builder, Registries(storage, configured.docker_registries))
+        files = Files(scheduler, storage, Resolver(scheduler, storage))
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
         doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)
@@ -61,7 +64,8 @@ async def main(stop: asyncio.Event) -> None:
         routes = [
             *RunsApi(runs, scheduler, storage).routes(),
             *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
-            *FilesApi(Files(scheduler, storage), storage).routes(),
+            *FilesApi(files, storage).routes(),
+            *LinksApi(files, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),
             *RegistriesApi(accounts, storage).routes(),
             *AccountsApi(accounts, authenticator).routes(),

@@ -1,71 +1,135 @@
-"""Saved files as a user asks for them: runs/N and what is below it."""
+"""Files as a user asks for them: of runs and uploads, of what is published, and through links."""
 
 from spell_gateway.bounded import Bounded
-from spell_gateway.resources import Tree, digest_of, not_there, parse_path, run_directory, run_of
+from spell_gateway.resolving import Resolved, Resolver
+from spell_gateway.resources import Tree, directory, not_there, run_directory
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import ResourceEntry, ResourceList, User
 from spell_gateway.storage import Storage
-from spell_proto.errors import ConflictError, shown
+from spell_proto import resources
+from spell_proto.errors import ConflictError, InvalidError, RefusedError, shown
+from spell_proto.git import PLATFORM
+from spell_proto.resources import InBucket, Linked, Listing, Public, Resource
 from spell_proto.state import FINAL
 from spell_proto.views import ManifestEntry, RunView
 
 TREES_KNOWN_MAX = 32
 #: Of trees with more files than this only the last one is kept.
 TREE_FILES_MAX = 5_000
-FINAL_RUNS_KNOWN_MAX = 1000
 PAGE = 1000
 PAGES_MAX = 10
 
 
 class Files:
-    """Finds and lists saved files."""
+    """Finds and lists files."""
 
-    def __init__(self, scheduler: Scheduler, storage: Storage) -> None:
+    def __init__(self, scheduler: Scheduler, storage: Storage, resolver: Resolver) -> None:
         self._scheduler = scheduler
         self._storage = storage
+        self._resolver = resolver
         self._trees: Bounded[tuple[int, str], Tree] = Bounded(TREES_KNOWN_MAX)
         self._large_trees: Bounded[tuple[int, str], Tree] = Bounded(1)
-        # A final run stays as it is but for its labels, and copying runs/N asks for it once per file.
-        self._final_runs: Bounded[tuple[int, int], RunView] = Bounded(FINAL_RUNS_KNOWN_MAX)
 
-    async def find(self, user: User, path: str) -> ManifestEntry:
-        """The file at a path.
+    async def find(self, user: User, path: str) -> tuple[int, ManifestEntry]:
+        """The file at a path, and whose it is.
 
         Raises:
             InvalidError, NotFoundError: no path, or nothing there.
             ConflictError: a run that still goes on, or a directory.
         """
-        parts = parse_path(path)
-        tree = await self._tree(user, run_of(parts))
-        below = "/".join(parts[2:])
-        entry = tree.file(below)
+        resource = resources.parse(path)
+        if isinstance(resource, Listing):
+            raise _is_directory(path)
+        found = await self._resolver.lately(user.id, resource)
+        tree = await self.tree(found)
+        entry = tree.file(found.path)
         if entry is None:
-            if tree.is_directory(below):
-                raise ConflictError(
-                    "resource_is_directory",
-                    f"{shown(path)} is a directory",
-                    field="path",
-                    hint="GET /api/resources/{path}?recursive=1 lists what is in it",
-                )
-            raise not_there(path)
-        return entry
+            raise _is_directory(path) if tree.is_directory(found.path) else not_there(path)
+        return found.owner_id, entry
 
     async def listing(self, user: User, path: str, *, recursive: bool) -> ResourceList:
         """What is at a path; see `find` for what it raises."""
-        parts = parse_path(path)
+        resource = resources.parse(path)
+        target: str | None = None
         entries: list[ResourceEntry] | None
-        if not parts:
-            entries = [
-                ResourceEntry(path="runs", size=None, modified_at=None, sha256=None, mode=None, link=None)
-            ]
-        elif parts == ("runs",):
-            entries = await self._runs_with_files(user)
+        if isinstance(resource, Listing):
+            entries = await self._listed(user, resource)
         else:
-            tree = await self._tree(user, run_of(parts))
-            entries = tree.listing("/".join(parts[2:]), recursive=recursive)
+            try:
+                found = await self._resolver.resolve(user.id, resource)
+            except RefusedError:
+                entries = await self._published(resource.path) if isinstance(resource, Public) else []
+                if not entries:
+                    raise
+            else:
+                entries = (await self.tree(found)).listing(found.path, recursive=recursive)
+                target = found.resource.text if isinstance(resource, Linked) else None
         if entries is None:
             raise not_there(path)
-        return ResourceList(path="/".join(parts), entries=tuple(entries))
+        text = resource.name if isinstance(resource, Listing) else resource.text
+        return ResourceList(path=text, entries=tuple(entries), target=target)
+
+    async def linkable(self, user: User, path: str) -> Resource:
+        """What a link to `path` leads to: a resource that is there. One to a link leads where that does.
+
+        Raises:
+            InvalidError, NotFoundError, ConflictError: as `find`, but for directories.
+        """
+        resource = resources.parse(path, field="target")
+        if isinstance(resource, Listing):
+            raise InvalidError(
+                "path_invalid",
+                f"target: {shown(path)} is a list of resources; one of them can have a link",
+                field="target",
+            )
+        found = await self._resolver.resolve(user.id, resource)
+        if isinstance(found.resource, InBucket):
+            return found.resource
+        if (await self.tree(found)).listing(found.path, recursive=False) is None:
+            raise not_there(path)
+        return found.resource
+
+    async def tree(self, found: Resolved) -> Tree:
+        """The manifest that a resource was resolved to.
+
+        Raises:
+            NotFoundError: what is in a bucket is in no manifest.
+        """
+        if isinstance(found.resource, InBucket):
+            raise not_there(found.resource.text)
+        if found.manifest is None:
+            return Tree(None)
+        key = (found.owner_id, found.manifest)
+        tree = self._trees.get(key) or self._large_trees.get(key)
+        if tree is None:
+            tree = Tree(await self._storage.manifest(*key))
+            (self._trees if len(tree) <= TREE_FILES_MAX else self._large_trees).put(key, tree)
+        return tree
+
+    async def _listed(self, user: User, listing: Listing) -> list[ResourceEntry]:
+        match listing.name:
+            case resources.RUNS:
+                return await self._runs_with_files(user)
+            case resources.UPLOADS:
+                uploads = (await self._storage.uploads(user.id)).uploads
+                return [directory(upload.name, upload.completed_at) for upload in uploads]
+            case resources.PUBLIC:
+                return await self._published("")
+            case _:
+                links = (await self._storage.links(user.id)).links
+                return [directory(name, None) for name in resources.TOP] + [
+                    directory(link.alias, link.created_at, link.target) for link in links
+                ]
+
+    async def _published(self, path: str) -> list[ResourceEntry]:
+        """What is published below a path that is above it, level by level."""
+        prefix = f"{path}/" if path else ""
+        found: dict[str, ResourceEntry] = {}
+        for upload in (await self._storage.uploads(PLATFORM)).uploads:
+            if upload.name.startswith(prefix):
+                name, slash, _ = upload.name.removeprefix(prefix).partition("/")
+                found[name] = directory(name, None if slash else upload.completed_at)
+        return list(found.values())
 
     async def _runs_with_files(self, user: User) -> list[ResourceEntry]:
         found: list[RunView] = []
@@ -78,18 +142,11 @@ class Files:
             before = page.runs[-1].id
         return [run_directory(run) for run in sorted(found, key=lambda run: run.id)]
 
-    async def _tree(self, user: User, run_id: int) -> Tree:
-        run = self._final_runs.get((user.id, run_id))
-        if run is None:
-            run = await self._scheduler.run(user.id, run_id)
-            if run.state in FINAL:
-                self._final_runs.put((user.id, run_id), run)
-        digest = digest_of(run)
-        if digest is None:
-            return Tree(None)
-        key = (user.id, digest)
-        tree = self._trees.get(key) or self._large_trees.get(key)
-        if tree is None:
-            tree = Tree(await self._storage.manifest(user.id, digest))
-            (self._trees if len(tree) <= TREE_FILES_MAX else self._large_trees).put(key, tree)
-        return tree
+
+def _is_directory(path: str) -> ConflictError:
+    return ConflictError(
+        "resource_is_directory",
+        f"{shown(path)} is a directory",
+        field="path",
+        hint="GET /api/resources/{path}?recursive=1 lists what is in it",
+    )

@@ -1,4 +1,4 @@
-"""HTTP for saved files."""
+"""HTTP for files: of runs, uploads, and what is published."""
 
 from aiohttp import web
 
@@ -28,7 +28,7 @@ class FilesApi:
         self._storage = storage
 
     async def content(self, request: web.Request, user: User) -> web.StreamResponse:
-        entry = await self._files.find(user, request.match_info["path"])
+        owner_id, entry = await self._files.find(user, request.match_info["path"])
         tag = f'"{entry.sha256}"'
         headers = {
             "ETag": tag,
@@ -46,7 +46,7 @@ class FilesApi:
         if "Range" in request.headers and request.headers.get("If-Range", tag) == tag:
             part = {"Range": request.headers["Range"]}
         try:
-            async with self._storage.blob(request.method, user.id, entry.sha256, part) as found:
+            async with self._storage.blob(request.method, owner_id, entry.sha256, part) as found:
                 return await relay(request, found, headers)
         except RefusedError as error:
             if error.status != 416:
@@ -62,8 +62,8 @@ class FilesApi:
         # One call per line reads as the table it is.
         # fmt: off
         return [
-            Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a saved file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
+            Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
             Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
-            Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List saved files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
+            Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
         ]
         # fmt: on

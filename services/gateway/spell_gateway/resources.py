@@ -1,11 +1,10 @@
-"""Paths of saved files, and what a manifest shows under a path. Pure."""
+"""What a manifest shows under a path, and which manifest the files of a run have. Pure."""
 
 import posixpath
 from bisect import bisect_left
 from datetime import datetime
 
 from spell_gateway.shapes import ResourceEntry
-from spell_proto import checks
 from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
 from spell_proto.state import FINAL, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
@@ -13,27 +12,9 @@ from spell_proto.views import Manifest, ManifestEntry, RunView
 LINKS_MAX = 16
 
 
-def parse_path(text: str) -> tuple[str, ...]:
-    """The parts of a resource path such as `runs/7/ckpt/a.pt`; one slash at the end is let pass.
-
-    Raises:
-        InvalidError: it goes upwards, has empty parts, or holds what no path of ours holds.
-    """
-    return checks.resource_path(text)
-
-
 def not_there(path: str) -> RefusedError:
     """One text for what does not exist and for what is somebody else's."""
     return NotFoundError("resource_not_found", f"{shown(path)}: no such file or resource", field="path")
-
-
-def run_of(parts: tuple[str, ...]) -> int:
-    """The run whose files `parts` are about. Raises NotFoundError for anything but runs/<number>."""
-    if len(parts) < 2 or parts[0] != "runs" or not parts[1].isascii() or not parts[1].isdigit():
-        raise not_there("/".join(parts))
-    if len(parts[1]) > 16 or str(int(parts[1])) != parts[1]:
-        raise not_there("/".join(parts))
-    return int(parts[1])
 
 
 def digest_of(run: RunView) -> str | None:
@@ -96,7 +77,7 @@ class Tree:
             return None
         prefix = f"{path}/" if path else ""
         found: list[ResourceEntry] = []
-        directory, newest = "", None
+        parent, newest = "", None
         for at in range(bisect_left(self._paths, prefix), len(self._paths)):
             if not self._paths[at].startswith(prefix):
                 break
@@ -104,12 +85,12 @@ class Tree:
             name, slash, _ = below.partition("/")
             if recursive or not slash:
                 found.append(_shown(self._entries[at], below))
-            elif name == directory:
+            elif name == parent:
                 newest = max(newest or self._entries[at].modified_at, self._entries[at].modified_at)
-                found[-1] = _directory(name, newest)
+                found[-1] = directory(name, newest)
             else:
-                directory, newest = name, self._entries[at].modified_at
-                found.append(_directory(name, newest))
+                parent, newest = name, self._entries[at].modified_at
+                found.append(directory(name, newest))
         return sorted(found, key=lambda item: item.path)
 
     def _at(self, path: str) -> ManifestEntry | None:
@@ -128,13 +109,14 @@ def _shown(entry: ManifestEntry, path: str) -> ResourceEntry:
     )
 
 
-def _directory(name: str, modified_at: datetime | None) -> ResourceEntry:
-    return ResourceEntry(path=name, size=None, modified_at=modified_at, sha256=None, mode=None, link=None)
+def directory(name: str, modified_at: datetime | None, link: str | None = None) -> ResourceEntry:
+    """A name for more than one file; a link's leads to `link`."""
+    return ResourceEntry(path=name, size=None, modified_at=modified_at, sha256=None, mode=None, link=link)
 
 
 def run_directory(run: RunView) -> ResourceEntry:
     """A run in the listing of all runs that kept files."""
-    return _directory(str(run.id), run.ended_at)
+    return directory(str(run.id), run.ended_at)
 
 
 def disposition(name: str) -> str:

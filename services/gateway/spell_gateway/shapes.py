@@ -173,7 +173,9 @@ class GitCredentials(Shape):
 
 
 class ResourceEntry(Shape):
-    """A file, or a directory where `size` is null. `path` is relative to the listed path."""
+    """A file, or a directory where `size` is null. `path` is relative to the listed path. With a `link` it is a symbolic
+    link in a resource, or a name for a resource.
+    """
 
     path: str
     size: int | None
@@ -184,8 +186,11 @@ class ResourceEntry(Shape):
 
 
 class ResourceList(Shape):
+    """What is at `path`; where it goes through a link, `target` is what that leads to."""
+
     path: str
     entries: tuple[ResourceEntry, ...]
+    target: str | None = None
 
 
 class StatusView(OwnerSummary):

@@ -1,6 +1,7 @@
 """Storage as the gateway sees it: typed calls over its internal HTTP (shell)."""
 
 from contextlib import AbstractAsyncContextManager
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -10,6 +11,7 @@ from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.registries import RegistryList, RegistryView
 from spell_proto.shapes import Shape
+from spell_proto.uploads import LinkList, LinkRequest, LinkView, UploadList, UploadRequest, UploadView
 from spell_proto.views import (
     Commit,
     GitCredentialsList,
@@ -33,6 +35,10 @@ REGISTRIES = TypeAdapter(RegistryList)
 NOTHING: TypeAdapter[dict[str, None]] = TypeAdapter(dict[str, None])
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
+UPLOAD = TypeAdapter(UploadView)
+UPLOADS = TypeAdapter(UploadList)
+LINK = TypeAdapter(LinkView)
+LINKS = TypeAdapter(LinkList)
 
 #: Storage reads every byte of a run to check it, which for some 100 GB takes minutes.
 VERIFY_SECONDS_MAX = 600.0
@@ -116,6 +122,38 @@ class Storage:
         path = f"/blobs/{sha256}?owner_id={owner_id}"
         return self._caller.open(method, path, headers=headers, stream=True)
 
+    async def begin_upload(self, owner_id: int, request: UploadRequest) -> UploadView:
+        asked = {"owner_id": owner_id}
+        return await self._caller.call("POST", "/uploads", UPLOAD, params=asked, body=request)
+
+    async def upload(self, owner_id: int, upload_id: int) -> UploadView:
+        return await self._caller.call("GET", f"/uploads/{upload_id}?owner_id={owner_id}", UPLOAD)
+
+    async def uploads(self, owner_id: int) -> UploadList:
+        """Those that are complete."""
+        return await self._caller.call("GET", f"/uploads?owner_id={owner_id}", UPLOADS)
+
+    async def upload_at(self, owner_id: int, path: str) -> UploadView:
+        """The complete upload of that name; of what is published, the one at or above a path."""
+        asked = {"owner_id": owner_id, "path": path}
+        return await self._caller.call("GET", "/uploads/named", UPLOAD, params=asked)
+
+    async def remove_upload(self, owner_id: int, name: str) -> None:
+        asked = {"owner_id": owner_id, "path": name}
+        await self._caller.call("DELETE", "/uploads/named", NOTHING, params=asked)
+
+    async def links(self, owner_id: int) -> LinkList:
+        return await self._caller.call("GET", f"/links?owner_id={owner_id}", LINKS)
+
+    async def link(self, owner_id: int, alias: str) -> LinkView:
+        return await self._caller.call("GET", _link(owner_id, alias), LINK)
+
+    async def put_link(self, owner_id: int, alias: str, target: str) -> LinkView:
+        return await self._caller.call("PUT", _link(owner_id, alias), LINK, body=LinkRequest(target=target))
+
+    async def remove_link(self, owner_id: int, alias: str) -> None:
+        await self._caller.call("DELETE", _link(owner_id, alias), NOTHING)
+
     def output(
         self, method: str, run_id: int, attempt: int, stream: str, headers: dict[str, str]
     ) -> Response:
@@ -153,3 +191,7 @@ class Storage:
             **(log.model_dump() if log is not None else {}),
         }
         return await self._caller.call("GET", "/verify", VERDICT, params=asked, seconds=VERIFY_SECONDS_MAX)
+
+
+def _link(owner_id: int, alias: str) -> str:
+    return f"/links/{quote(alias, safe='')}?owner_id={owner_id}"

@@ -20,6 +20,7 @@ from spell_storage.fetch_api import FetchRoutes
 from spell_storage.fetcher import Fetcher
 from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
+from spell_storage.links import Links
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
 from spell_storage.registries import Registries, read_role
@@ -28,6 +29,8 @@ from spell_storage.registry_door import Door
 from spell_storage.remote import FetchLimits, Remote
 from spell_storage.sealed import Seal
 from spell_storage.settings import Settings
+from spell_storage.upload_api import LinkRoutes, UploadRoutes
+from spell_storage.uploads import Uploads
 
 log = logs.get()
 
@@ -56,8 +59,7 @@ async def main(stop: asyncio.Event) -> None:
         journals = Journals(pool, objects)
         merger = Merger(journals)
         appender = Appender(journals, merger.consider)
-        address = f"{given.ssh_host}:{port}"
-        code = Code(pool, repositories, address, kept_seconds=given.commit_kept_seconds)
+        code = Code(pool, repositories, f"{given.ssh_host}:{port}", kept_seconds=given.commit_kept_seconds)
         server = git_server.GitServer(
             code, repositories, git_server.owners_from(gateway), _push_limits(given)
         )
@@ -70,13 +72,16 @@ async def main(stop: asyncio.Event) -> None:
         housekeeping = Housekeeping(
             pool, repositories, runs_of(scheduler) if given.scheduler_url else None, given.commit_kept_seconds
         )
+        blobs = Blobs(pool, objects)
         routes = (
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
             RegistryRoutes(registries, read_token(given.registry_token)),
             ArchiveRoutes(objects),
+            UploadRoutes(Uploads(pool, blobs)),
+            LinkRoutes(Links(pool)),
         )
-        app = api.make(pool, journals, appender, Blobs(pool, objects), *routes)
+        app = api.make(pool, journals, appender, blobs, *routes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(appender.run())
             tasks.create_task(merger.run())

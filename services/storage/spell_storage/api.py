@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import asyncpg
 from aiohttp import web
@@ -12,15 +13,11 @@ from spell_proto.service import version
 from spell_proto.views import Check, Health, Verdict
 from spell_storage import answers, verify
 from spell_storage.appender import Appender
-from spell_storage.archive_api import ArchiveRoutes
 from spell_storage.blob_api import MANIFEST_BYTES_MAX, BlobRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
-from spell_storage.code_api import CodeRoutes
-from spell_storage.fetch_api import FetchRoutes
 from spell_storage.journal_api import JournalRoutes
 from spell_storage.journals import Journals
-from spell_storage.registry_api import RegistryRoutes
 
 _HEALTH_SECONDS_MAX = 2.0
 _TOTALS: dict[str, Callable[[str, str], object]] = {
@@ -32,16 +29,23 @@ _TOTALS: dict[str, Callable[[str, str], object]] = {
 }
 
 
+class Routes(Protocol):
+    """Handlers of some part of it."""
+
+    def add_to(self, app: web.Application) -> None: ...
+
+
 def make(
     pool: asyncpg.Pool,
     journals: Journals,
     appender: Appender,
     blobs: Blobs,
-    *more: ArchiveRoutes | CodeRoutes | FetchRoutes | RegistryRoutes,
+    *more: Routes,
 ) -> web.Application:
     """The application. Every handler answers refusals in the shape that all services share."""
     app = web.Application(middlewares=[errors_to_answers], client_max_size=MANIFEST_BYTES_MAX)
-    for routes in (JournalRoutes(journals, appender), BlobRoutes(blobs), *more):
+    parts: tuple[Routes, ...] = (JournalRoutes(journals, appender), BlobRoutes(blobs), *more)
+    for routes in parts:
         routes.add_to(app)
 
     async def health(_request: web.Request) -> web.Response:

@@ -339,7 +339,7 @@ class Handler(BaseHTTPRequestHandler):
                 "hint": None,
             }
             return self._json(404, refusal)
-        self._json(200, {"path": path, "entries": entries})
+        self._json(200, {"path": path, "entries": entries, "target": None})
 
     def file(self, ours: Server, _: Any, path: str) -> None:
         data = ours.files.get(path)

@@ -320,7 +320,7 @@ def test_cp_of_all_runs_is_refused(cli, server, source):
     done = cli("cp", source, "out")
 
     assert done.returncode == 1
-    assert "is the list of all runs." in " ".join(err(done).split())
+    assert "is a list of resources." in " ".join(err(done).split())
     assert not (cli.cwd / "out").exists()
 
 

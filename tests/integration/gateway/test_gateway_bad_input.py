@@ -292,7 +292,11 @@ PATHS = [
     ),
     *(
         ("B22", "GET", f"/api/{what}/{bad}", 404, "resource_not_found", "path", "no such file or resource")
-        for what in ("files", "resources") for bad in ("runs/abc", "uploads/1", "runs/01/x", "etc/passwd", "%EF%BC%91/1")
+        for what in ("files", "resources") for bad in ("uploads/1", "public/x/y", "etc/passwd", "%EF%BC%91/1")
+    ),
+    *(
+        ("B22", "GET", f"/api/{what}/{bad}", 422, "path_invalid", "path", "after 'runs/' comes the number of a run")
+        for what in ("files", "resources") for bad in ("runs/abc", "runs/01/x")
     ),
 ]  # fmt: skip
 

@@ -53,7 +53,7 @@ async def test_files_are_listed_like_a_tree(client, saved):
     _, below = await client.ask("GET", f"/api/resources/runs/{saved}/ckpt/", params={"recursive": 1})
     missing = await client.ask("GET", f"/api/resources/runs/{saved}/nothing")
 
-    assert [entry["path"] for entry in top["entries"]] == ["runs"]
+    assert [entry["path"] for entry in top["entries"]][:3] == ["public", "runs", "uploads"]
     assert str(saved) in [entry["path"] for entry in runs["entries"]]
     assert [(entry["path"], entry["size"]) for entry in run["entries"]][:1] == [("ckpt", None)]
     assert {entry["path"]: entry["link"] for entry in run["entries"]}["latest"] == "ckpt/1/w"
@@ -158,7 +158,7 @@ async def test_files_of_a_run_that_has_none_are_refused_with_the_reason(stage, c
     assert waiting[1]["message"] == f"resource_not_ready: run {running['id']} is running"
     assert killed[0] == 404
     assert killed[1]["message"] == f"run {running['id']} was killed; no outputs"
-    assert nothing == (200, {"path": f"runs/{empty['id']}", "entries": []})
+    assert nothing == (200, {"path": f"runs/{empty['id']}", "entries": [], "target": None})
 
 
 async def test_a_repository_is_registered_and_takes_its_new_name(client):

@@ -66,7 +66,7 @@ CATALOGUE = [
     ("B53", ["stop", "1", "2", "x"], 2, ["run id: 'x'"]),
     ("B22", ["cp", "/etc/passwd"], 3, ['"/etc/passwd"', "must be a relative path"]),
     ("B22", ["cp", "-f", "-i", "runs/1"], 3, ["Force and ignore cannot both be true."]),
-    ("B22", ["cp", "runs", "out"], 1, ["is the list of all runs"]),
+    ("B22", ["cp", "runs", "out"], 1, ["is a list of resources"]),
     *(("B23", [command, path], 2, ["path: '", "no '..'"])
       for command in ("ls", "cp")
       for path in ("runs/1/../../x", "..", "runs//1", "runs/1/a\0b", "runs/./1", "runs/" + "x" * 5000)),

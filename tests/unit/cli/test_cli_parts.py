@@ -7,7 +7,7 @@ from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
 from spell_gateway import shapes
-from spell_proto import environments, mounts, spec, views
+from spell_proto import environments, mounts, spec, uploads, views
 
 
 def test_status_tells_changed_from_untracked():
@@ -104,6 +104,7 @@ SAME = [
     (answers.Transition, views.TransitionView),
     (answers.Entry, shapes.ResourceEntry),
     (answers.Listing, shapes.ResourceList),
+    (answers.Link, uploads.LinkView),
     (answers.Repository, views.Repository),
     (answers.Check, views.Check),
     (answers.Verdict, views.Verdict),

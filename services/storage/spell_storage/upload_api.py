@@ -1,0 +1,91 @@
+"""Routes under /uploads and /links."""
+
+import asyncio
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from spell_proto.http import json_response, parse_json, read_json
+from spell_proto.uploads import LinkList, LinkRequest, UploadList, UploadRequest
+from spell_storage import answers
+from spell_storage.blob_api import MANIFEST_BYTES_MAX
+from spell_storage.blobs import MANIFEST
+from spell_storage.links import Links
+from spell_storage.uploads import Uploads
+
+_REQUEST: TypeAdapter[UploadRequest] = TypeAdapter(UploadRequest)
+_LINK: TypeAdapter[LinkRequest] = TypeAdapter(LinkRequest)
+_MANIFESTS_AT_ONCE = 2
+
+
+class UploadRoutes:
+    """Handlers of /uploads."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+        self._manifests = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/uploads", self.begin)
+        app.router.add_get("/uploads", self.all)
+        app.router.add_get("/uploads/named", self.at)
+        app.router.add_delete("/uploads/named", self.remove)
+        app.router.add_get("/uploads/{id}", self.one)
+        app.router.add_post("/uploads/{id}/complete", self.complete)
+
+    async def begin(self, request: web.Request) -> web.Response:
+        wanted = await read_json(request, _REQUEST)
+        upload, made = await self._uploads.begin(answers.owner(request), wanted)
+        return json_response(upload, status=201 if made else 200)
+
+    async def all(self, request: web.Request) -> web.Response:
+        return json_response(UploadList(uploads=await self._uploads.all(answers.owner(request))))
+
+    async def at(self, request: web.Request) -> web.Response:
+        return json_response(await self._uploads.at(answers.owner(request), request.query.get("path", "")))
+
+    async def one(self, request: web.Request) -> web.Response:
+        return json_response(await self._uploads.one(answers.owner(request), _id(request)))
+
+    async def complete(self, request: web.Request) -> web.Response:
+        owner_id, upload_id = answers.owner(request), _id(request)
+        async with self._manifests:
+            data = await answers.body(request, MANIFEST_BYTES_MAX)
+            manifest = await asyncio.to_thread(parse_json, data, MANIFEST)
+            return json_response(await self._uploads.complete(owner_id, upload_id, manifest))
+
+    async def remove(self, request: web.Request) -> web.Response:
+        await self._uploads.remove(answers.owner(request), request.query.get("path", ""))
+        return json_response({})
+
+
+class LinkRoutes:
+    """Handlers of /links."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/links", self.all)
+        app.router.add_get("/links/{alias}", self.one)
+        app.router.add_put("/links/{alias}", self.add)
+        app.router.add_delete("/links/{alias}", self.remove)
+
+    async def all(self, request: web.Request) -> web.Response:
+        return json_response(LinkList(links=await self._links.all(answers.owner(request))))
+
+    async def one(self, request: web.Request) -> web.Response:
+        return json_response(await self._links.one(answers.owner(request), request.match_info["alias"]))
+
+    async def add(self, request: web.Request) -> web.Response:
+        wanted = await read_json(request, _LINK)
+        alias = request.match_info["alias"]
+        return json_response(await self._links.add(answers.owner(request), alias, wanted.target))
+
+    async def remove(self, request: web.Request) -> web.Response:
+        await self._links.remove(answers.owner(request), request.match_info["alias"])
+        return json_response({})
+
+
+def _id(request: web.Request) -> int:
+    return answers.number(request.match_info["id"], "id", least=1)

@@ -1,0 +1,106 @@
+"""Uploads: what people bring, from the first request to the resource it becomes (shell)."""
+
+import asyncpg
+
+from spell_proto import database, resources, uploads
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
+from spell_proto.git import PLATFORM
+from spell_proto.uploads import UploadRequest, UploadView
+from spell_proto.views import Manifest
+from spell_storage.blobs import Blobs
+from spell_storage.manifest_rules import check_paths
+
+_SQL = database.queries("spell_storage", "uploads.sql")
+
+
+class Uploads:
+    """The table `uploads`. What belongs to another owner is not found."""
+
+    def __init__(self, pool: asyncpg.Pool, blobs: Blobs) -> None:
+        self._pool = pool
+        self._blobs = blobs
+
+    async def begin(self, owner_id: int, request: UploadRequest) -> tuple[UploadView, bool]:
+        """Begin an upload, or go on with one of that name; and whether it is new.
+
+        Raises:
+            InvalidError: upload_name_invalid.
+            ConflictError: upload_exists.
+        """
+        public = owner_id == PLATFORM
+        name = uploads.public_name(request.name) if public else resources.upload_name(request.name)
+        async with self._pool.acquire() as connection, connection.transaction():
+            if public:
+                await connection.execute(_SQL["lock_public"])
+                clash = await connection.fetchval(_SQL["public_clash"], owner_id, name)
+                if clash is not None:
+                    raise ConflictError(
+                        "upload_exists",
+                        f"name: public/{name} and public/{clash}: one cannot be in the other",
+                        field="name",
+                    )
+            row = await connection.fetchrow(_SQL["begin"], owner_id, name, request.compressed)
+        assert row is not None, "RETURNING gives the row, new or old"
+        if row["manifest"] is not None:
+            raise _exists(name, public=public)
+        return _view(row), row["made"]
+
+    async def one(self, owner_id: int, upload_id: int) -> UploadView:
+        """An upload, complete or not. Raises NotFoundError."""
+        row = await self._pool.fetchrow(_SQL["one"], upload_id, owner_id)
+        if row is None:
+            raise NotFoundError("upload_not_found", f"there is no upload {upload_id}", field="id")
+        return _view(row)
+
+    async def at(self, owner_id: int, path: str) -> UploadView:
+        """The complete upload called so; of what is published, the one at or above a path. Raises NotFoundError."""
+        parts = path.split("/")
+        above = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        names = above if owner_id == PLATFORM else [path]
+        row = await self._pool.fetchrow(_SQL["nearest"], owner_id, names)
+        if row is None:
+            raise NotFoundError("upload_not_found", f"{shown(path)}: no such upload", field="name")
+        return _view(row)
+
+    async def all(self, owner_id: int) -> tuple[UploadView, ...]:
+        """Those that are complete, by name."""
+        return tuple(_view(row) for row in await self._pool.fetch(_SQL["all"], owner_id))
+
+    async def complete(self, owner_id: int, upload_id: int, manifest: Manifest) -> UploadView:
+        """Make an upload the resource that `manifest` describes. One that is complete stays as it is.
+
+        Raises:
+            NotFoundError: there is no such upload.
+            InvalidError: upload_empty, manifest_invalid, or blob_missing.
+        """
+        upload = await self.one(owner_id, upload_id)
+        if upload.manifest is not None:
+            return upload
+        if not manifest.entries:
+            raise InvalidError("upload_empty", "Upload can not be empty", field="entries")
+        check_paths(manifest)
+        stored = await self._blobs.put_manifest(owner_id, manifest)
+        told = stored.digest, stored.files, stored.bytes
+        row = await self._pool.fetchrow(_SQL["complete"], upload_id, owner_id, *told)
+        # Somebody else completed it meanwhile, or took it away.
+        return await self.one(owner_id, upload_id) if row is None else _view(row)
+
+    async def remove(self, owner_id: int, name: str) -> None:
+        """Take an upload away, complete or not; its bytes follow when nothing else needs them. Raises NotFoundError."""
+        if await self._pool.fetchrow(_SQL["remove"], owner_id, name) is None:
+            raise NotFoundError("upload_not_found", f"{shown(name)}: no such upload", field="name")
+
+
+def _view(row: asyncpg.Record) -> UploadView:
+    return UploadView(**{name: row[name] for name in UploadView.model_fields})
+
+
+def _exists(name: str, *, public: bool) -> ConflictError:
+    path = f"{resources.PUBLIC if public else resources.UPLOADS}/{name}"
+    remedy = f"spell cluster publish --remove {path}" if public else f"spell rm {path}"
+    return ConflictError(
+        "upload_exists",
+        f"{path} is there already",
+        field="name",
+        hint=f"Choose another name, or remove it first: {remedy}",
+    )

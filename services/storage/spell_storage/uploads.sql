@@ -1,0 +1,38 @@
+-- name: begin
+-- Made, or gone on with. A complete one is left as it is.
+INSERT INTO uploads (owner_id, name, compressed) VALUES ($1, $2, $3)
+ON CONFLICT (owner_id, name) DO UPDATE
+    SET used_at = now(),
+        compressed = CASE WHEN uploads.manifest IS NULL THEN excluded.compressed ELSE uploads.compressed END
+RETURNING id, name, compressed, manifest, files, bytes, created_at, completed_at, xmax = 0 AS made;
+
+-- name: lock_public
+SELECT pg_advisory_xact_lock(hashtext('spell-public'));
+
+-- name: public_clash
+-- What is published above or below a name.
+SELECT name FROM uploads
+WHERE owner_id = $1 AND name <> $2 AND (starts_with(name, $2 || '/') OR starts_with($2, name || '/'))
+ORDER BY name LIMIT 1;
+
+-- name: one
+SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at
+FROM uploads WHERE id = $1 AND owner_id = $2;
+
+-- name: nearest
+-- The complete one among several names that is the longest: at most one of what is above a path was published.
+SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at
+FROM uploads WHERE owner_id = $1 AND name = ANY($2::text[]) AND manifest IS NOT NULL
+ORDER BY length(name) DESC LIMIT 1;
+
+-- name: all
+SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at
+FROM uploads WHERE owner_id = $1 AND manifest IS NOT NULL ORDER BY name COLLATE "C";
+
+-- name: complete
+UPDATE uploads SET manifest = $3, files = $4, bytes = $5, completed_at = now(), used_at = now()
+WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
+RETURNING id, name, compressed, manifest, files, bytes, created_at, completed_at;
+
+-- name: remove
+DELETE FROM uploads WHERE owner_id = $1 AND name = $2 RETURNING id, manifest IS NOT NULL AS complete;
