@@ -189,7 +189,8 @@ class Stack:
         return json.loads(raw) if raw else None
 
     def service(self, name: str) -> dict[str, Any]:
-        """What the supervisor says about one service."""
+        """What the supervisor says about one service, once it says anything."""
+        until(lambda: self.status() is not None, RESTART_SECONDS_MAX, lambda: "there is no supervisor")
         status = self.status()
         assert status is not None, "there is no supervisor"
         return next(one for one in status["services"] if one["name"] == name)

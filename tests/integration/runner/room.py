@@ -189,7 +189,8 @@ class Builder:
         (self.environment / "bin/python").symlink_to(Path(sys.executable).resolve())
         (self.environment / MARKER).write_text('{"key": "k"}')
         self.socket = socket
-        self.image = docker.BASE
+        #: knows the images of environments, which runners are told by their ids
+        self.daemon: docker.Docker | None = None
         self.known = True
         #: the engines that environments were asked for
         self.asked: list[str] = []
@@ -197,11 +198,16 @@ class Builder:
         self.release = asyncio.Event()
         self.release.set()
 
+    def _image(self) -> str:
+        assert self.daemon is not None
+        return str(self.daemon.ask("GET", f"/images/{docker.BASE}/json")["Id"])
+
     async def resolved(self, request: web.Request) -> web.StreamResponse:
         if self.known:
             self.asked.append(request.query.get("engine", "local"))
             in_image = self.asked[-1] == "docker"
-            return web.json_response({"key": "k", "path": self.image if in_image else str(self.environment)})
+            path = await asyncio.to_thread(self._image) if in_image else str(self.environment)
+            return web.json_response({"key": "k", "path": path})
         return web.json_response(
             {"code": "environment_unknown", "field": None, "message": "not yet", "hint": None}, status=404
         )
@@ -422,9 +428,7 @@ async def room(
         made = Room(services, directory, sockets, Client(caller, 1000 + next(_NUMBERS)), bus)
         made.runner.environment |= settings
         made.runner.before = before
-        if Path(socket := settings.get("SPELL_DOCKER_SOCKET", "")).is_socket():
-            # Images of environments are known by their ids.
-            made.builder.image = docker.Docker(Path(socket)).ask("GET", f"/images/{docker.BASE}/json")["Id"]
+        made.builder.daemon = docker.Docker(Path(settings.get("SPELL_DOCKER_SOCKET", "")))
         await opened.enter_async_context(made.front.open())
         await opened.enter_async_context(made.builder.open())
         made.runner.start()
