@@ -235,6 +235,19 @@ class CommitsInUse(Shape):
     commits: tuple[str, ...]
 
 
+class ManifestsAsked(Shape):
+    """Manifests of an owner that might not be needed any more."""
+
+    owner_id: int
+    digests: tuple[str, ...]
+
+
+class ManifestsInUse(Shape):
+    """Those among them that a run names, as what it has made or what it mounts."""
+
+    digests: tuple[str, ...]
+
+
 class PackAsked(Shape):
     """Commits a machine wants with all they need, and those it has already."""
 

@@ -32,6 +32,7 @@ from spell_proto.views import (
     EndOutcome,
     MachineTypeList,
     MachineTypeView,
+    ManifestsInUse,
     RunList,
     RunView,
     TransitionList,
@@ -42,6 +43,7 @@ from support.stack import Nats, Postgres
 RUN = TypeAdapter(RunView)
 RUNS = TypeAdapter(RunList)
 IN_USE = TypeAdapter(CommitsInUse)
+MANIFESTS_IN_USE = TypeAdapter(ManifestsInUse)
 LOG = TypeAdapter(TransitionList)
 MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
@@ -152,6 +154,11 @@ class Client:
     async def in_use(self, commits: list[str]) -> set[str]:
         body = self.owner | {"commits": commits}
         return set((await self.caller.call("POST", "/commits/in-use", IN_USE, body=body)).commits)
+
+    async def manifests_in_use(self, *digests: str) -> set[str]:
+        body = self.owner | {"digests": digests}
+        answer = await self.caller.call("POST", "/manifests/in-use", MANIFESTS_IN_USE, body=body)
+        return set(answer.digests)
 
     async def verify(self) -> Verdict:
         return await self.caller.call("GET", "/verify", VERDICT, params=self.owner)

@@ -8,7 +8,15 @@ from pydantic import TypeAdapter
 from spell_proto import checks, http, service
 from spell_proto.bus import Bus
 from spell_proto.environments import RunsAsked
-from spell_proto.errors import GoneError, InvalidError, NotFoundError, RefusedError, SettingsError, shown
+from spell_proto.errors import (
+    GoneError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+    SettingsError,
+    UnavailableError,
+    shown,
+)
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
 from spell_proto.views import (
@@ -18,6 +26,8 @@ from spell_proto.views import (
     Health,
     MachineTypeList,
     MachineTypeView,
+    ManifestsAsked,
+    ManifestsInUse,
     OwnerSummary,
     QueueReason,
     RunList,
@@ -32,6 +42,7 @@ from spell_scheduler.store import Store
 
 NEW_RUN = TypeAdapter(NewRun)
 COMMITS_ASKED = TypeAdapter(CommitsAsked)
+MANIFESTS_ASKED = TypeAdapter(ManifestsAsked)
 RUNS_ASKED = TypeAdapter(RunsAsked)
 FIRST_CURSOR = "0-0-0"
 PAGE_MAX = 1000
@@ -63,6 +74,7 @@ class Api:
             web.get("/machine-types", self.machine_types),
             web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
             web.post("/commits/in-use", self.commits_in_use),
+            web.post("/manifests/in-use", self.manifests_in_use),
             web.post("/runs/active", self.active_runs),
             web.get("/verify", self.verify),
         ]
@@ -223,6 +235,16 @@ class Api:
         asked = await http.read_json(request, COMMITS_ASKED)
         rows = await self._store.pool.fetch(SQL["commits_in_use"], asked.owner_id, list(asked.commits))
         return http.json_response(CommitsInUse(commits=tuple(row["name"] for row in rows)))
+
+    async def manifests_in_use(self, request: web.Request) -> web.Response:
+        """Refused until every machine that lives has been heard: one may have saved files that it could not report."""
+        asked = await http.read_json(request, MANIFESTS_ASKED)
+        if not self._store.machines_heard:
+            raise UnavailableError("unavailable", "machines may have something to report; try again later")
+        rows = await self._store.pool.fetch(
+            SQL["manifests_in_use"], asked.owner_id, list(asked.digests), [*FINAL]
+        )
+        return http.json_response(ManifestsInUse(digests=tuple(row["digest"] for row in rows)))
 
     async def active_runs(self, request: web.Request) -> web.Response:
         """Those of some runs that have not ended, whoever owns them."""

@@ -89,7 +89,8 @@ async def watchdog(stop: asyncio.Event, store: Store, bus: Bus) -> None:
     seconds = 0.0
     while await ticker(stop, seconds, wake=store.deadline_set):
         heard_seconds = hearing.seconds(time.time(), able=able and bus.connected)
-        if heard_seconds >= store.settings.lost_after_seconds:
+        store.machines_heard = heard_seconds >= store.settings.lost_after_seconds
+        if store.machines_heard:
             await _guarded("machines", lambda: watch_machines_once(store))
         until_deadline = await _guarded("deadlines", lambda: watch_deadlines_once(store))
         able = until_deadline is not None

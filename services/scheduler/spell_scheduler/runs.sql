@@ -136,6 +136,16 @@ WHERE asked.name IN (SELECT spec->'code'->>'commit' FROM runs WHERE owner_id = $
   UNION ALL SELECT spec->'code'->>'snapshot' FROM runs WHERE owner_id = $1
   UNION ALL SELECT fetched->>'commit' FROM runs WHERE owner_id = $1);
 
+-- name: manifests_in_use
+-- Those of an owner's manifests that a run of his has made that is not archived, or that a run of anybody mounts that
+-- has not ended ($3 are the states of those that have).
+SELECT asked.digest FROM unnest($2::text[]) AS asked(digest)
+WHERE asked.digest IN (
+    SELECT manifest FROM runs WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NULL
+  ) OR asked.digest IN (
+    SELECT mount->>'manifest' FROM runs, jsonb_array_elements(spec->'mounts') AS mount WHERE state <> ALL ($3::text[])
+  );
+
 -- name: add_label
 UPDATE runs SET labels = array_append(labels, $3) WHERE id = $1 AND owner_id = $2 AND NOT labels @> ARRAY[$3::text]
   AND cardinality(labels) < $4;

@@ -51,6 +51,8 @@ class Store:
         self.deadline_set = asyncio.Event()
         #: Set when a slot may have become free, or a machine has come.
         self.admission_wanted = asyncio.Event()
+        #: Whether every machine that lives could have reported by now all that it has seen.
+        self.machines_heard = False
 
     async def hand_over(self, changes: Changes) -> None:
         """Call right after commit."""

@@ -6,6 +6,8 @@ import resource
 import sys
 from pathlib import Path
 
+import asyncpg
+
 from spell_proto import database, http, logs, outside, service, settings
 from spell_proto.registries import read_token
 from spell_storage import amazon, api, git, git_server
@@ -18,6 +20,7 @@ from spell_storage.code_api import CodeRoutes
 from spell_storage.credentials import Credentials, read_hosts
 from spell_storage.fetch_api import FetchRoutes
 from spell_storage.fetcher import Fetcher
+from spell_storage.garbage import Garbage, runs_with
 from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
 from spell_storage.links import Links
@@ -65,14 +68,13 @@ async def main(stop: asyncio.Event) -> None:
         )
         seal = Seal(data / "git-credentials.key")
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
-        registries = Registries(
-            pool, seal, Door(given.docker_registries), Amazon(amazon.issue), read_role(given.aws_role)
-        )
+        registries = _registries(given, pool, seal)
         fetcher = Fetcher(code, repositories, credentials, remote)
-        housekeeping = Housekeeping(
-            pool, repositories, runs_of(scheduler) if given.scheduler_url else None, given.commit_kept_seconds
-        )
-        blobs = Blobs(pool, objects)
+        blobs = Blobs(pool, objects, given.files_kept_seconds)
+        asks = bool(given.scheduler_url)
+        code_in_use, files_in_use = (runs_of(scheduler), runs_with(scheduler)) if asks else (None, None)
+        housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
+        garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
         routes = (
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
@@ -85,13 +87,14 @@ async def main(stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(appender.run())
             tasks.create_task(merger.run())
-            fetching = tasks.create_task(fetcher.run())
-            keeping = tasks.create_task(housekeeping.run(stop, given.collect_seconds))
+            every = given.collect_seconds
+            lasting = (fetcher.run(), housekeeping.run(stop, every), garbage.run(stop, every))
+            going_on = [tasks.create_task(each) for each in lasting]
             async with git_server.serve(server, listener, key), http.serve(app, given.listen):
                 log.info("storage is ready", ssh_port=port)
                 await stop.wait()
-            keeping.cancel()
-            fetching.cancel()
+            for task in going_on:
+                task.cancel()
             await appender.close()
             merger.close()
     log.info("storage has stopped")
@@ -102,6 +105,11 @@ def _remote(given: Settings, data: Path) -> Remote:
     remote = Remote(data, limits, given.git_ca_file)
     remote.prepare()
     return remote
+
+
+def _registries(given: Settings, pool: asyncpg.Pool, seal: Seal) -> Registries:
+    door = Door(given.docker_registries)
+    return Registries(pool, seal, door, Amazon(amazon.issue), read_role(given.aws_role))
 
 
 def _push_limits(given: Settings) -> git_server.Limits:

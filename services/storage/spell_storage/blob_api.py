@@ -12,7 +12,8 @@ from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
 from spell_storage import answers
-from spell_storage.blobs import MANIFEST, SMALL_BYTES_MAX, Blobs
+from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
+from spell_storage.manifests import MANIFEST
 from spell_storage.objects import PIECE_BYTES
 
 #: A manifest of some 300,000 files.
@@ -64,11 +65,11 @@ class BlobRoutes:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         digest = answers.sha256(request.match_info["sha256"], "sha256")
-        size = await self._blobs.size(answers.owner(request), digest)
+        blob = await self._blobs.find(answers.owner(request), digest)
         return await answers.range_response(
             request,
-            size,
-            lambda first, length: self._blobs.stream(digest, first, length),
+            blob.size,
+            lambda first, length: self._blobs.stream(blob, first, length),
             {"ETag": f'"{digest}"'},
         )
 

@@ -1,45 +1,76 @@
 """Content-addressed blobs and the manifests over them, per owner (shell).
 
-The bytes of a blob are stored once, whoever sent them; a row per owner says who may see them. Nobody gets such
-a row without having sent the bytes.
+The bytes of a blob are stored once, whoever sent them, as an object; a row per owner says who may see them. Nobody gets
+such a row without having sent the bytes.
+
+Theory of operation
+-------------------
+A key of the object store is used for one put, ever. It is on record as *loose* before anything lies under it, and until
+the one statement that makes it the object's: killed at any line, a put leaves a key that `garbage` finds and removes,
+and removing it can take nothing from another put of the same bytes. What was used lately is never removed, so whoever
+was told that a blob is here has time to name it. An object whose bytes turn out damaged or lost loses its key: from
+then on it is missing for everybody, and the next who sends it puts it right for all.
 """
 
 import asyncio
+import errno
 import hashlib
+import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from datetime import UTC
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
-from pydantic import TypeAdapter
 
-from spell_proto import database
-from spell_proto.errors import InvalidError, NotFoundError, shown
+from spell_proto import database, logs
+from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
 from spell_proto.views import Manifest, ManifestStored
+from spell_storage import manifests, sums
 from spell_storage.objects import Objects
+from spell_storage.sums import Digesting
+
+log = logs.get()
 
 _SQL = database.queries("spell_storage", "blobs.sql")
 #: Bodies up to this are held in memory and written in one go.
 SMALL_BYTES_MAX = 1 << 20
-MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+#: How long what nothing names is kept: time enough to name it.
+KEPT_SECONDS = 24 * 3600.0
+#: A put that lasts says so often that its key is not taken for abandoned.
+_GOES_ON_SECONDS = 60.0
+#: What a disk says of bytes that it cannot give back.
+_DAMAGE = frozenset({errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes that are here: how many, where they lie, and the checksums of their pieces."""
+
+    sha256: str
+    size: int
+    key: str
+    sums: bytes | None
 
 
 class Blobs:
-    """The tables `blobs` and `manifests`, and the objects they name."""
+    """The tables `objects`, `loose`, `blobs` and `manifests`, and the bytes they are about."""
 
-    def __init__(self, pool: asyncpg.Pool, objects: Objects) -> None:
+    def __init__(self, pool: asyncpg.Pool, objects: Objects, kept_seconds: float = KEPT_SECONDS) -> None:
         self._pool = pool
         self._objects = objects
+        #: What was used within this time is not marked again: half of the time that is left is enough for anybody.
+        self._fresh = timedelta(seconds=kept_seconds / 2)
 
     async def missing(self, owner_id: int, digests: Sequence[str]) -> list[str]:
-        """Which of `digests` this owner would have to send."""
-        rows = await self._pool.fetch(_SQL["known_blobs"], owner_id, list(digests))
-        known = {row["sha256"]: row["size"] for row in rows}
-        if self._objects.local:
-            # After a power cut a row may be there without its file; a stat each is cheap on a local disk.
-            for digest, size in list(known.items()):
-                if await self._objects.size(_key(digest)) != size:
-                    del known[digest]
+        """Which of `digests` this owner would have to send. The others are safe from being removed for a while."""
+        fresh = datetime.now(UTC) - self._fresh
+        rows = await self._pool.fetch(_SQL["known_blobs"], owner_id, list(digests), fresh)
+        known = {row["sha256"] for row in rows}
+        for row in rows:
+            if not await self._lies_there(row["sha256"], row["key"], row["size"]):
+                known.remove(row["sha256"])
         return [digest for digest in dict.fromkeys(digests) if digest not in known]
 
     async def put(self, owner_id: int, digest: str, data: bytes) -> None:
@@ -48,9 +79,13 @@ class Blobs:
         Raises:
             InvalidError: digest_mismatch.
         """
-        _check(digest, hashlib.sha256(data).hexdigest())
-        await self._objects.put(_key(digest), data)
-        await self._pool.execute(_SQL["add_blob"], owner_id, digest, len(data))
+        digesting = Digesting()
+        digesting.add(data)
+        _check(digest, digesting.sha256)
+        key = await self._begin(digest)
+        if key is not None:
+            await self._objects.put(key, data)
+        await self._end(owner_id, digest, digesting, key)
 
     async def put_stream(self, owner_id: int, digest: str, pieces: AsyncIterator[bytes]) -> None:
         """Store a blob of any size; nothing is kept when it is not what `digest` says.
@@ -58,31 +93,55 @@ class Blobs:
         Raises:
             InvalidError: digest_mismatch.
         """
-        size = 0
+        digesting = Digesting()
+        key = await self._begin(digest)
+        if key is None:
+            async for piece in pieces:
+                digesting.add(piece)
+            _check(digest, digesting.sha256)
+        else:
+            await self._objects.put_stream(key, self._going_on(key, _digested(digest, digesting, pieces)))
+        await self._end(owner_id, digest, digesting, key)
 
-        async def counted() -> AsyncIterator[bytes]:
-            nonlocal size
-            async for piece in checked(digest, pieces):
-                size += len(piece)
-                yield piece
-
-        await self._objects.put_stream(_key(digest), counted())
-        await self._pool.execute(_SQL["add_blob"], owner_id, digest, size)
-
-    async def size(self, owner_id: int, digest: str) -> int:
-        """How long a blob is.
+    async def find(self, owner_id: int, digest: str) -> Blob:
+        """A blob to read from.
 
         Raises:
             NotFoundError: this owner has no such blob.
+            GoneError: its bytes are damaged or lost.
         """
-        size: int | None = await self._pool.fetchval(_SQL["blob_size"], owner_id, digest)
-        if size is None:
+        row = await self._pool.fetchrow(_SQL["find_blob"], owner_id, digest)
+        if row is None:
             raise NotFoundError("blob_unknown", f"no blob {digest}")
-        return size
+        if row["key"] is None:
+            raise _damaged(digest)
+        return Blob(digest, row["size"], row["key"], row["sums"])
 
-    def stream(self, digest: str, first: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Bytes of a blob whose owner has been checked with `size`."""
-        return self._objects.stream(_key(digest), first, length)
+    async def stream(self, blob: Blob, first: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Bytes of a blob, each piece checked before any of it is given out.
+
+        Raises:
+            GoneError: they are damaged or lost; the blob is missing from now on.
+        """
+        if length == 0:
+            return
+        if blob.sums is None:
+            blob = await self._summed(blob)
+        assert blob.sums is not None, "an object has its sums once it was read"
+        begin, end = sums.covering(first, length, blob.size)
+        position = begin
+        async for piece in self._pieces(blob, begin, end):
+            if not sums.is_piece(blob.sums, position // sums.PIECE_BYTES, piece):
+                await self.quarantine(blob.sha256, blob.key, f"the bytes from {position} on are others")
+                raise _damaged(blob.sha256)
+            skip, end_of_it = max(0, first - position), first + length - position
+            yield piece if skip == 0 and len(piece) <= end_of_it else piece[skip:end_of_it]
+            position += len(piece)
+
+    async def read(self, owner_id: int, digest: str) -> bytes:
+        """All of a small blob. Raises as `find` and `stream` do."""
+        blob = await self.find(owner_id, digest)
+        return b"".join([piece async for piece in self.stream(blob, 0, blob.size)])
 
     async def put_manifest(self, owner_id: int, manifest: Manifest) -> ManifestStored:
         """Store a manifest in its canonical form; everything it names is durable when this returns.
@@ -90,28 +149,19 @@ class Blobs:
         Raises:
             InvalidError: blob_missing, or manifest_invalid for paths no directory could hold.
         """
-        manifest = await asyncio.to_thread(_canonical, manifest)
-        files = [entry for entry in manifest.entries if entry.link is None]
-        missing = await self.missing(owner_id, [entry.sha256 for entry in files])
-        if missing:
-            raise InvalidError(
-                "blob_missing",
-                f"entries: {len(missing)} of {len(files)} blobs are not here, the first is {missing[0]}",
-                field="entries",
-            )
+        manifest = await asyncio.to_thread(manifests.canonical, manifest)
+        wanted = manifests.digests(manifest)
+        _check_complete(len(wanted), await self.missing(owner_id, wanted))
         data = await asyncio.to_thread(canonical_json, manifest.model_dump())
+        files = [entry for entry in manifest.entries if entry.link is None]
         stored = ManifestStored(
             digest=hashlib.sha256(data).hexdigest(),
             files=len(files),
             bytes=sum(entry.size for entry in files),
         )
-        await self._objects.put(_key(stored.digest), data)
+        await self.put(owner_id, stored.digest, data)
         await self._objects.settle()
-        async with self._pool.acquire() as connection, connection.transaction():
-            await connection.execute(_SQL["add_manifest_blob"], owner_id, stored.digest, len(data))
-            await connection.execute(
-                _SQL["add_manifest"], owner_id, stored.digest, stored.files, stored.bytes
-            )
+        await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
         return stored
 
     async def manifest(self, owner_id: int, digest: str) -> bytes:
@@ -119,10 +169,110 @@ class Blobs:
 
         Raises:
             NotFoundError: this owner has no such manifest.
+            GoneError: its bytes are damaged or lost.
         """
         if not await self._pool.fetchval(_SQL["has_manifest"], owner_id, digest):
             raise NotFoundError("manifest_unknown", f"no manifest {digest}")
-        return await self._objects.get(_key(digest))
+        return await self.read(owner_id, digest)
+
+    async def quarantine(self, digest: str, key: str, why: str) -> None:
+        """The bytes under this key are not the object's any more."""
+        if await self._pool.fetchval(_SQL["quarantine"], digest, key) is not None:
+            log.error("stored bytes are damaged or lost", sha256=digest, key=key, problem=why)
+
+    async def _begin(self, digest: str) -> str | None:
+        """A key to put an object under; None where it is here already."""
+        key = f"blobs/{digest[:2]}/{digest}.{secrets.token_hex(8)}"
+        row = await self._pool.fetchrow(_SQL["begin_put"], digest, key)
+        if row is None:
+            return key
+        if await self._lies_there(digest, row["key"], row["size"]):
+            return None
+        # Its bytes were just found lost.
+        row = await self._pool.fetchrow(_SQL["begin_put"], digest, key)
+        return key if row is None else None
+
+    async def _end(self, owner_id: int, digest: str, digesting: Digesting, key: str | None) -> None:
+        if key is None:
+            granted = await self._pool.fetchval(_SQL["grant_blob"], owner_id, digest)
+        else:
+            size = digesting.size
+            granted = await self._pool.fetchval(_SQL["end_put"], digest, key, size, digesting.sums, owner_id)
+            if granted != key:
+                # Somebody was faster, or this took so long that the key was given up.
+                await self._pool.execute(_SQL["give_up"], key)
+                await self._objects.remove(key)
+        if granted is None:
+            raise UnavailableError("unavailable", "the blob was removed while it was sent; send it again")
+
+    async def _going_on(self, key: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        said_at = time.monotonic()
+        async for piece in pieces:
+            if time.monotonic() - said_at >= _GOES_ON_SECONDS:
+                if await self._pool.fetchval(_SQL["go_on_putting"], key) is None:
+                    raise UnavailableError("unavailable", "the blob took too long; send it again")
+                said_at = time.monotonic()
+            yield piece
+
+    async def _name_blobs(self, owner_id: int, stored: ManifestStored, digests: set[str]) -> None:
+        """The commit that makes a manifest: from here on nothing it needs is removed."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(_SQL["hold_blobs"], owner_id, list(digests))
+            if len(rows) < len(digests):
+                raise UnavailableError("unavailable", "blobs were removed meanwhile; send them again")
+            values = (owner_id, stored.digest, stored.files, stored.bytes)
+            manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
+            await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
+
+    async def _lies_there(self, digest: str, key: str, size: int) -> bool:
+        """Whether the bytes of an object are where they should be, as far as that is cheap to say."""
+        if not self._objects.local:
+            return True
+        # After a power cut a row may be there without its file; a stat each costs little on a local disk.
+        found = await self._objects.size(key)
+        if found == size:
+            return True
+        await self.quarantine(digest, key, f"{found} bytes lie there instead of {size}")
+        return False
+
+    async def _pieces(self, blob: Blob, begin: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Whole pieces of an object, however the store hands them out.
+
+        Raises:
+            GoneError: there are fewer.
+        """
+        held, left = bytearray(), end - begin
+        try:
+            async for data in self._objects.stream(blob.key, begin, left):
+                if not held and len(data) == min(sums.PIECE_BYTES, left):
+                    left -= len(data)
+                    yield data
+                    continue
+                held += data
+                while held and len(held) >= min(sums.PIECE_BYTES, left):
+                    piece = bytes(held[: sums.PIECE_BYTES])
+                    del held[: len(piece)]
+                    left -= len(piece)
+                    yield piece
+        except OSError as error:
+            if error.errno not in _DAMAGE and not isinstance(error, FileNotFoundError):
+                raise
+            await self.quarantine(blob.sha256, blob.key, str(error))
+            raise _damaged(blob.sha256) from error
+        if left:
+            await self.quarantine(blob.sha256, blob.key, f"it ends {left} bytes too soon")
+            raise _damaged(blob.sha256)
+
+    async def _summed(self, blob: Blob) -> Blob:
+        """A blob from a time without checksums, read once as a whole before any of it is given out."""
+        digesting = Digesting()
+        async for piece in self._pieces(blob, 0, blob.size):
+            digesting.add(piece)
+        if digesting.sha256 != blob.sha256:
+            await self.quarantine(blob.sha256, blob.key, f"its SHA-256 is {digesting.sha256}")
+            raise _damaged(blob.sha256)
+        await self._pool.execute(_SQL["set_sums"], blob.sha256, blob.key, digesting.sums)
+        return replace(blob, sums=digesting.sums)
 
 
 async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -131,15 +281,15 @@ async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[by
     Raises:
         InvalidError: digest_mismatch, at their end. Raised before that is seen, it keeps an object from coming into being.
     """
-    hashing = hashlib.sha256()
-    async for piece in pieces:
-        hashing.update(piece)
+    async for piece in _digested(digest, Digesting(), pieces):
         yield piece
-    _check(digest, hashing.hexdigest())
 
 
-def _key(digest: str) -> str:
-    return f"blobs/{digest[:2]}/{digest}"
+async def _digested(digest: str, digesting: Digesting, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        digesting.add(piece)
+        yield piece
+    _check(digest, digesting.sha256)
 
 
 def _check(wanted: str, found: str) -> None:
@@ -147,26 +297,14 @@ def _check(wanted: str, found: str) -> None:
         raise InvalidError("digest_mismatch", f"body: its SHA-256 is {found}, not {wanted}", field="sha256")
 
 
-def _canonical(manifest: Manifest) -> Manifest:
-    """The manifest sorted by path, times in UTC: equal content, equal digest."""
-    entries = sorted(
-        (
-            entry.model_copy(update={"modified_at": entry.modified_at.astimezone(UTC)})
-            for entry in manifest.entries
-        ),
-        key=lambda entry: entry.path,
-    )
-    deleted = sorted(set(manifest.deleted))
-    before = None
-    for path in [entry.path for entry in entries]:
-        if path == before:
-            raise _invalid(f"the path {shown(path)} is there twice")
-        before = path
-    for path in (*(entry.path for entry in entries), *deleted):
-        if "\0" in path or any(part in {"", ".", ".."} for part in path.split("/")):
-            raise _invalid(f"{shown(path)} is not a path below a resource")
-    return manifest.model_copy(update={"entries": tuple(entries), "deleted": tuple(deleted)})
+def _check_complete(wanted: int, missing: Sequence[str]) -> None:
+    if missing:
+        raise InvalidError(
+            "blob_missing",
+            f"entries: {len(missing)} of {wanted} blobs are not here, the first is {missing[0]}",
+            field="entries",
+        )
 
 
-def _invalid(what: str) -> InvalidError:
-    return InvalidError("manifest_invalid", f"entries: {what}", field="entries")
+def _damaged(digest: str) -> GoneError:
+    return GoneError("blob_damaged", f"the bytes of {digest} are damaged or lost; they are not given out")

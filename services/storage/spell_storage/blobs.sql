@@ -1,20 +1,98 @@
 -- name: known_blobs
-SELECT sha256, size FROM blobs WHERE owner_id = $1 AND sha256 = ANY($2::text[]);
+-- Those of an owner's blobs that are here, each safe from being removed for a while: what was not used lately is locked,
+-- which waits for a removal that is under way, and is used now.
+WITH stale AS MATERIALIZED (
+    SELECT sha256 FROM blobs WHERE owner_id = $1 AND sha256 = ANY($2::text[]) AND used_at < $3
+), locked AS (
+    SELECT sha256 FROM blobs WHERE owner_id = $1 AND sha256 IN (SELECT sha256 FROM stale)
+    ORDER BY sha256 FOR NO KEY UPDATE
+), used AS (
+    UPDATE blobs SET used_at = now() FROM locked
+    WHERE blobs.owner_id = $1 AND blobs.sha256 = locked.sha256
+    RETURNING blobs.sha256
+), known AS (
+    SELECT sha256 FROM used
+    UNION ALL
+    SELECT sha256 FROM blobs WHERE owner_id = $1 AND sha256 = ANY($2::text[]) AND used_at >= $3
+)
+SELECT sha256, size, key FROM objects JOIN known USING (sha256) WHERE key IS NOT NULL;
 
--- name: add_blob
--- Not flushed: a row that a power cut takes is sent again, and the flush of a manifest takes all rows before it along.
-INSERT INTO blobs (owner_id, sha256, size)
-SELECT $1, $2, $3 FROM set_config('synchronous_commit', 'off', true)
-ON CONFLICT DO NOTHING;
+-- name: begin_put
+-- The object, if its bytes are here, safe from being removed for a while; otherwise a key to put them under. Not flushed:
+-- what a power cut takes of this is found by a check of the whole store.
+WITH here AS (
+    UPDATE objects SET used_at = now() FROM set_config('synchronous_commit', 'off', true)
+    WHERE sha256 = $1 AND key IS NOT NULL
+    RETURNING size, key
+), begun AS (
+    INSERT INTO loose (key) SELECT $2::text WHERE NOT EXISTS (SELECT FROM here)
+)
+SELECT size, key FROM here;
 
--- name: add_manifest_blob
-INSERT INTO blobs (owner_id, sha256, size) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+-- name: go_on_putting
+UPDATE loose SET at = now() WHERE key = $1 AND at > '-infinity' RETURNING key;
 
--- name: blob_size
-SELECT size FROM blobs WHERE owner_id = $1 AND sha256 = $2;
+-- name: end_put
+-- The bytes under a key become the object, unless somebody was faster, and the owner may see it. No row: it took so long
+-- that the key was given up. Not flushed: a row that a power cut takes is sent again, and the flush of a manifest takes
+-- all rows before it along.
+WITH held AS (
+    SELECT key FROM loose, set_config('synchronous_commit', 'off', true)
+    WHERE key = $2 AND at > '-infinity' FOR UPDATE OF loose
+), stored AS (
+    INSERT INTO objects (sha256, size, key, sums) SELECT $1, $3::bigint, key, $4::bytea FROM held
+    ON CONFLICT (sha256) DO UPDATE SET used_at = now(), key = coalesce(objects.key, excluded.key),
+        sums = CASE WHEN objects.key IS NULL THEN excluded.sums ELSE objects.sums END
+    RETURNING sha256, size, key
+), seen AS (
+    INSERT INTO blobs (owner_id, sha256, size) SELECT $5::bigint, sha256, size FROM stored
+    ON CONFLICT (owner_id, sha256) DO UPDATE SET used_at = now()
+), taken AS (
+    DELETE FROM loose USING stored WHERE loose.key = $2 AND stored.key = $2
+)
+SELECT key FROM stored;
+
+-- name: grant_blob
+-- An owner has sent the bytes of an object that was here already. Not flushed, as above.
+WITH here AS (
+    SELECT sha256, size FROM objects, set_config('synchronous_commit', 'off', true)
+    WHERE sha256 = $2 AND key IS NOT NULL FOR KEY SHARE OF objects
+)
+INSERT INTO blobs (owner_id, sha256, size) SELECT $1::bigint, sha256, size FROM here
+ON CONFLICT (owner_id, sha256) DO UPDATE SET used_at = now()
+RETURNING sha256;
+
+-- name: give_up
+-- A key whose bytes are to be removed.
+INSERT INTO loose (key, at) VALUES ($1, '-infinity') ON CONFLICT (key) DO UPDATE SET at = '-infinity';
+
+-- name: quarantine
+-- The bytes under this key are not the object's: it is missing from now on. They lie about for a while to be looked at.
+WITH found AS (
+    UPDATE objects SET key = NULL, sums = NULL WHERE sha256 = $1 AND key = $2 RETURNING id
+)
+INSERT INTO loose (key) SELECT $2 FROM found ON CONFLICT DO NOTHING RETURNING key;
+
+-- name: find_blob
+SELECT objects.size, objects.key, objects.sums FROM blobs JOIN objects USING (sha256)
+WHERE blobs.owner_id = $1 AND blobs.sha256 = $2;
+
+-- name: set_sums
+UPDATE objects SET sums = $3 WHERE sha256 = $1 AND key = $2;
+
+-- name: hold_blobs
+-- Nobody removes these before this transaction has ended; their objects, and whether their bytes are here.
+SELECT objects.id, objects.key IS NOT NULL AS here FROM blobs JOIN objects USING (sha256)
+WHERE blobs.owner_id = $1 AND blobs.sha256 = ANY($2::text[])
+ORDER BY sha256 FOR KEY SHARE OF blobs;
 
 -- name: add_manifest
-INSERT INTO manifests (owner_id, digest, files, bytes) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING;
+INSERT INTO manifests (owner_id, digest, files, bytes, listed) VALUES ($1, $2, $3, $4, true)
+ON CONFLICT (owner_id, digest) DO UPDATE SET unnamed_since = NULL, listed = true
+RETURNING id;
+
+-- name: list_objects
+INSERT INTO manifest_objects (manifest_id, object_id) SELECT $1, unnest($2::bigint[]) ON CONFLICT DO NOTHING;
 
 -- name: has_manifest
 SELECT EXISTS (SELECT FROM manifests WHERE owner_id = $1 AND digest = $2);

@@ -8,24 +8,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 from pydantic import TypeAdapter
 
-from spell_proto import database, logs, service
-from spell_proto.errors import RefusedError
+from spell_proto import database, logs
 from spell_proto.http import Caller
 from spell_proto.views import CommitsAsked, CommitsInUse
-from spell_storage import collect, git
+from spell_storage import collect, git, passes
 from spell_storage.locks import BusyError
 
 log = logs.get()
 
 _SQL = database.queries("spell_storage", "code.sql")
-#: The first pass comes so soon after the start.
-FIRST_SECONDS_MAX = 300.0
 #: Commits the scheduler is asked about at once.
 ASKED_AT_ONCE = 1_000
 #: How long removing waits for pushes to end before it leaves a repository for the next pass.
@@ -89,31 +86,14 @@ class Housekeeping:
         if self._in_use is None:
             log.warning("no code is ever removed: SPELL_SCHEDULER_URL is not set")
             return
-        wait = min(seconds, FIRST_SECONDS_MAX)
-        while await service.ticker(stop, wait):
-            wait = seconds
-            try:
-                await self.run_once(datetime.now(UTC))
-            except (
-                RefusedError,
-                OSError,
-                TimeoutError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-            ) as error:
-                log.warning("unused code was not removed this time", problem=repr(error))
-            except Exception:
-                log.exception("housekeeping failed")
+        await passes.repeat(stop, seconds, self.run_once, "unused code")
 
     async def run_once(self, now: datetime) -> Collected:
         """Remove what is not needed at `now`. Another copy of this service that is at it already goes on alone."""
-        async with self._pool.acquire() as connection:
-            if not await connection.fetchval(_SQL["try_lock"]):
+        async with passes.alone(self._pool, _SQL["try_lock"], _SQL["unlock"]) as alone:
+            if not alone:
                 return Collected()
-            try:
-                collected = await self._pass(now - self._kept)
-            finally:
-                await connection.execute(_SQL["unlock"])
+            collected = await self._pass(now - self._kept)
         if collected != Collected():
             log.info("unused code removed", **asdict(collected))
         return collected

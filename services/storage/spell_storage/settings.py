@@ -21,7 +21,7 @@ class Settings:
     ssh_listen_host: str = "127.0.0.1"
     #: `s3://bucket/prefix`, `gs://bucket/prefix`, …; empty: <data_dir>/blobs.
     blob_store: str = ""
-    #: Asked which commits runs name; empty: no code is ever removed.
+    #: Asked which commits and files runs name; empty: nothing is ever removed.
     scheduler_url: str = ""
     #: Hosts that code is fetched from, separated by commas: `host` or `host:port`.
     git_hosts: str = "github.com"
@@ -45,7 +45,10 @@ class Settings:
     git_refs_max: int = within(200_000, 1, 10_000_000)
     #: Connections to the git server.
     ssh_connections_max: int = within(256, 1, 10_000)
-    #: How often unused code is looked for, and how long it is kept after it was last asked for or pushed: never so
+    #: How often what is unused is looked for, and how long code is kept after it was last asked for or pushed: never so
     #: short that a run could not be made of it in the meantime.
     collect_seconds: float = within(3600.0, 0.01, 366 * 24 * 3600.0)
     commit_kept_seconds: float = within(24 * 3600.0, 600.0, 366 * 24 * 3600.0)
+    #: How long saved files are kept that nothing names any more, and those that nothing names yet: never so short that
+    #: a save could not come to its end.
+    files_kept_seconds: float = within(24 * 3600.0, 3600.0, 366 * 24 * 3600.0)

@@ -9,8 +9,8 @@ from spell_proto.http import json_response, parse_json, read_json
 from spell_proto.uploads import LinkList, LinkRequest, UploadList, UploadRequest
 from spell_storage import answers
 from spell_storage.blob_api import MANIFEST_BYTES_MAX
-from spell_storage.blobs import MANIFEST
 from spell_storage.links import Links
+from spell_storage.manifests import MANIFEST
 from spell_storage.uploads import Uploads
 
 _REQUEST: TypeAdapter[UploadRequest] = TypeAdapter(UploadRequest)

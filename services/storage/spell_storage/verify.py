@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spell_proto import database
-from spell_proto.errors import NotFoundError
+from spell_proto.errors import GoneError, NotFoundError
 from spell_proto.journal import Decoder, Record, RecordKind
 from spell_proto.views import Check, ManifestEntry
-from spell_storage.blobs import MANIFEST, Blobs
+from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
 from spell_storage.journals import BrokenJournalError, Journals
+from spell_storage.manifests import MANIFEST
 
 _SQL = database.queries("spell_storage", "verify.sql")
 #: Offenders that a check names.
@@ -130,7 +131,7 @@ async def manifest(blobs: Blobs, owner_id: int, digest: str) -> Check:
         if hashlib.sha256(data).hexdigest() != digest:
             problems.append("the manifest is not what its digest says")
         files = [entry for entry in MANIFEST.validate_json(data).entries if entry.link is None]
-    except (NotFoundError, FileNotFoundError, ValueError) as error:
+    except (NotFoundError, GoneError, ValueError) as error:
         problems.append(f"the manifest cannot be read: {error}")
     for entry in files:
         problem = await _blob_problem(blobs, owner_id, entry)
@@ -149,11 +150,13 @@ async def manifest(blobs: Blobs, owner_id: int, digest: str) -> Check:
 async def _blob_problem(blobs: Blobs, owner_id: int, entry: ManifestEntry) -> str | None:
     hashing = hashlib.sha256()
     try:
-        size = await blobs.size(owner_id, entry.sha256)
-        if size != entry.size:
-            return f"the blob has {size} bytes, the manifest says {entry.size}"
-        async for piece in blobs.stream(entry.sha256, 0, size):
+        blob = await blobs.find(owner_id, entry.sha256)
+        if blob.size != entry.size:
+            return f"the blob has {blob.size} bytes, the manifest says {entry.size}"
+        async for piece in blobs.stream(blob, 0, blob.size):
             hashing.update(piece)
-    except (NotFoundError, FileNotFoundError):
+    except NotFoundError:
         return "the blob is missing"
+    except GoneError:
+        return "the blob is damaged or lost"
     return None if hashing.hexdigest() == entry.sha256 else "the blob has other content"

@@ -1,6 +1,7 @@
 """The scheduler against real Postgres and NATS, with a machine that speaks its wire."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,7 +18,14 @@ from spell_proto.errors import (
     RefusedError,
     UnavailableError,
 )
-from spell_proto.events import AttemptFailed, AttemptKilled, CodeFetched, CommandExited, CommandStarted
+from spell_proto.events import (
+    AttemptFailed,
+    AttemptKilled,
+    CodeFetched,
+    CommandExited,
+    CommandStarted,
+    OutputsSaved,
+)
 from spell_proto.state import FINAL, Reason
 from spell_proto.views import RunView
 from support import stack
@@ -331,6 +339,37 @@ async def test_a_silent_machine_is_given_up_and_its_later_words_are_void(postgre
                 assert lost.reason == "machine_lost"
                 assert answer.attempts == ()
                 assert (await client.get(run.id)).version == lost.version
+
+
+async def test_manifests_are_in_use_by_runs_that_made_them_and_runs_that_mount_them(postgres, nats):
+    """Nobody is told so before every machine could have reported."""
+    made, mounted, other = "a" * 64, "b" * 64, "c" * 64
+    mount = {"resource": "runs/1", "target": "/mnt/x", "owner_id": 5, "manifest": mounted}
+    with stack.short_directory() as directory:
+        async with scheduler(postgres, nats, Path(directory), SPELL_LOST_AFTER_SECONDS="3") as (_, caller):
+            client, kind = Client(caller, next(OWNERS)), "Tmanifests"
+            with pytest.raises(UnavailableError):
+                await client.manifests_in_use(made)
+
+            async with machine(nats, "m-manifests", kind, slots=2) as box:
+                run = await client.create(machine_type=kind)
+                await box.beat()
+                saved = OutputsSaved(at=now(), manifest=made, files=1, bytes=1)
+                await box.report(
+                    run.id, *(saved if step.kind == saved.kind else step for step in whole_life())
+                )
+                await client.until_state(run.id, "complete")
+            waiting = await client.create(machine_type=kind, mounts=[mount])
+
+            async def answers() -> set[str] | None:
+                with contextlib.suppress(UnavailableError):
+                    return await client.manifests_in_use(made, mounted, other)
+                return None
+
+            assert await until(answers) == {made, mounted}
+            assert await Client(caller, next(OWNERS)).manifests_in_use(made, mounted) == {mounted}
+            await client.end(waiting.id, "kill")
+            assert await client.manifests_in_use(made, mounted) == {made}
 
 
 async def test_runs_of_other_owners_do_not_exist(place):

@@ -6,9 +6,10 @@ import json
 import os
 
 import pytest
+from aiohttp import ClientError
 from pydantic import TypeAdapter
 
-from spell_proto.errors import RefusedError
+from spell_proto.errors import GoneError, RefusedError
 from spell_proto.views import Manifest, ManifestStored, Verdict
 
 pytestmark = pytest.mark.integration
@@ -129,7 +130,7 @@ async def test_what_another_owner_has_is_missing_and_unknown(api, owner_id):
 
 async def test_a_blob_whose_file_was_lost_is_missing(api, storage, owner_id):
     digest = await put(api, owner_id, os.urandom(100))
-    [path] = (storage.data / "blobs").rglob(digest)
+    [path] = (storage.data / "blobs").rglob(f"{digest}.*")
     path.unlink()
 
     assert await missing(api, owner_id, digest) == [digest]
@@ -199,13 +200,53 @@ async def test_verification_reads_every_saved_file_again(api, storage, owner_id)
     stored = await put_manifest(api, owner_id, entry("out/a", data))
 
     whole = await manifest_check(api, owner_id, stored.digest)
-    [path] = (storage.data / "blobs").rglob(sha256(data))
+    [path] = (storage.data / "blobs").rglob(f"{sha256(data)}.*")
     path.write_bytes(data[:-1] + b"!")
     rotten = await manifest_check(api, owner_id, stored.digest)
-    path.unlink()
+    await put(api, owner_id, data)
+    healed = await manifest_check(api, owner_id, stored.digest)
+    for path in (storage.data / "blobs").rglob(f"{sha256(data)}.*"):
+        path.unlink()
     lost = await manifest_check(api, owner_id, stored.digest)
 
     assert (whole.ok, whole.checked) == (True, 1)
     assert not rotten.ok
     assert "out/a" in rotten.detail
+    assert healed.ok
     assert not lost.ok
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+async def test_a_flipped_bit_is_never_given_out_and_asked_for_again(api, storage, owner_id, size):
+    data = os.urandom(size)
+    digest = await put(api, owner_id, data)
+    [path] = (storage.data / "blobs").rglob(f"{digest}.*")
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    part = await get(api, owner_id, digest, Range="bytes=0-9") if size > 1 << 20 else None
+    with pytest.raises((RefusedError, ClientError)):
+        await get(api, owner_id, digest)
+    with pytest.raises(GoneError) as refused:
+        await get(api, owner_id, digest, Range="bytes=-1")
+    lacking = await missing(api, owner_id, digest)
+    await put(api, owner_id, data)
+
+    assert part in {None, (206, data[:10])}
+    assert refused.value.code == "blob_damaged"
+    assert lacking == [digest]
+    assert await missing(api, owner_id, digest) == []
+    assert await get(api, owner_id, digest) == (200, data)
+
+
+async def test_what_one_owner_sends_again_is_whole_for_the_other_too(api, storage, owner_id):
+    data, other = os.urandom(100), next(_owners)
+    for owner in (owner_id, other):
+        await put(api, owner, data)
+    [path] = (storage.data / "blobs").rglob(f"{sha256(data)}.*")
+    path.unlink()
+
+    with pytest.raises(GoneError):
+        await get(api, owner_id, sha256(data))
+    await put(api, other, data)
+
+    assert await get(api, owner_id, sha256(data)) == (200, data)

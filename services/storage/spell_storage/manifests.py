@@ -1,0 +1,44 @@
+"""The one form of a manifest, over which its digest is taken: equal content, equal digest (pure)."""
+
+from datetime import UTC
+
+from pydantic import TypeAdapter
+
+from spell_proto.errors import InvalidError, shown
+from spell_proto.views import Manifest
+
+MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
+
+
+def canonical(manifest: Manifest) -> Manifest:
+    """The manifest sorted by path, with times in UTC.
+
+    Raises:
+        InvalidError: manifest_invalid, for paths that no directory could hold.
+    """
+    entries = sorted(
+        (
+            entry.model_copy(update={"modified_at": entry.modified_at.astimezone(UTC)})
+            for entry in manifest.entries
+        ),
+        key=lambda entry: entry.path,
+    )
+    deleted = sorted(set(manifest.deleted))
+    before = None
+    for path in [entry.path for entry in entries]:
+        if path == before:
+            raise _invalid(f"the path {shown(path)} is there twice")
+        before = path
+    for path in (*(entry.path for entry in entries), *deleted):
+        if "\0" in path or any(part in {"", ".", ".."} for part in path.split("/")):
+            raise _invalid(f"{shown(path)} is not a path below a resource")
+    return manifest.model_copy(update={"entries": tuple(entries), "deleted": tuple(deleted)})
+
+
+def digests(manifest: Manifest) -> list[str]:
+    """The blobs that a manifest needs, each once. A link is all in the manifest."""
+    return list(dict.fromkeys(entry.sha256 for entry in manifest.entries if entry.link is None))
+
+
+def _invalid(what: str) -> InvalidError:
+    return InvalidError("manifest_invalid", f"entries: {what}", field="entries")

@@ -1,0 +1,367 @@
+"""Saved files that nobody needs: they go after a while, and nothing that somebody needs ever does."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from integration.storage.files_room import CrashError, a_files_room, sha256
+from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
+from spell_storage.garbage import Removed
+from support import stack
+
+pytestmark = pytest.mark.integration
+
+CONTENTS = [f"content {number}".encode() for number in range(6)]
+OWNERS = (1, 2)
+#: More moments than any one thing that is done here has.
+MOMENTS_MAX = 70
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of its own: a pass looks at everything there is."""
+    with asyncio.Runner() as runner:
+        opened = stack.postgres()
+        running = runner.run(opened.__aenter__())
+        yield running
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@pytest.fixture
+async def room(cluster, tmp_path):
+    async with a_files_room(cluster.url("storage"), tmp_path / "blobs") as made:
+        yield made
+
+
+async def test_files_go_when_nothing_has_named_them_for_a_while(room):
+    kept = await room.save(1, {"a": b"both", "b": b"kept"})
+    gone = await room.save(1, {"a": b"both", "c": b"gone" * 100})
+    room.named.remove((1, gone))
+
+    soon = await room.pass_once()
+    there = await room.read(1, gone)
+    await room.age()
+    late = await room.pass_once()
+
+    assert soon == Removed()
+    assert there == {"a": b"both", "c": b"gone" * 100}
+    assert (late.manifests, late.blobs, late.objects) == (1, 2, 2)
+    assert late.bytes > 400
+    with pytest.raises(NotFoundError):
+        await room.blobs.manifest(1, gone)
+    assert await room.read(1, kept) == {"a": b"both", "b": b"kept"}
+    assert room.files() == set((await room.objects_by_digest()).values())
+
+
+async def test_the_time_counts_from_when_nothing_names_them_any_more(room):
+    digest = await room.save(1, {"a": b"old"})
+    await room.age(100 * 24 * 3600)
+    await room.pass_once()
+    room.named.clear()
+
+    await room.pass_once()
+
+    assert await room.read(1, digest) == {"a": b"old"}
+
+
+async def test_what_another_owner_has_too_stays_for_him_alone(room):
+    first = await room.save(1, {"a": b"shared"})
+    second = await room.save(2, {"x": b"shared"})
+    room.named.remove((1, first))
+
+    await room.clear()
+
+    assert await room.read(2, second) == {"x": b"shared"}
+    assert await room.blobs.missing(1, [sha256(b"shared")]) == [sha256(b"shared")]
+    with pytest.raises(NotFoundError):
+        await room.blobs.find(1, sha256(b"shared"))
+
+
+async def test_bytes_are_stored_once_whoever_sends_them(room):
+    for owner_id in OWNERS:
+        await room.blobs.put(owner_id, sha256(b"same"), b"same")
+    await room.blobs.put(1, sha256(b"same"), b"same")
+
+    assert len(room.files()) == 1
+
+
+async def test_uploads_keep_their_files_and_those_on_their_way(room):
+    digest = await room.save(1, {"a": b"upload"})
+    room.named.clear()
+    await room.blobs.put(1, sha256(b"arrived"), b"arrived")
+    await room.pool.execute(
+        "INSERT INTO uploads (owner_id, name, compressed, manifest, completed_at) VALUES (1, 'u', false, $1, now())",
+        digest,
+    )
+    open_upload = await room.pool.fetchval(
+        "INSERT INTO uploads (owner_id, name, compressed) VALUES (1, 'v', false) RETURNING id"
+    )
+    await room.pool.execute(
+        "INSERT INTO upload_files (upload_id, path, length, sha256) VALUES ($1, 'f', 7, $2)",
+        open_upload,
+        sha256(b"arrived"),
+    )
+
+    await room.clear()
+    there = await room.read(1, digest), await room.blobs.read(1, sha256(b"arrived"))
+    await room.pool.execute("DELETE FROM uploads")
+    await room.clear()
+
+    assert there == ({"a": b"upload"}, b"arrived")
+    assert room.files() == set()
+
+
+async def test_nothing_goes_while_nobody_can_say_what_is_in_use(room):
+    digest = await room.save(1, {"a": b"x"})
+
+    async def away(_owner_id, _digests):
+        raise UnavailableError("unavailable", "away")
+
+    room.garbage._in_use = away
+    await room.age()
+    with pytest.raises(UnavailableError):
+        await room.pass_once()
+
+    assert await room.read(1, digest) == {"a": b"x"}
+
+
+async def test_a_manifest_from_before_lists_were_kept_is_read_first(room):
+    digest = await room.save(1, {"a": b"x", "b": b"y"})
+    await room.pool.execute("UPDATE manifests SET listed = false")
+    await room.pool.execute("DELETE FROM manifest_objects")
+    await room.pool.execute("UPDATE objects SET sums = NULL")
+
+    await room.clear()
+
+    assert await room.read(1, digest) == {"a": b"x", "b": b"y"}
+
+
+async def test_what_a_manifest_that_cannot_be_read_may_need_stays(room):
+    digest = await room.save(1, {"a": b"x"})
+    await room.pool.execute("UPDATE manifests SET listed = false")
+    await room.pool.execute("DELETE FROM manifest_objects")
+    (room.data / (await room.objects_by_digest())[digest]).write_bytes(b"rot")
+
+    await room.clear()
+
+    assert await room.blobs.read(1, sha256(b"x")) == b"x"
+
+
+async def test_a_save_that_lasts_is_not_disturbed(room):
+    """Whoever was told that a blob is here has time to name it."""
+    await room.blobs.put(1, sha256(b"early"), b"early")
+    await room.age(20 * 3600)
+
+    assert await room.blobs.missing(1, [sha256(b"early")]) == []
+    await room.age(10 * 3600)
+    await room.pass_once()
+
+    assert await room.blobs.read(1, sha256(b"early")) == b"early"
+
+
+async def test_a_put_that_was_given_up_leaves_nothing(room):
+    async def crash():
+        raise CrashError
+
+    for at in itertools.count():
+        room.fuse.set(at, crash)
+        try:
+            await room.blobs.put(1, sha256(b"put"), b"put")
+        except CrashError:
+            continue
+        break
+    room.fuse.set(0, None)
+
+    await room.clear()
+
+    assert at > 4
+    assert room.files() == set()
+    assert await room.pool.fetchval("SELECT count(*) FROM loose") == 0
+
+
+async def test_a_put_that_lasts_too_long_is_refused_and_leaves_nothing(room):
+    data = [os.urandom(1000), os.urandom(1000)]
+
+    async def pieces():
+        yield data[0]
+        await room.age()
+        await room.pass_once()
+        yield data[1]
+
+    with pytest.raises(UnavailableError):
+        await room.blobs.put_stream(1, sha256(b"".join(data)), pieces())
+
+    await room.clear()
+    assert room.files() == set()
+
+
+async def test_saves_go_on_while_everything_is_removed_as_soon_as_it_may_be(room):
+    """Time flies: whatever is not held at this very moment is old enough to go."""
+    done = asyncio.Event()
+    saved = {}
+
+    async def remove():
+        while not done.is_set():
+            await room.age()
+            await room.pass_once()
+
+    async def saver(owner_id):
+        for number in range(15):
+            files = {str(place): CONTENTS[(number + place * owner_id) % 6] for place in range(3)}
+            async with asyncio.timeout(30):
+                while True:
+                    # What was removed between two steps is sent again, as a runner does.
+                    with contextlib.suppress(UnavailableError, InvalidError):
+                        digest = await room.save(owner_id, files)
+                        break
+            if number % 3:
+                room.named.remove((owner_id, digest))
+                saved.pop((owner_id, digest), None)
+            else:
+                saved[owner_id, digest] = files
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(remove())
+        async with asyncio.TaskGroup() as savers:
+            for owner_id in OWNERS:
+                savers.create_task(saver(owner_id))
+        done.set()
+
+    assert saved
+    for (owner_id, digest), files in saved.items():
+        assert await room.read(owner_id, digest) == files
+
+
+class LifeOfFiles(RuleBasedStateMachine):
+    """Two owners who save and archive, bytes that rot, time that passes, passes of removal, and crashes between any two
+    things that can be seen from outside. The model knows who has named what, and nothing of rows, keys or locks.
+    """
+
+    def __init__(self, cluster, directory):
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.opened = a_files_room(cluster.url("storage"), directory)
+        self.room = self.runner.run(self.opened.__aenter__())
+        for path in directory.rglob("*"):
+            if path.is_file():
+                path.unlink()
+        self.saved = {}
+
+    def teardown(self):
+        self.runner.run(self._everything_else_goes())
+        self.runner.run(self.opened.__aexit__(None, None, None))
+        self.runner.close()
+
+    @rule(
+        owner_id=st.sampled_from(OWNERS),
+        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=4),
+        crash_at=st.none() | st.integers(0, MOMENTS_MAX),
+    )
+    def save(self, owner_id, numbers, crash_at):
+        self.runner.run(self._or_crash(crash_at, self._save(owner_id, numbers)))
+
+    @rule(data=st.data())
+    def archive(self, data):
+        if self.saved:
+            which = data.draw(st.sampled_from(sorted(self.saved)))
+            del self.saved[which]
+            self.room.named.remove(which)
+
+    @rule(hours=st.sampled_from([1, 13, 25]))
+    def time_passes(self, hours):
+        self.runner.run(self.room.age(hours * 3600))
+
+    @rule(crash_at=st.none() | st.integers(0, MOMENTS_MAX))
+    def remove(self, crash_at):
+        self.runner.run(self._or_crash(crash_at, self.room.pass_once()))
+
+    @rule(
+        owner_id=st.sampled_from(OWNERS),
+        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=3),
+        at=st.integers(0, MOMENTS_MAX),
+    )
+    def save_in_the_middle_of_a_removal(self, owner_id, numbers, at):
+        self.room.fuse.set(at, lambda: self._save(owner_id, numbers))
+        self.runner.run(self.room.pass_once())
+        self.room.fuse.set(0, None)
+
+    @rule(
+        owner_id=st.sampled_from(OWNERS),
+        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=3),
+        at=st.integers(0, MOMENTS_MAX),
+    )
+    def remove_in_the_middle_of_a_save(self, owner_id, numbers, at):
+        self.room.fuse.set(at, self.room.pass_once)
+        self.runner.run(self._save(owner_id, numbers))
+        self.room.fuse.set(0, None)
+
+    @rule(data=st.data(), lost=st.booleans())
+    def bytes_rot_and_are_sent_again(self, data, lost):
+        keys = self.runner.run(self.room.objects_by_digest())
+        rotting = [digest for digest in (sha256(content) for content in CONTENTS) if keys.get(digest)]
+        if rotting:
+            digest = data.draw(st.sampled_from(rotting))
+            path = self.room.data / keys[digest]
+            path.unlink() if lost else path.write_bytes(path.read_bytes().upper())
+            self.runner.run(self._heal(digest))
+
+    @invariant()
+    def all_that_is_named_is_whole(self):
+        self.runner.run(self._all_is_whole())
+
+    async def _or_crash(self, at, doing):
+        async def crash():
+            raise CrashError
+
+        if at is not None:
+            self.room.fuse.set(at, crash)
+        with contextlib.suppress(CrashError, ExceptionGroup):
+            await doing
+        self.room.fuse.set(0, None)
+
+    async def _save(self, owner_id, numbers):
+        files = {str(number): CONTENTS[number] for number in numbers}
+        digest = await self.room.save(owner_id, files)
+        self.saved[owner_id, digest] = files
+
+    async def _heal(self, digest):
+        content = next(content for content in CONTENTS if sha256(content) == digest)
+        for owner_id in OWNERS:
+            try:
+                assert await self.room.blobs.read(owner_id, digest) == content
+            except (NotFoundError, GoneError):
+                assert await self.room.blobs.missing(owner_id, [digest]) == [digest]
+        await self.room.blobs.put(OWNERS[0], digest, content)
+
+    async def _all_is_whole(self):
+        for (owner_id, digest), files in self.saved.items():
+            assert await self.room.read(owner_id, digest) == files
+            assert await self.room.blobs.missing(owner_id, [sha256(data) for data in files.values()]) == []
+
+    async def _everything_else_goes(self):
+        await self.room.clear()
+        await self._all_is_whole()
+        needed = {digest for _, digest in self.saved}
+        needed |= {sha256(data) for files in self.saved.values() for data in files.values()}
+        keys = await self.room.objects_by_digest()
+        assert set(keys) == needed
+        assert self.room.files() == set(keys.values())
+        assert await self.room.pool.fetchval("SELECT count(*) FROM loose") == 0
+
+
+def test_never_a_live_blob_and_always_a_dead_one(cluster, tmp_path):
+    run_state_machine_as_test(
+        lambda: LifeOfFiles(cluster, tmp_path / "blobs"),
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
