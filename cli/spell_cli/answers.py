@@ -314,3 +314,4 @@ class RunPlan(TypedDict):
     environment: EnvironmentPlan
     machine: MachineType
     code_known: bool | None
+    mounts: list[Mount]

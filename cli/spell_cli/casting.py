@@ -15,7 +15,7 @@ from spell_cli.config import Config
 from spell_cli.follow import watch
 from spell_cli.render import Line
 from spell_cli.repository import Inspection, Repository, Snapshot, root_commit
-from spell_cli.spec_from_args import Checked, with_code
+from spell_cli.spec_from_args import Checked, check_targets, with_code
 from spell_proto.errors import ConflictError, InvalidError
 
 
@@ -50,6 +50,8 @@ def cast_spell(request: Checked, inspection: Inspection | None, wishes: Wishes) 
                 body = with_code(body, repository, code.snapshot)
         elif inspection is not None:
             agree_without_code(force=wishes.force)
+        with usage_errors():
+            check_targets(body)
         body = _with_needs(body, code)
         client = Client(settings.connect())
         run = _create(client, body, code, settings)

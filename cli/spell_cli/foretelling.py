@@ -7,7 +7,7 @@ from spell_cli.args import usage_errors
 from spell_cli.client import Client
 from spell_cli.repository import Inspection
 from spell_cli.run_lists import plan_rows
-from spell_cli.spec_from_args import Checked, with_code
+from spell_cli.spec_from_args import Checked, check_targets, with_code
 from spell_cli.tables import pairs
 
 
@@ -21,6 +21,7 @@ def foretell(request: Checked, inspection: Inspection | None) -> int:
         with usage_errors():
             body = with_code(body, repository, None)
     with usage_errors():
+        check_targets(body)
         body = projects.with_needs(body, repository, None)
     plan = Client(settings.connect()).plan_run(body)
     changes = bool(repository and repository.changed and settings.include_uncommitted)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from spell_cli.answers import MachineType, Run, RunPlan
+from spell_cli.answers import MachineType, Mount, Run, RunPlan
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
 from spell_proto.checks import github_directory
 from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
@@ -100,6 +100,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Apt Packages", ", ".join(spec["environment"].get("apt") or ())),
         ("Conda Env File", _conda(spec["environment"].get("conda"))),
         ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
+        ("Mounts", _mounts(spec.get("mounts") or [])),
         ("Not Saved", "\n".join(spec.get("no_save") or ())),
         ("Saved Files", _saved(run)),
     ]
@@ -142,9 +143,10 @@ def plan_rows(body: dict[str, Any], plan: RunPlan, *, changes: bool) -> list[tup
         rows += [("Uncommitted Changes", "go with it")] * changes
     framework = environment.get("framework")
     rows += [("Framework", "\n".join([framework, *environment["notes"]]))] if framework else []
+    rows.append(("Mounts", _mounts(plan.get("mounts") or [])))
     image = body.get("docker_image") or environment.get("image")
     if image is not None:
-        return [*rows, ("Docker Image", image)]
+        return [(name, value) for name, value in (*rows, ("Docker Image", image)) if value]
     rows += [("Python", environment["python"]), ("Environment", became)]
     rows.append(("Packages", "\n".join(environment["packages"])))
     return [(name, value) for name, value in rows if value]
@@ -174,6 +176,10 @@ def machine_table(kinds: Sequence[MachineType], default: str) -> tuple[list[str]
         name = kind["name"] + (" (default)" if kind["name"] == default else "")
         rows.append([name, str(kind["machines"]), free, engines, gpus])
     return ["TYPE", "MACHINES", "FREE SLOTS", "ENGINES", "GPUS PER RUN"], rows
+
+
+def _mounts(mounts: Sequence[Mount]) -> str:
+    return "\n".join(f"{mount['resource']} at {mount['target']}" for mount in mounts)
 
 
 def _repository(run: Run) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import apt, checks, frameworks, images, saves
+from spell_proto import apt, checks, frameworks, images, mount_paths, saves
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -37,6 +37,7 @@ class RunArguments(NamedTuple):
     framework: str | None = None
     apt: tuple[str, ...] = ()
     no_save: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
 
 
 class CondaText(NamedTuple):
@@ -94,6 +95,8 @@ def check(arguments: RunArguments) -> Checked:
         body["labels"] = checks.labels(arguments.labels)
     if arguments.timeout is not None:
         body["timeout_seconds"] = checks.timeout_seconds(arguments.timeout)
+    if arguments.mounts:
+        body["mounts"] = mounts(arguments.mounts)
     if arguments.no_save:
         body["no_save"] = saves.patterns(arguments.no_save)
     source = github(arguments.github_url, arguments.github_ref, arguments.commit_ref)
@@ -161,6 +164,27 @@ def with_code(body: dict[str, Any], repository: Repository, snapshot: Snapshot |
     }
     message = repository.message[: checks.DESCRIPTION_CHARS_MAX]
     return {"description": checks.description(message), **body, "code": code}
+
+
+def mounts(given: Sequence[str]) -> list[dict[str, str]]:
+    """What `--mount` named."""
+    found = [mount_paths.split(text) for text in given]
+    return [
+        {"resource": resource} | ({} if target is None else {"target": target}) for resource, target in found
+    ]
+
+
+def check_targets(body: dict[str, Any]) -> None:
+    """See that mounts have places in the run, which depend on where its command starts."""
+    code, source = body.get("code"), body.get("github")
+    if code is not None:
+        cwd = mount_paths.working_directory(code["root_directory"], code["cwd"])
+    elif source is not None:
+        cwd = mount_paths.working_directory(checks.github_directory(source["url"]))
+    else:
+        cwd = mount_paths.working_directory(None)
+    asked = [(mount["resource"], mount.get("target")) for mount in body.get("mounts", ())]
+    mount_paths.placed(asked, cwd)
 
 
 def command_line(words: Sequence[str]) -> str:

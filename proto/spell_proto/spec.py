@@ -17,7 +17,8 @@ from spell_proto import apt, checks, frameworks, images, saves
 from spell_proto.conda import CondaFile
 from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
-from spell_proto.mounts import Mount, MountRequest, placed, working_directory
+from spell_proto.mount_paths import working_directory
+from spell_proto.mounts import Mount, MountRequest, placed
 from spell_proto.requirements import CONSTRAINTS, Editable, Parsed, no_editables, parse_text, refused
 from spell_proto.shapes import Shape
 from spell_proto.state import Intent

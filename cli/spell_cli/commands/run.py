@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,6 +72,7 @@ class RunCommand(SpellCommand):
         "spell run -t CPU --timeout 2h --label baseline ./train.sh --lr 0.1",
         'spell run "cat data.csv | wc -l"     # one word: a line for the shell',
         "spell run -b -- python -m train      # do not wait for its end",
+        "spell run --mount runs/7/data:/mnt/data python train.py --data /mnt/data",
         "spell run --commit-ref v1.2 python train.py",
         "spell run --docker-image python:3.12-slim python train.py",
         "spell run --github-url https://github.com/owner/repository make test",
@@ -124,6 +126,14 @@ class RunCommand(SpellCommand):
     help="Run in this Docker image, with what it has installed.",
 )
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="Environment variable. Repeatable.")
+@click.option(
+    "-m",
+    "--mount",
+    "mounts",
+    multiple=True,
+    metavar="RESOURCE[:PATH]",
+    help="Mount files or a directory, as runs/7/data:/mnt/data. Repeatable.",
+)
 @click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
 @click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")
 @click.option("--timeout", metavar="TIME", help="Stop after this time: minutes, or as in 90s, 2h, 3d.")
@@ -161,28 +171,15 @@ class RunCommand(SpellCommand):
     shell_complete=complete_file,
 )
 def run(
-    machine_type: str | None,
-    framework: str | None,
-    apt: tuple[str, ...],
-    pip: tuple[str, ...],
     pip_req: str | None,
     conda_file: str | None,
-    python: str | None,
-    latest: bool,
-    docker_image: str | None,
-    env: tuple[str, ...],
-    description: str | None,
-    labels: tuple[str, ...],
-    timeout: str | None,
     commit_ref: str | None,
     github_url: str | None,
-    github_ref: str | None,
-    no_save: tuple[str, ...],
     background: bool,
     force: bool,
     verbose: bool,
     dry_run: bool,
-    words: tuple[str, ...],
+    **given: Any,
 ) -> int:
     """Run COMMAND, with the code of the git repository you stand in, uncommitted changes to tracked files included.
 
@@ -192,28 +189,14 @@ def run(
     Exits with the exit code of the command; 70 if the run failed, 75 if it was interrupted, 137 if it was killed.
     """
     with usage_errors():
-        request = check(
-            RunArguments(
-                words,
-                pip,
-                env,
-                machine_type,
-                description,
-                labels,
-                timeout,
-                commit_ref,
-                github_url,
-                github_ref,
-                _requirements(pip_req),
-                python,
-                latest,
-                docker_image,
-                _conda(conda_file),
-                framework,
-                apt,
-                no_save,
-            )
+        arguments = RunArguments(
+            pip_req=_requirements(pip_req),
+            conda_file=_conda(conda_file),
+            commit_ref=commit_ref,
+            github_url=github_url,
+            **given,
         )
+        request = check(arguments)
     # git reads the work tree while Python reads the modules that talk to the server.
     inspection = Inspection(_here(), commit_ref) if github_url is None else None
     return _carry_out(

@@ -21,6 +21,7 @@ from spell_gateway.health import Doctor
 from spell_gateway.internal_api import internal_app
 from spell_gateway.links_api import LinksApi
 from spell_gateway.live import Live
+from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
 from spell_gateway.registries_api import RegistriesApi
 from spell_gateway.resolving import Resolver
@@ -55,8 +56,10 @@ async def main(stop: asyncio.Event) -> None:
             )
         scheduler, storage, live = Scheduler(scheduler_caller), Storage(storage_caller), Live()
         builder = Builder(builder_caller)
-        runs = Runs(scheduler, Code(storage), builder, Registries(storage, configured.docker_registries))
-        files = Files(scheduler, storage, Resolver(scheduler, storage))
+        resolver = Resolver(scheduler, storage)
+        files = Files(scheduler, storage, resolver)
+        registries = Registries(storage, configured.docker_registries)
+        runs = Runs(scheduler, Code(storage), builder, registries, Mounts(resolver, files))
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
         doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)

@@ -97,9 +97,11 @@ class Files:
         """
         if isinstance(found.resource, InBucket):
             raise not_there(found.resource.text)
-        if found.manifest is None:
-            return Tree(None)
-        key = (found.owner_id, found.manifest)
+        return Tree(None) if found.manifest is None else await self.manifest(found.owner_id, found.manifest)
+
+    async def manifest(self, owner_id: int, digest: str) -> Tree:
+        """The files of a manifest."""
+        key = (owner_id, digest)
         tree = self._trees.get(key) or self._large_trees.get(key)
         if tree is None:
             tree = Tree(await self._storage.manifest(*key))

@@ -63,6 +63,21 @@ class Tree:
             entry = self._at(target)
         return None
 
+    def place(self, path: str) -> tuple[str, bool] | None:
+        """Where in the manifest a path leads, through a link that it is itself, and whether to a file."""
+        entry = self._at(path)
+        for _ in range(LINKS_MAX):
+            if entry is None or entry.link is None:
+                break
+            if entry.link.startswith("/"):
+                return None
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.link))
+            entry = self._at(path)
+        if entry is not None:
+            return None if entry.link is not None else (path, True)
+        path = "" if path == "." else path
+        return (path, False) if self.is_directory(path) else None
+
     def is_directory(self, path: str) -> bool:
         prefix = f"{path}/" if path else ""
         at = bisect_left(self._paths, prefix)

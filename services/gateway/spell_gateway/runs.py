@@ -10,6 +10,7 @@ from spell_gateway import machine_types
 from spell_gateway.bounded import Bounded
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
+from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
@@ -46,11 +47,14 @@ def idempotency_key(value: str | None) -> str | None:
 class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
-    def __init__(self, scheduler: Scheduler, code: Code, builder: Builder, registries: Registries) -> None:
+    def __init__(
+        self, scheduler: Scheduler, code: Code, builder: Builder, registries: Registries, mounts: Mounts
+    ) -> None:
         self._scheduler = scheduler
         self._code = code
         self._builder = builder
         self._registries = registries
+        self._mounts = mounts
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -62,11 +66,14 @@ class Runs:
             InvalidError: there is no such machine type, or no machine of it can run that; code is not fetched from that
                 host; or the environment cannot be made.
             ConflictError: the commit is not here, or the key was used for another request.
+            NotFoundError, ConflictError: something cannot be mounted.
         """
         machine = await self._machine(request.machine_type, request.docker_image, request.environment)
         if request.github is not None:
             await self._code.check(request.github)
         await self._check_image(request)
+        # Before the code is looked for: a client that has to push it hears of this first.
+        mounts = await self._mounts.accept(user, request) if request.mounts else ()
         environment = machine_types.accelerated(request.environment, request.docker_image, machine)
         framework: str | None = None
         image = (await self._builder.check(environment, machine_types.engine(environment, machine))).image
@@ -85,6 +92,7 @@ class Runs:
             timeout_seconds=request.timeout_seconds,
             docker_image=request.docker_image or image,
             framework=framework,
+            mounts=mounts,
             no_save=request.no_save,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
@@ -111,12 +119,13 @@ class Runs:
         """Make a run that is exactly what another one was: code, command, variables, and environment where it got one.
 
         Raises:
-            NotFoundError: there is no such run.
+            NotFoundError: there is no such run, or what it mounts is not there any more.
             InvalidError: its environment cannot be had any more, or no machine of its type can run it.
         """
         run = await self._scheduler.run(user.id, run_id)
         spec = await self._scheduler.spec(user.id, run_id)
         machine = await self._machine(spec.machine_type, spec.docker_image, spec.environment)
+        await self._mounts.still_there(user, spec.mounts)
         if not spec.environment.bare:
             with contextlib.suppress(NotFoundError):
                 used = await self._builder.use(UseAsked(run_id=run_id))
@@ -136,6 +145,7 @@ class Runs:
         if request.github is not None:
             await self._code.check(request.github)
         await self._check_image(request)
+        mounts = await self._mounts.accept(user, request)
         code_known: bool | None = None
         if request.code is not None:
             try:
@@ -149,7 +159,7 @@ class Runs:
         environment = await self._builder.plan(asked, machine_types.engine(asked, machine))
         if environment.image is not None:
             await self._machine(machine.name, environment.image, BARE, "environment.framework")
-        return RunPlan(environment=environment, machine=machine, code_known=code_known)
+        return RunPlan(environment=environment, machine=machine, code_known=code_known, mounts=mounts)
 
     async def used_by(self, user: User, run_id: int) -> UseView:
         """The environment of a run, and how it differs from that of the last run with another one."""

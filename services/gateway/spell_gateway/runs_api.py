@@ -21,7 +21,9 @@ BATCH = TypeAdapter(Batch)
 NO_RUN = {404: "no such run, or somebody else's"}
 CLASHES = {
     200: "the run that an earlier request with this key made",
-    409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request",
+    404: "resource_not_found: what is to be mounted is not there, or somebody else's",
+    409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request; "
+    "resource_not_ready: what is to be mounted is yet to be saved",
 }
 PAGE = (
     Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from spell_proto import checks
 from spell_proto.environments import PlanView
 from spell_proto.errors import InvalidError, shown
+from spell_proto.mounts import Mount
 from spell_proto.shapes import Shape
 from spell_proto.views import Health, MachineTypeView, OwnerSummary, RunView
 
@@ -121,11 +122,14 @@ class Collection(Shape):
 
 
 class RunPlan(Shape):
-    """What a run would be: its environment, where it would run, and whether its code is here (null: it has none)."""
+    """What a run would be: its environment, where it would run, whether its code is here (null: it has none), and what
+    it would mount.
+    """
 
     environment: PlanView
     machine: MachineTypeView
     code_known: bool | None
+    mounts: tuple[Mount, ...] = ()
 
 
 class Batch(Shape):

@@ -30,6 +30,8 @@ from spell_runner.errors import EngineError, IsolationError
 from spell_runner.forward import Forwarder
 from spell_runner.gpus import models
 from spell_runner.link import Link
+from spell_runner.mounts.cache import Cache
+from spell_runner.mounts.mounting import Mounting, used_trees
 from spell_runner.reports import Reporter
 from spell_runner.settings import Machine, Settings, machine
 from spell_runner.tasks import Tasks
@@ -112,6 +114,8 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         kept_apart = await isolation.probe(chosen.isolation, data, hidden, place.root, place.empty)
     except IsolationError as error:
         raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
+    cache = Cache(data, lambda: used_trees(data / "attempts"), chosen.mount_cache_bytes_max)
+    _after_reboot(data / "mounts/boot_id", here.boot_id, cache)
     log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
     server = ShimServer(data, chosen.shimd_linger_seconds)
     local = LocalEngine(
@@ -121,6 +125,7 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         server,
         environments,
         trees,
+        Mounting(cache, storage),
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )
@@ -168,11 +173,11 @@ def _docker(
     )
 
 
-def _after_reboot(path: Path, boot_id: str, trees: Trees) -> None:
+def _after_reboot(path: Path, boot_id: str, kept: Trees | Cache) -> None:
     if not path.exists() or path.read_text() != boot_id:
-        trees.forget()
+        kept.forget()
         path.write_text(boot_id)
-    trees.sweep()
+    kept.sweep()
 
 
 def _ringing(control: Control, forwarder: Forwarder) -> doorbell.OnRing:

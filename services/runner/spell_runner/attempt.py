@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 from spell_proto import logs
 from spell_proto.engines import DOCKER, LOCAL
-from spell_proto.events import CodeFetched, CommandStarted, ImagePinned, LogTotals, OutputsSaved, Step
+from spell_proto.events import (
+    CodeFetched,
+    CommandStarted,
+    ImagePinned,
+    LogTotals,
+    MountingStarted,
+    OutputsSaved,
+    Step,
+)
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
@@ -206,7 +214,13 @@ class Attempt:
                 storage = self._means.storage
                 self.spec = await fetching.fetch(storage, self.spec, self.directory, self._notes)
             self._note_code()
-        await self._engine.prepare(self.spec, self.directory, self._notes, abort)
+        await self._engine.prepare(self.spec, self.directory, self._notes, abort, self._note_mounting)
+
+    def _note_mounting(self) -> None:
+        """Say that resources are being mounted, once."""
+        if not any(isinstance(step, MountingStarted) for step in self.account.steps):
+            self._notes.phase(RunState.MOUNTING)
+            self._note((MountingStarted(at=datetime.now(UTC)),))
 
     def _note_code(self) -> None:
         """Say what the URL turned out to be, once, and only if it was this attempt that found out."""

@@ -8,11 +8,12 @@ is neither file, link nor directory is left out with a note. Nothing is ever fol
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
+from spell_runner.lower import Lower, Part, is_directory
 from spell_runner.workspace import Abort, open_readable, signature, walk
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
@@ -41,32 +42,35 @@ class Changes:
     notes: list[str] = field(default_factory=list)
 
 
-def in_overlay(upper: Path, lower: Path, abort: Abort) -> Changes:
-    """What the upper layer of an overlay holds: by construction, everything that was written."""
+def in_overlay(upper: Path, lower: Lower, abort: Abort, at: str = "") -> Changes:
+    """What the upper layer of an overlay holds: by construction, everything that was written. `at` is the part of the
+    workspace that it is the upper layer of.
+    """
     changes = Changes()
-    for path, entry in _visible(upper, changes, abort):
+    above = Lower((Part(upper, at),))
+    for path, entry in _visible(upper, changes, abort, at):
         below = lower / path
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            if not _is_directory(below):
-                changes.deleted += _files(below, path)
+            if not is_directory(below):
+                changes.deleted += lower.files(path)
             elif _opaque(entry.path):
                 changes.deleted += [
                     gone
-                    for gone in _files(below, path)
-                    if not os.path.lexists(upper / gone) or _is_directory(upper / gone)
+                    for gone in lower.files(path)
+                    if not os.path.lexists(above / gone) or is_directory(above / gone)
                 ]
         elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            changes.deleted += _files(below, path)
+            changes.deleted += lower.files(path)
         else:
-            if _is_directory(below):
-                changes.deleted += _files(below, path)
+            if is_directory(below):
+                changes.deleted += lower.files(path)
             _add(changes, path, entry, status, below)
     _order(changes)
     return changes
 
 
-def in_copy(workspace: Path, lower: Path, baseline: dict[str, list[int]], abort: Abort) -> Changes:
+def in_copy(workspace: Path, lower: Lower, baseline: dict[str, list[int]], abort: Abort) -> Changes:
     """What differs from a baseline, by signature first and by content where that differs."""
     changes = Changes()
     seen: set[str] = set()
@@ -80,6 +84,17 @@ def in_copy(workspace: Path, lower: Path, baseline: dict[str, list[int]], abort:
     changes.deleted = [path for path in baseline if path not in seen and _gone(workspace, path)]
     _order(changes)
     return changes
+
+
+def together(several: Iterable[Changes]) -> Changes:
+    """What was made in all of several parts of a workspace."""
+    whole = Changes()
+    for changes in several:
+        whole.found += changes.found
+        whole.deleted += changes.deleted
+        whole.notes += changes.notes
+    _order(whole)
+    return whole
 
 
 def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[str, Found], list[str]]:
@@ -115,11 +130,16 @@ def _clashes(path: str, placed: dict[str, Found]) -> bool:
     return any(one in placed for one in above) or any(other.startswith(f"{path}/") for other in placed)
 
 
-def _visible(root: Path, changes: Changes, abort: Abort) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """What may be saved at all; what may not is noted once."""
+def _visible(
+    root: Path, changes: Changes, abort: Abort, at: str = ""
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """What may be saved at all; what may not is noted once. Paths are those in the workspace, of which `root` is the
+    part `at`.
+    """
     refused: set[str] = set()
-    for path, entry in walk(root):
+    for inner, entry in walk(root):
         abort.check()
+        path = f"{at}/{inner}" if at else inner
         parent, _, name = path.rpartition("/")
         if parent in refused or name == ".git":
             refused.add(path)
@@ -180,15 +200,11 @@ def _same_content(path: str, size: int, below: Path) -> bool:
     return True
 
 
-def _is_directory(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
 def _gone(workspace: Path, path: str) -> bool:
     """Whether a file of the code is not there any more: it may have become a directory, or a parent of it a link."""
     if any((workspace / parent).is_symlink() for parent in Path(path).parents):
         return True
-    return not os.path.lexists(workspace / path) or _is_directory(workspace / path)
+    return not os.path.lexists(workspace / path) or is_directory(workspace / path)
 
 
 def _opaque(path: str) -> bool:
@@ -199,13 +215,6 @@ def _opaque(path: str) -> bool:
         except OSError:
             continue
     return False
-
-
-def _files(below: Path, path: str) -> list[str]:
-    """The files of the code at or below `path`, which are gone. Empty where there were none."""
-    if _is_directory(below):
-        return [f"{path}/{name}" for name, entry in walk(below) if not entry.is_dir(follow_symlinks=False)]
-    return [path] if os.path.lexists(below) else []
 
 
 def _order(changes: Changes) -> None:

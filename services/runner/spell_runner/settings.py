@@ -46,7 +46,8 @@ class Settings:
 
     What a run of the docker engine may use is `run_memory_bytes`, `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
-    Copies of environments from other machines may take `environments_bytes_max`.
+    Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
+    `mount_cache_bytes_max`.
     """
 
     data_dir: str
@@ -76,6 +77,7 @@ class Settings:
     run_gpus: int = within(0, 0, 1024)
     machine_gpus: str = "auto"
     environments_bytes_max: int = within(100 * 10**9, 0, 10**18)
+    mount_cache_bytes_max: int = within(100 * 10**9, 0, 10**18)
     listen: str = ""
     registry_token: str = ""
 

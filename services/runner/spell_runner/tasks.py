@@ -1,8 +1,12 @@
 """Tasks that come and go in one task group, and end together when the runner stops (shell)."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from spell_runner.workspace import Abort
+
+T = TypeVar("T")
 
 
 class Tasks:
@@ -27,3 +31,15 @@ class Tasks:
         self._closed = True
         for task in self._running:
             task.cancel()
+
+
+async def in_thread(work: Callable[[], T], abort: Abort | None = None) -> T:
+    """Run in a thread, and wait for its end even when we are cancelled: what it writes to is let go only then."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if abort is not None:
+            abort.set()
+        await asyncio.wait({task})
+        raise

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import aiohttp
 
@@ -22,10 +21,10 @@ from spell_runner import layout, skeleton, workspace
 from spell_runner.errors import AttemptError, StoreDamagedError, TreeRefusedError
 from spell_runner.shim.linux import FULL
 from spell_runner.stores import Store, Stores
+from spell_runner.tasks import in_thread
 from spell_runner.workspace import Abort
 
 log = logs.get()
-T = TypeVar("T")
 
 RETRY_SECONDS_MAX = 5.0
 #: More trees or stores than this, or a fuller disk, and the ones that were not used for longest go.
@@ -158,7 +157,7 @@ class Trees:
             layout.lay(store.path, code.tree, new, code.root_directory, earlier, abort)
 
         try:
-            await _in_thread(work, abort)
+            await in_thread(work, abort)
         except BaseException:
             await asyncio.to_thread(workspace.remove, new)
             raise
@@ -232,14 +231,3 @@ def _by_age(directory: Path) -> list[tuple[float, Path]]:
 def _used(path: Path, in_use: set[str]) -> bool:
     # The first are what attempts of earlier versions stand on.
     return not in_use.isdisjoint({str(path), str(path / layout.FILES), str(path / "objects")})
-
-
-async def _in_thread(work: Callable[[], T], abort: Abort) -> T:
-    """Run in a thread, and wait for its end even when we are cancelled: what it writes to is removed only then."""
-    task = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        abort.set()
-        await asyncio.wait({task})
-        raise

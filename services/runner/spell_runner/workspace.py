@@ -57,7 +57,7 @@ def copy_tree(source: Path, target: Path, abort: Abort, owner: tuple[int, int] |
         elif entry.is_dir(follow_symlinks=False):
             to.mkdir(mode=0o755)
         else:
-            _copy_file(entry.path, to)
+            copy_file(entry.path, to)
             _same_time(entry, to)
         if owner is not None:
             # Before the signature is taken, which this changes.
@@ -170,7 +170,7 @@ def _same_time(entry: os.DirEntry[str], to: Path) -> None:
     os.utime(to, ns=(mtime, mtime), follow_symlinks=False)
 
 
-def _copy_file(source: str, target: Path) -> None:
+def copy_file(source: str, target: Path) -> None:
     with open(source, "rb", buffering=0) as reader:
         mode = os.fstat(reader.fileno()).st_mode & 0o777
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

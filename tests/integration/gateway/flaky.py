@@ -18,10 +18,13 @@ from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
+from spell_gateway.files import Files
 from spell_gateway.follow import Sources
 from spell_gateway.follow_api import FollowApi
 from spell_gateway.live import Live
+from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
+from spell_gateway.resolving import Resolver
 from spell_gateway.runs import Runs
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import User
@@ -220,7 +223,9 @@ class World:
 
         self.code = Code(storage)
         nobody = Builder(await opened.enter_async_context(Caller(storage_url)))
-        self.made_of = Runs(scheduler, self.code, nobody, Registries(storage))
+        resolver = Resolver(scheduler, storage)
+        mounts = Mounts(resolver, Files(scheduler, storage, resolver))
+        self.made_of = Runs(scheduler, self.code, nobody, Registries(storage), mounts)
         api = FollowApi(Sources(self.made_of, scheduler, storage, self.live))
         app = public_app(api.routes(), Authenticator(ada))
         port = await opened.enter_async_context(serve(app, "http://127.0.0.1:0"))

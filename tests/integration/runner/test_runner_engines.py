@@ -23,6 +23,8 @@ from spell_runner.engines.null import NullEngine
 from spell_runner.engines.server import ShimServer
 from spell_runner.environments import Environments
 from spell_runner.isolation import Isolation
+from spell_runner.mounts.cache import Cache
+from spell_runner.mounts.mounting import Mounting
 from spell_runner.notes import Notes
 from spell_runner.phases import Status
 from spell_runner.settings import Machine
@@ -62,6 +64,7 @@ async def engine(request, tmp_path):
             ShimServer(data, 1.0),
             Environments(caller, Copies(data, caller, caller, set, 10**9)),
             Trees(data, caller, set),
+            Mounting(Cache(data, set, 10**9), caller),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )
@@ -112,7 +115,7 @@ def taken_on(attempts, run_id):
 
 async def prepared(engine, attempt):
     spec, directory = attempt
-    await engine.prepare(spec, directory, Notes(directory, lambda: None), Abort())
+    await engine.prepare(spec, directory, Notes(directory, lambda: None), Abort(), lambda: None)
     return directory
 
 

@@ -11,6 +11,7 @@ import pytest
 from integration.runner import shims
 from spell_proto.journal import RecordKind
 from spell_runner.isolation import Isolation, probe
+from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy, in_overlay
 from spell_runner.shim import launch
 from spell_runner.workspace import Abort, copy_tree, read_baseline
@@ -204,8 +205,8 @@ def test_an_overlay_and_a_copy_give_the_same_outputs(yard, tmp_path):
     baseline = read_baseline(copy_tree(lower, workspace, Abort()))
     yard.ask(plain)
     codes = [one.until_over().ending.exit_code for one in (overlaid, plain)]
-    by_overlay = in_overlay(overlaid.path / launch.UPPER, lower, Abort())
-    by_copy = in_copy(workspace, lower, baseline, Abort())
+    by_overlay = in_overlay(overlaid.path / launch.UPPER, Lower.of(lower), Abort())
+    by_copy = in_copy(workspace, Lower.of(lower), baseline, Abort())
 
     assert codes == [0, 0], (overlaid.output(), plain.output())
     assert described(by_overlay) == described(by_copy)

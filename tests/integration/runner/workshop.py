@@ -24,6 +24,8 @@ from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import used_code
 from spell_runner.environments import Environments
 from spell_runner.isolation import Isolation
+from spell_runner.mounts.cache import Cache
+from spell_runner.mounts.mounting import Mounting, used_trees
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes
 from spell_runner.phases import Status
@@ -99,7 +101,7 @@ class Workshop:
         spec = an_attempt(next(_NUMBERS), command=command, env=env, code=CodeLocation(**code))
         attempts = self.data / "attempts"
         directory = Directory.take_on(attempts, spec, spec.model_dump_json().encode(), "boot")
-        await self.engine.prepare(spec, directory, Notes(directory, lambda: None), Abort())
+        await self.engine.prepare(spec, directory, Notes(directory, lambda: None), Abort(), lambda: None)
         await self.engine.start(directory)
         async with asyncio.timeout(DEADLINE_SECONDS):
             while (look := self.engine.look(directory, alive=True)).status is not Status.EXITED:
@@ -138,6 +140,7 @@ async def workshop(isolation: str = "none", *, overlay: bool = False) -> AsyncIt
             ShimServer(data, 1.0),
             Environments(builds, Copies(data, builds, packs, lambda: used_code(data / "attempts"), 10**9)),
             trees,
+            Mounting(Cache(data, lambda: used_trees(data / "attempts"), 10**9), packs),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,
         )

@@ -65,10 +65,10 @@ class LongEngine(NullEngine):
         self.ready = asyncio.Event()
         self.begun = asyncio.Event()
 
-    async def prepare(self, spec, directory, notes, abort):
+    async def prepare(self, spec, directory, notes, abort, mounting):
         self.begun.set()
         await self.ready.wait()
-        await super().prepare(spec, directory, notes, abort)
+        await super().prepare(spec, directory, notes, abort, mounting)
 
 
 async def test_an_attempt_that_is_given_up_while_its_work_ends_is_given_up(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spell_runner import outputs
+from spell_runner.lower import Lower
 from spell_runner.outputs import Changes, Found, in_copy, resource_paths
 from spell_runner.workspace import Abort, AbortedError, copy_tree, read_baseline, remove
 
@@ -25,7 +26,7 @@ def place(tmp_path):
     baseline = read_baseline(copy_tree(lower, workspace, Abort()))
 
     def changes():
-        return in_copy(workspace, lower, baseline, Abort())
+        return in_copy(workspace, Lower.of(lower), baseline, Abort())
 
     return workspace, changes
 
@@ -171,7 +172,7 @@ def test_a_thread_gives_up_when_told_to(tmp_path):
 
     def scan_for_ever():
         while True:
-            in_copy(tmp_path, tmp_path / "lower", {}, abort)
+            in_copy(tmp_path, Lower.of(tmp_path / "lower"), {}, abort)
 
     with pytest.raises(AbortedError):
         scan_for_ever()
@@ -216,7 +217,7 @@ def test_an_opaque_directory_hides_what_is_below_it(tmp_path):
         path.write_text("kept")
     os.setxattr(upper / "d", "user.overlay.opaque", b"y")
 
-    changes = outputs.in_overlay(upper, lower, Abort())
+    changes = outputs.in_overlay(upper, Lower.of(lower), Abort())
 
     assert paths(changes) == []
     assert changes.deleted == ["d/old"]
@@ -251,7 +252,7 @@ def test_what_a_run_took_its_own_rights_away_from_is_found_all_the_same(as_nobod
         (workspace / name).chmod(mode)
     workspace.chmod(0)
 
-    found = in_copy(workspace, lower, baseline, Abort())
+    found = in_copy(workspace, Lower.of(lower), baseline, Abort())
 
     assert paths(found) == ["edited", "unsearchable/file"]
     assert found.deleted == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from spell_proto import logs
@@ -89,17 +90,24 @@ class AutoEngine(Shimmed):
             return *await self._local.able(), DOCKER
         return await self._local.able()
 
-    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+    async def prepare(
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        notes: Notes,
+        abort: Abort,
+        mounting: Callable[[], None],
+    ) -> None:
         able = (*await self._local.able(), DOCKER)
         if engine_for(spec.spec.environment, spec.spec.docker_image, able) == LOCAL:
-            await self._local.prepare(spec, directory, notes, abort)
+            await self._local.prepare(spec, directory, notes, abort, mounting)
             return
         if not self._known.is_set():
             notes.line(AWAY)
             await self._known.wait()
         if not self._opened:
             raise AttemptError(Reason.BUILD_FAILED, f"this machine cannot run images: {self._problem}")
-        await self._docker.prepare(spec, directory, notes, abort)
+        await self._docker.prepare(spec, directory, notes, abort, mounting)
 
     def clear(self, directory: Directory) -> None:
         told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())

@@ -175,7 +175,17 @@ class DockerEngine(Shimmed):
 
     # ---- before ----------------------------------------------------------------------------------------------
 
-    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+    async def prepare(
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        notes: Notes,
+        abort: Abort,
+        mounting: Callable[[], None],
+    ) -> None:
+        if spec.spec.mounts:
+            mounting()
+            raise AttemptError(Reason.MOUNT_FAILED, "resources cannot be mounted into containers yet")
         image = await self._image_of(spec, directory, notes)
         code = None
         if spec.spec.code is not None:

@@ -1,5 +1,6 @@
 """What every engine can do with the command of an attempt."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from spell_proto.spec import AttemptSpec
@@ -37,8 +38,15 @@ class Engine(Protocol):
         """The engines that can run commands right now. Asked with every heartbeat, so soon answered."""
         ...
 
-    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        """Get ready everything the command needs.
+    async def prepare(
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        notes: Notes,
+        abort: Abort,
+        mounting: Callable[[], None],
+    ) -> None:
+        """Get ready everything the command needs. `mounting` is called before resources are mounted, if there are any.
 
         Raises:
             AttemptError: it cannot be had.

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spell_proto import apt, logs
 from spell_proto.engines import LOCAL, LOCAL_APT
@@ -20,6 +22,8 @@ from spell_runner.engines.shimmed import Shimmed, choose_gpus
 from spell_runner.environments import Environment, Environments
 from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
+from spell_runner.mounts.layers import Mounted, layers, skeletons
+from spell_runner.mounts.mounting import Mounting, raise_layers
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes, system
@@ -62,6 +66,7 @@ class LocalEngine(Shimmed):
         server: ShimServer,
         environments: Environments,
         trees: Trees,
+        mounting: Mounting,
         *,
         grace_seconds: float,
         log_bytes_max: int,
@@ -73,6 +78,7 @@ class LocalEngine(Shimmed):
         self._isolation = isolation
         self._environments = environments
         self._trees = trees
+        self._mounting = mounting
         self._log_bytes_max = log_bytes_max
         self._apt = self._can_apt()
         self._shell = next(path for path in SHELLS if Path(path).exists())
@@ -86,7 +92,14 @@ class LocalEngine(Shimmed):
         programs = all(shutil.which(name) for name in ("apt-get", "bwrap"))
         return self.layered and programs and not set(below) & set(apt.DIRECTORIES)
 
-    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
+    async def prepare(
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        notes: Notes,
+        abort: Abort,
+        mounting: Callable[[], None],
+    ) -> None:
         if spec.spec.docker_image is not None:
             raise AttemptError(
                 Reason.BUILD_FAILED,
@@ -103,6 +116,10 @@ class LocalEngine(Shimmed):
                 spec.spec.code,
                 lambda: notes.line("Storage does not answer; waiting for it"),
             )
+        mounted: tuple[Mounted, ...] = ()
+        if spec.spec.mounts:
+            mounting()
+            mounted = await self._mount(spec, directory, notes)
         parts = [launch.TEMPORARY]
         if self._isolation.overlay:
             parts += [launch.UPPER, launch.WORK]
@@ -118,10 +135,20 @@ class LocalEngine(Shimmed):
         # Nothing may come between: what is written is what makes them taken.
         mine = choose_gpus(self._machine, self._place.data / "attempts")
         told = self._launch(spec, directory, code, environment, mine)
+        if mounted:
+            told = replace(told, **_laid(mounted, directory))
         if projects is not None:
             shown = (*told.read_only, str(projects.directory)) if self.isolation != "none" else ()
             told = replace(told, env=told.env | projects.within(told.env), read_only=shown)
         directory.write(launch.LAUNCH, told.encode())
+
+    async def _mount(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> tuple[Mounted, ...]:
+        """What the run mounts, as layers in its directory."""
+        if not self._isolation.overlay:
+            raise AttemptError(Reason.MOUNT_FAILED, "this machine mounts no overlays")
+        mounted = await self._mounting.fetch(spec, directory, notes)
+        await asyncio.to_thread(raise_layers, mounted, directory)
+        return mounted
 
     async def _projects(
         self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Environment
@@ -251,6 +278,15 @@ class LocalEngine(Shimmed):
     def clear(self, directory: Directory) -> None:
         # In a namespace, everything died with the shim; elsewhere this is how its children are known.
         processes.kill_marked(os.fsencode(directory / ""))
+
+
+def _laid(mounted: tuple[Mounted, ...], directory: Directory) -> dict[str, Any]:
+    """What a launch says of mounts."""
+    inside = next((one for one in skeletons(mounted) if one.root == SPELL), None)
+    return {
+        "files": "" if inside is None else inside.lower,
+        "layers": layers(mounted, directory.base),
+    }
 
 
 def _is_conda(environment: Environment) -> bool:

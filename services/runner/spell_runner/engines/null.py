@@ -1,6 +1,7 @@
 """An engine that starts nothing: every command is over at once, with exit code 0. It measures everything else."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,8 +38,15 @@ class NullEngine:
         # Whatever is asked for, it does nothing of it.
         return LOCAL, DOCKER
 
-    async def prepare(self, spec: AttemptSpec, directory: Directory, notes: Notes, abort: Abort) -> None:
-        del spec, notes, abort
+    async def prepare(
+        self,
+        spec: AttemptSpec,
+        directory: Directory,
+        notes: Notes,
+        abort: Abort,
+        mounting: Callable[[], None],
+    ) -> None:
+        del spec, notes, abort, mounting
         launch.take(directory.path, 1, 0)
 
     async def start(self, directory: Directory) -> None:

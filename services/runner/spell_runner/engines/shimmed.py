@@ -12,7 +12,9 @@ from spell_runner import gpus
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.errors import DiscardedError
-from spell_runner.outputs import Changes, in_copy, in_overlay
+from spell_runner.lower import Lower
+from spell_runner.mounts import made
+from spell_runner.outputs import Changes, in_copy
 from spell_runner.phases import Exit, Look, Status
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
@@ -84,24 +86,29 @@ class Shimmed:
     # ---- after -----------------------------------------------------------------------------------------------
 
     def touched(self, directory: Directory) -> bool:
+        parts = [launch.UPPER, launch.WORKSPACE]
+        if os.access(directory / launch.MOUNTS, os.F_OK):
+            parts += [layer.upper for layer in _told(directory).layers]
         try:
-            there = [
-                part for part in (launch.UPPER, launch.WORKSPACE) if os.access(directory / part, os.F_OK)
-            ]
+            there = [part for part in parts if os.access(directory / part, os.F_OK)]
             return not there or any(os.listdir(directory / part) for part in there)  # noqa: PTH208 -- plain strings
         except PermissionError:
             # It took the right to look into its workspace away, and so has touched it.
             return True
 
     def changes(self, directory: Directory, abort: Abort) -> Changes:
-        told = Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
+        told = _told(directory)
         lower = Path(told.lower)
         if not os.path.lexists(directory / (launch.UPPER if told.overlay else launch.WORKSPACE)):
             raise DiscardedError
         if told.overlay:
-            return in_overlay(Path(directory / launch.UPPER), lower, abort)
+            return made.in_layers(told, directory, abort)
         baseline = read_baseline(Path(directory / BASELINE).read_bytes())
-        return in_copy(Path(directory / launch.WORKSPACE), lower, baseline, abort)
+        return in_copy(Path(directory / launch.WORKSPACE), Lower.of(lower), baseline, abort)
+
+
+def _told(directory: Directory) -> Launch:
+    return Launch.decode(Path(directory / launch.LAUNCH).read_bytes())
 
 
 def used_code(attempts: Path) -> set[str]:

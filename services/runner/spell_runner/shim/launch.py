@@ -34,8 +34,10 @@ SPARE_BYTES = 8192
 
 #: Parts of an attempt's directory that make up its workspace.
 UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
+#: The layers of what is mounted: a directory for each, and one for each root that is the attempt's own.
+MOUNTS = "mounts"
 #: All of them, in the order in which they are thrown away: that of the layer that is saved comes last.
-SCRATCH = (TEMPORARY, WORK, WORKSPACE, UPPER)
+SCRATCH = (TEMPORARY, WORK, WORKSPACE, MOUNTS, UPPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,29 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """One more overlay, seen at `at`: the directory `lower`, never written to, below `upper` with `work` in the part `own`
+    of the attempt's directory. At a root like `/mnt` it stands instead of the machine's.
+    """
+
+    at: str
+    lower: str
+    own: str
+
+    @property
+    def upper(self) -> str:
+        return f"{self.own}/{UPPER}"
+
+    @property
+    def work(self) -> str:
+        return f"{self.own}/{WORK}"
+
+    @property
+    def is_root(self) -> bool:
+        return self.at.count("/") == 1
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How to start the command of one attempt.
 
@@ -61,7 +86,8 @@ class Launch:
     `repository` with `objects` in it is bound over the workspace's `.git`, if it is named. `system` is a layer
     of system packages that is put over the machine's own directories. `gpus` are the UUIDs of
     those that are the attempt's for as long as its command may run. `bound` are directories that the command sees
-    elsewhere than where they are: where they are, and where it sees them.
+    elsewhere than where they are: where they are, and where it sees them. `files` is a layer between `lower` and the
+    attempt's own; `layers` are mounted besides the workspace, in this order.
     """
 
     argv: tuple[str, ...]
@@ -81,9 +107,12 @@ class Launch:
     system: str = ""
     gpus: tuple[str, ...] = ()
     bound: tuple[tuple[str, str], ...] = ()
+    files: str = ""
+    layers: tuple[Layer, ...] = ()
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}
+        members["layers"] = [(layer.at, layer.lower, layer.own) for layer in self.layers]
         if self.container is not None:
             members["container"] = {name: getattr(self.container, name) for name in Container.__slots__}
         return json.dumps(members, separators=(",", ":")).encode()
@@ -94,6 +123,7 @@ class Launch:
         for name in ("argv", "hidden", "read_only", "gpus"):
             members[name] = tuple(members.get(name, ()))
         members["bound"] = tuple((source, at) for source, at in members.get("bound", ()))
+        members["layers"] = tuple(Layer(*layer) for layer in members.get("layers", ()))
         if members.get("container") is not None:
             members["container"] = Container(**members["container"])
         return cls(**members)

@@ -9,7 +9,7 @@ import signal
 from contextlib import suppress
 
 from spell_runner.shim import linux, system
-from spell_runner.shim.launch import TEMPORARY, UPPER, WORK, WORKSPACE, Launch
+from spell_runner.shim.launch import MOUNTS, TEMPORARY, UPPER, WORK, WORKSPACE, Launch, Layer
 
 #: Where the workspace of a run stands in its namespace.
 SPELL = "/spell"
@@ -58,6 +58,7 @@ def enter(launch: Launch) -> None:
     held = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in shown}
     repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
     layers = _open_layers(launch) if launch.overlay else ()
+    more = [(layer.at, _open_layer(layer)) for layer in launch.layers]
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
     temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
     if launch.system:
@@ -67,7 +68,7 @@ def enter(launch: Launch) -> None:
     # The tree of the host is bound recursively below; without this it would bind the new root into itself.
     linux.mount(None, root, None, linux.MS_UNBINDABLE)
     os.chdir(root)
-    _bind_entries("/", ".", _OWN)
+    _bind_entries("/", ".", _OWN | _roots(launch))
     os.mkdir("tmp")
     linux.mount(_fd(temporary), "tmp", None, linux.MS_BIND)
     os.mkdir("spell")
@@ -75,6 +76,10 @@ def enter(launch: Launch) -> None:
         _mount_overlay("spell", layers)
     else:
         linux.mount(_fd(plain), "spell", None, linux.MS_BIND)
+    for root in _roots(launch):
+        os.mkdir(root)
+    for at, fds in more:
+        _mount_overlay(at[1:], fds)
     for _, at in launch.bound:
         _make_way(launch, at)
     for at, fd in repository.items():
@@ -83,7 +88,8 @@ def enter(launch: Launch) -> None:
         _make_read_only(at[1:])
     _hide(launch, held)
     # They lead to what the command may not write to, and it may look at what process 1 holds open.
-    for fd in (*held.values(), *repository.values(), *layers, plain, temporary):
+    opened = [fd for _, fds in more for fd in fds]
+    for fd in (*held.values(), *repository.values(), *layers, *opened, plain, temporary):
         os.close(fd)
     os.mkdir("proc")
     linux.mount("proc", "proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -101,12 +107,27 @@ def _fd(fd: int) -> str:
 
 
 def _open_layers(launch: Launch) -> tuple[int, ...]:
-    return tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (launch.lower, UPPER, WORK))
+    lowers = (launch.files, launch.lower) if launch.files else (launch.lower,)
+    return _opened(*lowers, UPPER, WORK)
+
+
+def _open_layer(layer: Layer) -> tuple[int, ...]:
+    return _opened(layer.lower, layer.upper, layer.work)
+
+
+def _opened(*paths: str) -> tuple[int, ...]:
+    return tuple(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths)
+
+
+def _roots(launch: Launch) -> frozenset[str]:
+    """The directories at the top that are the run's own for what is mounted there."""
+    return frozenset(layer.at[1:] for layer in launch.layers if layer.is_root)
 
 
 def _mount_overlay(target: str, layers: tuple[int, ...]) -> None:
     # By descriptor: no path needs escaping, and none is too long for the options of a mount.
-    lower, upper, work = map(_fd, layers)
+    *lowers, upper, work = map(_fd, layers)
+    lower = ":".join(lowers)
     # Volatile: the end of a run would otherwise wait until the host's whole disk has been written out.
     options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr,volatile"
     linux.mount("overlay", target, "overlay", linux.MS_NOSUID | linux.MS_NODEV, options)
@@ -146,7 +167,9 @@ def _make_way(launch: Launch, at: str) -> None:
 
 def _nearest(launch: Launch, at: str) -> str | None:
     """The nearest directory above `at` that the host has; None where a directory can be made at `at` anyway."""
-    if os.path.isdir(at) or any(f"{at}/".startswith(f"{path}/") for path in (*launch.hidden, _TMP)):
+    # The run's own, or out of sight: a directory can be made there.
+    free = (*launch.hidden, _TMP, *(f"/{root}" for root in _roots(launch)))
+    if os.path.isdir(at) or any(f"{at}/".startswith(f"{path}/") for path in free):
         return None
     nearest = os.path.dirname(at)
     while not os.access(nearest, os.R_OK | os.X_OK):
@@ -197,31 +220,48 @@ def mount_workspace(launch: Launch) -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     layers = _open_layers(launch)
     _mount_overlay(WORKSPACE, layers)
+    for layer in launch.layers:
+        more = _open_layer(layer)
+        _mount_overlay(_place(layer.at), more)
+        layers += more
     for fd in layers:
         os.close(fd)
     if launch.system:
         system.put_over(launch.system)
 
 
+def _place(at: str) -> str:
+    """Where in the attempt's directory bubblewrap finds what a command sees at a path."""
+    if at.startswith(f"{SPELL}/"):
+        return WORKSPACE + at.removeprefix(SPELL)
+    root, _, below = at[1:].partition("/")
+    return f"{MOUNTS}/{root}/at/{below}".rstrip("/")
+
+
 def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
     """The command line of bubblewrap for a command; `directory` is the attempt's."""
     argv = [launch.bubblewrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
     argv += ["--cap-drop", "ALL"]
+    roots = _roots(launch)
+    own = _OWN | roots
     with os.scandir("/") as entries:
         for entry in entries:
-            if entry.name in _OWN:
+            if entry.name in own:
                 continue
             if entry.is_symlink():
                 argv += ["--symlink", os.readlink(entry.path), entry.path]
             else:
                 argv += ["--dev-bind" if entry.name == "dev" else "--bind", entry.path, entry.path]
     argv += ["--bind", f"{directory}/{TEMPORARY}", _TMP, "--bind", f"{directory}/{WORKSPACE}", SPELL]
+    for root in sorted(roots):
+        argv += ["--bind", f"{directory}/{_place(f'/{root}')}", f"/{root}"]
     for path, at in _repository(launch):
         argv += ["--ro-bind", path, at]
     for _, at in launch.bound:
         argv += _way(launch, at)
-    # What stands below /tmp is out of sight already.
-    hidden = [path for path in launch.hidden if not path.startswith(f"{_TMP}/")]
+    # What stands below these is out of sight already.
+    unseen = (f"{_TMP}/", *(f"/{root}/" for root in roots))
+    hidden = [path for path in launch.hidden if not path.startswith(unseen)]
     for path in hidden:
         argv += ["--tmpfs", path]
     for path, at in (*((path, path) for path in launch.read_only), *launch.bound):

@@ -1,0 +1,100 @@
+"""What a run would mount: each resource resolved to what it holds now, or refused before anything is made."""
+
+from collections.abc import Sequence
+
+from spell_gateway.files import Files
+from spell_gateway.resolving import Resolver
+from spell_gateway.shapes import User
+from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
+from spell_proto.mount_paths import source
+from spell_proto.mounts import Mount, placed
+from spell_proto.resources import InBucket, RunFiles
+from spell_proto.spec import RunRequest
+
+
+class Mounts:
+    """Finds what requests name."""
+
+    def __init__(self, resolver: Resolver, files: Files) -> None:
+        self._resolver = resolver
+        self._files = files
+
+    async def accept(self, user: User, request: RunRequest) -> tuple[Mount, ...]:
+        """The mounts of a request, as its run will have them.
+
+        Raises:
+            InvalidError: one of them has no place in the run.
+            NotFoundError, ConflictError: one of them cannot be mounted.
+        """
+        targets = placed(request.mounts, request.working_directory)
+        return tuple(
+            [
+                await self._mount(user, asked.resource, target)
+                for asked, target in zip(request.mounts, targets, strict=True)
+            ]
+        )
+
+    async def still_there(self, user: User, mounts: Sequence[Mount]) -> None:
+        """See that mounts of an earlier run can be mounted once more, as they were then.
+
+        Raises:
+            NotFoundError, ConflictError: one of them cannot.
+        """
+        for mount in mounts:
+            resource = source(mount.resource)
+            try:
+                if isinstance(resource, RunFiles):
+                    await self._resolver.resolve(user.id, resource)
+                if mount.manifest is not None:
+                    await self._files.manifest(mount.owner_id, mount.manifest)
+            except NotFoundError as error:
+                raise refused(mount.resource, _nothing_there()) from error
+            except ConflictError as error:
+                raise refused(mount.resource, error) from error
+
+    async def _mount(self, user: User, resource: str, target: str) -> Mount:
+        parsed = source(resource)
+        try:
+            if isinstance(parsed, InBucket):
+                raise _no_buckets()
+            found = await self._resolver.resolve(user.id, parsed)
+            if found.manifest is None:
+                raise _empty(found.run_id)
+            place = (await self._files.tree(found)).place(found.path)
+            if place is None:
+                raise _nothing_there()
+        except (NotFoundError, ConflictError) as error:
+            raise refused(resource, error) from error
+        path, is_file = place
+        return Mount(
+            resource=resource,
+            target=target,
+            owner_id=found.owner_id,
+            manifest=found.manifest,
+            path=path,
+            is_file=is_file,
+        )
+
+
+def refused(resource: str, error: NotFoundError | ConflictError) -> RefusedError:
+    """Why a resource cannot be mounted. What is missing and what is somebody else's read alike."""
+    message = f"--mount: Cannot mount resource {shown(resource)}: not a valid resource: {_why(error)}"
+    return type(error)(error.code, message, field="mounts")
+
+
+def _why(error: RefusedError) -> str:
+    """What became of a run is told to its owner; of everything else just that it is not there."""
+    told = error.code != "resource_not_found" or error.message.startswith("run ")
+    return error.message if told else "no such file or resource"
+
+
+def _no_buckets() -> NotFoundError:
+    return NotFoundError("bucket_invalid", "buckets cannot be mounted yet")
+
+
+def _empty(run_id: int | None) -> NotFoundError:
+    return NotFoundError("resource_not_found", f"run {run_id} saved no files")
+
+
+def _nothing_there() -> NotFoundError:
+    return NotFoundError("resource_not_found", "no such file or resource")

@@ -1,0 +1,255 @@
+"""Keeps the files of mounted resources, each once: fetched side by side, verified as they come, never written to again.
+
+<root>/blobs/<2 letters>/<name>   a file, whole; who it belongs to, its mode and its time are those that runs see
+<root>/new/                       files that are being fetched
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+
+from spell_proto import logs
+from spell_proto.errors import RefusedError, UnavailableError
+from spell_proto.state import Reason
+from spell_runner import workspace
+from spell_runner.errors import AttemptError
+from spell_runner.mounts.content import Item, amount
+from spell_runner.mounts.sources import Source
+from spell_runner.shim.linux import FULL
+from spell_runner.tasks import in_thread
+
+log = logs.get()
+
+FETCHES_AT_ONCE = 16
+#: What is written and hashed in one go; less than `INLINE_BYTES` is not worth a thread.
+PIECE_BYTES = 1 << 20
+INLINE_BYTES = 1 << 16
+FIRST_PAUSE_SECONDS = 0.1
+RETRY_SECONDS_MAX = 5.0
+#: What came damaged is asked for so often in all.
+TRIES = 2
+#: What says that somebody is away for a while.
+AWAY = (UnavailableError, aiohttp.ClientError, TimeoutError, ConnectionError)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How much of a resource is on this machine."""
+
+    bytes: int
+    done: int = 0
+
+    def __str__(self) -> str:
+        return f"{amount(self.done)} of {amount(self.bytes)}"
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A file of which a part is here: when a source breaks off, the rest is asked for."""
+
+    path: str
+    fd: int
+    hashing: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    size: int = 0
+
+    def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self.fd, left) :]
+        self.hashing.update(data)
+        self.size += len(data)
+
+
+class Blobs:
+    """The files below `root`. One for each `owner`, user and group, to whom they belong; None: to us."""
+
+    def __init__(self, root: Path, owner: tuple[int, int] | None) -> None:
+        self._blobs = root / "blobs"
+        self._new = root / "new"
+        self._owner = owner
+        self._fetching: dict[str, asyncio.Future[None]] = {}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._new.mkdir(mode=0o700, exist_ok=True)
+        self._blobs.mkdir(mode=0o755, exist_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what an earlier runner has left half fetched."""
+        workspace.remove(self._new)
+        self._prepare()
+
+    def forget(self) -> None:
+        """Remove all."""
+        workspace.remove(self._blobs)
+        self.sweep()
+
+    def path(self, item: Item) -> str:
+        name = item.name
+        return f"{self._blobs}/{name[:2]}/{name}"
+
+    def missing(self, items: Sequence[Item]) -> list[Item]:
+        """Those of the files that are not here, each content once."""
+        found = {}
+        for item in items:
+            if item.link is None and item.name not in found and not os.access(self.path(item), os.F_OK):
+                found[item.name] = item
+        return list(found.values())
+
+    async def fetch(
+        self, source: Source, items: Sequence[Item], progress: Progress, waits: Callable[[], None]
+    ) -> None:
+        """Have these files here; waits for as long as their source is away. `waits` is called when that keeps us waiting.
+
+        Raises:
+            AttemptError: that is not possible.
+        """
+        waiting = iter(items)
+
+        async def work() -> None:
+            for item in waiting:
+                await self._once(item.name, partial(self._fetch, source, item, progress, waits))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(FETCHES_AT_ONCE, len(items))):
+                    group.create_task(work())
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    async def _once(self, name: str, fetch: Callable[[], Awaitable[None]]) -> None:
+        """Let one of those who want a file fetch it; the others look again when that is over."""
+        while not os.access(f"{self._blobs}/{name[:2]}/{name}", os.F_OK):
+            fetching = self._fetching.get(name)
+            if fetching is not None:
+                await asyncio.wait({fetching})
+                continue
+            self._fetching[name] = fetching = asyncio.get_running_loop().create_future()
+            try:
+                await fetch()
+            finally:
+                del self._fetching[name]
+                fetching.set_result(None)
+
+    async def _fetch(self, source: Source, item: Item, progress: Progress, waits: Callable[[], None]) -> None:
+        for _ in range(TRIES):
+            begun = self._begin(item)
+            try:
+                if await _filled(source, item, begun, progress, waits):
+                    self._keep(item, begun)
+                    return
+                log.warning("a file came damaged", file=item.path, identity=item.identity)
+                progress.done -= begun.size
+            except OSError as error:
+                raise _unwritten(error, item) from error
+            finally:
+                os.close(begun.fd)
+                Path(begun.path).unlink(missing_ok=True)
+        raise AttemptError(Reason.MOUNT_FAILED, f"its file {item.path!r} is damaged where it is kept")
+
+    def _begin(self, item: Item) -> _Begun:
+        path = f"{self._new}/{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return _Begun(path, os.open(path, flags, 0o600))
+        except OSError as error:
+            raise _unwritten(error, item) from error
+
+    def _keep(self, item: Item, begun: _Begun) -> None:
+        """Make it a file of ours: all at once, in its final shape."""
+        if self._owner is not None:
+            os.fchown(begun.fd, *self._owner)
+        os.fchmod(begun.fd, item.mode & 0o777 | 0o400)
+        os.utime(begun.fd, ns=(item.mtime_ns, item.mtime_ns))
+        place = Path(self.path(item))
+        place.parent.mkdir(mode=0o755, exist_ok=True)
+        Path(begun.path).rename(place)
+
+    # ---- making room -----------------------------------------------------------------------------------------
+
+    def bytes(self) -> int:
+        """How much room they take. Slow: to be called in a thread."""
+        return sum(status.st_size for _, status in self._all())
+
+    def remove_unused(self, wanted: Iterable[str]) -> int:
+        """Remove the files that are in no tree, bar those of the names `wanted`; how much room the rest takes. Slow."""
+        kept, left = set(wanted), 0
+        for path, status in self._all():
+            if status.st_nlink == 1 and os.path.basename(path) not in kept:  # noqa: PTH119 -- plain strings
+                with suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108 -- plain strings
+            else:
+                left += status.st_size
+        return left
+
+    def _all(self) -> Iterator[tuple[str, os.stat_result]]:
+        for directory in os.scandir(self._blobs):
+            for entry in os.scandir(directory.path):
+                with suppress(FileNotFoundError):
+                    yield entry.path, entry.stat(follow_symlinks=False)
+
+
+async def _filled(
+    source: Source, item: Item, begun: _Begun, progress: Progress, waits: Callable[[], None]
+) -> bool:
+    """Whether all came, and is what it should be. When its source breaks off, the rest is asked for."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        before = begun.size
+        try:
+            async with source.read(item, begun.size) as pieces:
+                await _take(pieces, item, begun, progress)
+        except AWAY as error:
+            log.info("a source does not answer", file=item.path, problem=repr(error))
+            if begun.size == before:
+                if pause > RETRY_SECONDS_MAX / 4:
+                    waits()
+                await asyncio.sleep(pause)
+            pause = FIRST_PAUSE_SECONDS if begun.size > before else min(2 * pause, RETRY_SECONDS_MAX)
+        except RefusedError as error:
+            raise AttemptError(Reason.MOUNT_FAILED, error.message) from error
+        else:
+            whole = begun.size == item.size
+            return whole and item.sha256 in {None, begun.hashing.hexdigest()}
+
+
+async def _take(pieces: AsyncIterator[bytes], item: Item, begun: _Begun, progress: Progress) -> None:
+    gathered: list[bytes] = []
+    size = 0
+    try:
+        async for piece in pieces:
+            gathered.append(piece)
+            size += len(piece)
+            if begun.size + size > item.size:
+                # It is not what was listed; how much more there is does not matter.
+                break
+            if size >= PIECE_BYTES:
+                await _write(begun, gathered, progress)
+                gathered, size = [], 0
+    except AWAY:
+        await _write(begun, gathered, progress)
+        raise
+    await _write(begun, gathered, progress)
+
+
+async def _write(begun: _Begun, pieces: list[bytes], progress: Progress) -> None:
+    data = b"".join(pieces)
+    if len(data) > INLINE_BYTES:
+        await in_thread(partial(begun.write, data))
+    else:
+        begun.write(data)
+    progress.done += len(data)
+
+
+def _unwritten(error: OSError, item: Item) -> AttemptError:
+    if error.errno in FULL:
+        return AttemptError(Reason.MOUNT_FAILED, "there is no room for it on the disk of the machine")
+    return AttemptError(Reason.MOUNT_FAILED, f"its file {item.path!r} cannot be kept: {error.strerror}")

@@ -1,0 +1,277 @@
+"""Keeps resources that runs have mounted, laid out as they are seen: made once, whole where their names stand (shell).
+
+<data>/mounts/trees/<key>/files   what a run sees, of hard links to the files that `spell_runner.mounts.blobs` keeps
+<data>/mounts/trees/.new-…        being laid out, and `.gone-…` on its way out
+
+No run can write to any of it: it is the lower layer of what a run sees, or it is copied. After a reboot nothing of it
+is believed, as nothing of it was synced to the disk.
+"""
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from errno import EMLINK
+from functools import partial
+from pathlib import Path
+
+from spell_proto import logs
+from spell_proto.errors import RefusedError
+from spell_proto.state import Reason
+from spell_runner import asking, workspace
+from spell_runner.errors import AttemptError, TreeRefusedError
+from spell_runner.mounts.blobs import Blobs, Progress
+from spell_runner.mounts.content import FILE, Item, Look, bytes_of, checked
+from spell_runner.mounts.sources import Source
+from spell_runner.notes import Notes
+from spell_runner.shim.linux import FULL
+from spell_runner.tasks import in_thread
+from spell_runner.workspace import Abort
+
+log = logs.get()
+
+DIRECTORY, FILES = "mounts", "files"
+STORAGE_AWAY = "Storage does not answer; waiting for it"
+LAY_TRIES = 5
+#: How often the log says how far a mount is.
+PROGRESS_SECONDS = 2.0
+#: What room is made for, at least, when some has to be made: looking at every file has its price.
+FREED_SHARE_MIN = 0.1
+DISK_FREE_SHARE_MIN = 0.05
+_NEW, _GONE = ".new-", ".gone-"
+
+
+class Cache:
+    """The resources below `data`. `in_use` says which trees attempts stand on; others may go when they take more than
+    `bytes_max`, the longest unused first. `owner`, user and group, gets all files; None: they stay ours.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        in_use: Callable[[], set[str]],
+        bytes_max: int,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        self._root = data / DIRECTORY
+        self._trees = self._root / "trees"
+        for path in (self._root, self._trees):
+            path.mkdir(mode=0o755, exist_ok=True)
+        self._blobs = Blobs(self._root, owner)
+        self._in_use = in_use
+        self._bytes_max = bytes_max
+        self._owner = owner
+        #: how much room the files take; found out when it first matters
+        self._bytes: int | None = None
+        self._making: dict[str, asyncio.Future[None]] = {}
+        #: names of files that are being fetched for a tree, or are about to be linked into one
+        self._wanted: dict[str, set[str]] = {}
+        self._room = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Remove everything: after a power cut, a file may have its name but not its bytes."""
+        workspace.remove(self._trees)
+        self._trees.mkdir(mode=0o755)
+        self._blobs.forget()
+
+    def sweep(self) -> None:
+        """Remove what an earlier runner has left half done."""
+        for path in self._trees.glob(".*"):
+            workspace.remove(path)
+        self._blobs.sweep()
+
+    def tree(self, key: str) -> Path:
+        """Where a resource with this key is, once it is here."""
+        return self._trees / key
+
+    async def get(self, name: str, look: Look, source: Source, run_id: int, notes: Notes) -> Path:
+        """The directory or file that a resource is, ready to be seen by a run. The caller has written down before
+        that it needs the tree.
+
+        Raises:
+            AttemptError: it cannot be had.
+        """
+        place = self.tree(look.key)
+        while not _ready(place):
+            making = self._making.get(look.key)
+            if making is not None:
+                await asyncio.wait({making})
+                continue
+            self._making[look.key] = making = asyncio.get_running_loop().create_future()
+            try:
+                await self._make(name, place, source, run_id, notes)
+            finally:
+                del self._making[look.key]
+                self._wanted.pop(look.key, None)
+                making.set_result(None)
+        return place / FILES / FILE if look.is_file else place / FILES
+
+    # ---- making a tree ---------------------------------------------------------------------------------------
+
+    async def _make(self, name: str, place: Path, source: Source, run_id: int, notes: Notes) -> None:
+        try:
+            found = await asking.until_answered(source.content, notes, run_id, "storage", STORAGE_AWAY)
+            items = await asyncio.to_thread(checked, found)
+        except (RefusedError, TreeRefusedError) as error:
+            message = error.message if isinstance(error, RefusedError) else str(error)
+            raise AttemptError(Reason.MOUNT_FAILED, message) from error
+        self._wanted[place.name] = {item.name for item in items if item.link is None}
+        for left in reversed(range(LAY_TRIES)):
+            missing = await asyncio.to_thread(self._blobs.missing, items)
+            if missing:
+                await self._fetch(name, source, items, missing, notes)
+            try:
+                await self._lay(place, items)
+            except OSError as error:
+                # A file may be removed for want of room between our look and the link to it.
+                if not (isinstance(error, FileNotFoundError) and left):
+                    raise AttemptError(Reason.MOUNT_FAILED, _problem(error)) from error
+            else:
+                return
+
+    async def _fetch(
+        self, name: str, source: Source, items: Sequence[Item], missing: Sequence[Item], notes: Notes
+    ) -> None:
+        wanted, total = bytes_of(missing), bytes_of(items)
+        await self._make_room(wanted)
+        progress = Progress(total, max(0, total - wanted))
+        said = False
+
+        def waits() -> None:
+            nonlocal said
+            if not said:
+                said = True
+                notes.line(STORAGE_AWAY)
+
+        telling = asyncio.ensure_future(_tell(name, progress, notes))
+        try:
+            await self._blobs.fetch(source, missing, progress, waits)
+        finally:
+            telling.cancel()
+        if self._bytes is not None:
+            self._bytes += wanted
+        log.info("resource fetched", resource=name, files=len(missing), bytes=wanted)
+
+    async def _lay(self, place: Path, items: Sequence[Item]) -> None:
+        new = place.with_name(f"{_NEW}{place.name}")
+        abort = Abort()
+        try:
+            await in_thread(partial(self._laid, new, items, abort), abort)
+        except BaseException:
+            await asyncio.to_thread(workspace.remove, new)
+            raise
+        new.rename(place)
+
+    def _laid(self, new: Path, items: Sequence[Item], abort: Abort) -> None:
+        workspace.remove(new)
+        root = new / FILES
+        root.mkdir(parents=True, mode=0o755)
+        made = {""}
+        self._give(root)
+        for item in items:
+            abort.check()
+            above, _, _ = item.path.rpartition("/")
+            if above not in made:
+                self._make_directories(root, above, made)
+            self._place(item, f"{root}/{item.path}")
+
+    def _make_directories(self, root: Path, path: str, made: set[str]) -> None:
+        above, _, _ = path.rpartition("/")
+        if above not in made:
+            self._make_directories(root, above, made)
+        (root / path).mkdir(mode=0o755)
+        self._give(root / path)
+        made.add(path)
+
+    def _place(self, item: Item, at: str) -> None:
+        if item.link is not None:
+            os.symlink(item.link, at)  # noqa: PTH211 -- plain strings, of tens of thousands of files
+            os.utime(at, ns=(item.mtime_ns, item.mtime_ns), follow_symlinks=False)
+            self._give(at)
+            return
+        kept = self._blobs.path(item)
+        try:
+            os.link(kept, at, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != EMLINK:
+                raise
+            # As many trees hold it as a file can have names.
+            workspace.copy_file(kept, Path(at))
+            os.utime(at, ns=(item.mtime_ns, item.mtime_ns))
+            self._give(at)
+
+    def _give(self, path: str | Path) -> None:
+        if self._owner is not None:
+            os.chown(path, *self._owner, follow_symlinks=False)
+
+    # ---- making room -----------------------------------------------------------------------------------------
+
+    async def _make_room(self, wanted: int) -> None:
+        """Let go of what was not used for longest until `wanted` more bytes have room. What attempts stand on stays, even
+        if that is too much.
+        """
+        async with self._room:
+            if self._bytes is None:
+                self._bytes = await asyncio.to_thread(self._blobs.bytes)
+            disk = shutil.disk_usage(self._root)
+            excess = max(
+                self._bytes + wanted - self._bytes_max,
+                min(self._bytes, int(wanted + DISK_FREE_SHARE_MIN * disk.total - disk.free)),
+            )
+            if excess <= 0:
+                return
+            await self._drop_trees(max(excess, int(FREED_SHARE_MIN * self._bytes_max)))
+            wanted_names = set().union(*self._wanted.values())
+            self._bytes = await asyncio.to_thread(self._blobs.remove_unused, wanted_names)
+
+    async def _drop_trees(self, excess: int) -> None:
+        by_age = await asyncio.to_thread(_by_age, self._trees)
+        in_use = await asyncio.to_thread(self._in_use)
+        for used, path in by_age:
+            if excess <= 0:
+                return
+            if str(path) in in_use:
+                continue
+            gone = path.with_name(f"{_GONE}{path.name}-{time.time_ns()}")
+            # Not in a thread: nobody can begin to use it between our look and its end.
+            if path.stat().st_mtime_ns == used:
+                log.info("a mounted resource makes room", key=path.name)
+                path.rename(gone)
+                excess -= await asyncio.to_thread(_remove_tree, gone)
+
+
+def _ready(place: Path) -> bool:
+    # From here on nobody evicts it: that is decided in this thread, by this time.
+    try:
+        os.utime(place)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+async def _tell(name: str, progress: Progress, notes: Notes) -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        notes.line(f"Mounting {name}: {progress}")
+
+
+def _by_age(trees: Path) -> list[tuple[int, Path]]:
+    return sorted((path.stat().st_mtime_ns, path) for path in trees.iterdir() if path.name[0] != ".")
+
+
+def _remove_tree(path: Path) -> int:
+    """Remove a tree; how many bytes nobody but the cache has a name for from then on."""
+    freed = 0
+    for _, entry in workspace.walk(path):
+        status = entry.stat(follow_symlinks=False)
+        if entry.is_file(follow_symlinks=False) and status.st_nlink <= 2:
+            freed += status.st_size
+    workspace.remove(path)
+    return freed
+
+
+def _problem(error: OSError) -> str:
+    if error.errno in FULL:
+        return "there is no room for it on the disk of the machine"
+    return f"it cannot be laid out: {os.fsdecode(error.filename or '')}: {error.strerror}"

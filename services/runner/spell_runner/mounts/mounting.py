@@ -1,0 +1,111 @@
+"""Gets what an attempt mounts ready for it: on this machine, and as layers in its directory (shell)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from spell_proto.errors import RefusedError
+from spell_proto.http import Caller
+from spell_proto.mount_paths import SPELL
+from spell_proto.mounts import Mount
+from spell_proto.spec import AttemptSpec
+from spell_proto.state import Reason
+from spell_runner import asking, workspace
+from spell_runner.directory import Directory
+from spell_runner.errors import AttemptError
+from spell_runner.mounts.cache import STORAGE_AWAY, Cache
+from spell_runner.mounts.content import Look
+from spell_runner.mounts.layers import Mounted, layers, skeletons
+from spell_runner.mounts.sources import ManifestSource, Source
+from spell_runner.notes import Notes
+from spell_runner.shim.launch import MOUNTS
+
+#: Which trees an attempt stands on, or is about to.
+TREES = "trees.json"
+
+
+class Mounting:
+    """One for each cache."""
+
+    def __init__(self, cache: Cache, storage: Caller) -> None:
+        self._cache = cache
+        self._storage = storage
+
+    async def fetch(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> tuple[Mounted, ...]:
+        """Have everything here that an attempt mounts.
+
+        Raises:
+            AttemptError: something cannot be had.
+        """
+        found: list[tuple[Mount, Source, Look]] = []
+        for mount in spec.spec.mounts:
+            notes.line(f"Mounting {mount.resource} at {mount.target}")
+            source = self._source(mount)
+            look = await self._asked(mount, source, spec, notes)
+            found.append((mount, source, look))
+        trees = [str(self._cache.tree(look.key)) for _, _, look in found]
+        # From here on they are spared, whatever becomes of us.
+        directory.write(TREES, orjson.dumps(trees))
+        mounted = []
+        for mount, source, look in found:
+            try:
+                path = await self._cache.get(mount.resource, look, source, spec.run_id, notes)
+            except AttemptError as error:
+                raise _named(mount, error.message) from error
+            mounted.append(Mounted(mount.target, str(path), look.is_file))
+        return tuple(mounted)
+
+    async def _asked(self, mount: Mount, source: Source, spec: AttemptSpec, notes: Notes) -> Look:
+        try:
+            return await asking.until_answered(source.look, notes, spec.run_id, "storage", STORAGE_AWAY)
+        except (AttemptError, RefusedError) as error:
+            raise _named(mount, error.message) from error
+
+    def _source(self, mount: Mount) -> Source:
+        if mount.manifest is None:
+            raise _named(mount, "this machine cannot fetch it")
+        return ManifestSource(self._storage, mount)
+
+
+def raise_layers(
+    mounted: Sequence[Mounted], directory: Directory, owner: tuple[int, int] | None = None
+) -> None:
+    """Make what the overlays of an attempt need in its directory. What an earlier runner has begun is made anew."""
+    top = Path(directory / MOUNTS)
+    workspace.remove(top)
+    _make(top, owner)
+    for skeleton in skeletons(mounted):
+        lower = Path(directory / skeleton.lower)
+        for path in (lower.parent, lower, *(lower / name for name in skeleton.directories)):
+            _make(path, owner)
+        for name, source in skeleton.files:
+            os.link(source, lower / name, follow_symlinks=False)
+        if skeleton.root != SPELL:
+            _make(Path(directory / f"{skeleton.part}/at"), owner)
+    for layer in layers(mounted, directory.base):
+        own = Path(directory / layer.own)
+        for path in (own, own / "upper", own / "work"):
+            _make(path, owner)
+
+
+def used_trees(attempts: Path) -> set[str]:
+    """The trees that the attempts on this machine stand on."""
+    found: set[str] = set()
+    for told in attempts.glob(f"*/{TREES}"):
+        try:
+            found.update(orjson.loads(told.read_bytes()))
+        except (FileNotFoundError, ValueError):
+            continue
+    return found
+
+
+def _make(path: Path, owner: tuple[int, int] | None) -> None:
+    path.mkdir(mode=0o755, exist_ok=True)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def _named(mount: Mount, problem: str) -> AttemptError:
+    return AttemptError(Reason.MOUNT_FAILED, f"{mount.resource} cannot be mounted: {problem}")

@@ -1,0 +1,149 @@
+"""The files of resources, from a source of the test's own: broken off, cut short, changed, wanted by several at once."""
+
+import asyncio
+import hashlib
+import os
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from spell_proto.errors import UnavailableError
+from spell_runner.errors import AttemptError
+from spell_runner.mounts.blobs import Blobs, Progress
+from spell_runner.mounts.content import Item
+
+CONTENT = os.urandom(3 << 20)
+
+
+def item(content: bytes = CONTENT, **given) -> Item:
+    digest = hashlib.sha256(content).hexdigest()
+    plain = {
+        "path": "a",
+        "size": len(content),
+        "mode": 0o640,
+        "mtime_ns": 10**18,
+        "identity": digest,
+        "sha256": digest,
+    }
+    return Item(**plain | given)
+
+
+class Source:
+    """Gives `content`, breaking off after so many bytes the first times."""
+
+    def __init__(self, content: bytes = CONTENT, breaks: tuple[int, ...] = ()):
+        self.content = content
+        self.breaks = list(breaks)
+        self.starts: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    @asynccontextmanager
+    async def read(self, item, start):
+        self.starts.append(start)
+        await self.gate.wait()
+        if self.breaks and self.breaks[0] < 0:
+            self.breaks.pop(0)
+            raise UnavailableError("unavailable", "not now")
+        yield self.pieces(start)
+
+    async def pieces(self, start):
+        end = self.breaks.pop(0) if self.breaks else len(self.content)
+        for at in range(start, end, 100_000):
+            yield self.content[at : min(at + 100_000, end)]
+        if end < len(self.content):
+            raise aiohttp.ClientPayloadError("broke off")
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    return Blobs(tmp_path, None)
+
+
+async def fetch(blobs, source, *items):
+    waited = []
+    progress = Progress(sum(one.size for one in items))
+    async with asyncio.timeout(20):
+        await blobs.fetch(source, items, progress, lambda: waited.append(True))
+    return progress
+
+
+async def test_a_file_has_its_content_mode_and_time(blobs):
+    await fetch(blobs, Source(), item())
+
+    path = Path(blobs.path(item()))
+    status = path.stat()
+    assert path.read_bytes() == CONTENT
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o640, 10**18)
+    assert blobs.missing([item(), item()]) == []
+
+
+async def test_what_breaks_off_is_asked_for_the_rest(blobs):
+    source = Source(breaks=(1_000_000, -1, 2_500_000))
+
+    progress = await fetch(blobs, source, item())
+
+    assert source.starts == [0, 1_000_000, 1_000_000, 2_500_000]
+    assert Path(blobs.path(item())).read_bytes() == CONTENT
+    assert progress.done == len(CONTENT)
+
+
+@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"y" + CONTENT[1:], b""])
+async def test_what_is_not_as_it_should_be_is_not_kept(blobs, content):
+    with pytest.raises(AttemptError, match="damaged"):
+        await fetch(blobs, Source(content), item())
+
+    assert blobs.missing([item()]) == [item()]
+    assert list(blobs._new.iterdir()) == []
+
+
+async def test_content_without_a_digest_has_its_length_at_least(blobs):
+    await fetch(blobs, Source(), item(sha256=None))
+
+    with pytest.raises(AttemptError):
+        await fetch(blobs, Source(), item(sha256=None, identity="other", size=5))
+
+
+async def test_two_who_want_a_file_fetch_it_once(blobs):
+    source = Source()
+    source.gate.clear()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(5):
+            group.create_task(fetch(blobs, source, item()))
+        while not source.starts:
+            await asyncio.sleep(0)
+        source.gate.set()
+
+    assert source.starts == [0]
+
+
+async def test_when_the_one_who_fetches_gives_up_another_one_goes_on(blobs):
+    source = Source()
+    source.gate.clear()
+    first = asyncio.ensure_future(fetch(blobs, source, item()))
+    while not source.starts:
+        await asyncio.sleep(0)
+    second = asyncio.ensure_future(fetch(blobs, source, item()))
+    await asyncio.sleep(0)
+
+    first.cancel()
+    source.gate.set()
+    await second
+
+    assert blobs.missing([item()]) == []
+    assert list(blobs._new.iterdir()) == []
+
+
+async def test_only_what_no_tree_holds_and_nobody_wants_makes_room(blobs, tmp_path):
+    items = [item(bytes([number]) * 1000) for number in range(3)]
+    for one, number in zip(items, range(3), strict=True):
+        await fetch(blobs, Source(bytes([number]) * 1000), one)
+    os.link(blobs.path(items[0]), tmp_path / "in a tree")
+
+    left = blobs.remove_unused({items[1].name})
+
+    assert left == 2000
+    assert blobs.missing(items) == [items[2]]

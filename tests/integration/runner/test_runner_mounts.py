@@ -1,0 +1,232 @@
+"""Mounts on a machine: fetched once, seen by many, written to by nobody, whoever dies meanwhile."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from integration.runner import shims
+from integration.runner.room import room
+from integration.runner.stowing import AT, mount, stow
+from spell_runner.mounts.mounting import TREES
+
+ISOLATIONS = [
+    "unshare",
+    pytest.param(
+        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
+    ),
+]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+FETCHED = re.compile(r"GET /(blobs|manifests)/")
+
+
+def kept(here) -> dict[str, tuple[int, int, str]]:
+    """Every byte of the cache that a run can come near to: mode, time and content."""
+    found = {}
+    for path in sorted((here.data / "mounts").rglob("*")):
+        status = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path)] = (status.st_mode, status.st_mtime_ns if path.is_file() else 0, content)
+    return found
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+async def test_resources_are_seen_where_they_are_mounted_and_fetched_once(rooms, isolation):
+    here = await rooms(isolation)
+    name = isolation.encode()
+    manifest = await stow(
+        here, {"d/a": name + b"a\n", "d/e/b": name + b"b\n", "f": name + b"f\n"}, {"d/l": "e/b"}
+    )
+    mounts = [
+        mount(here, manifest, "/mnt/all"),
+        mount(here, manifest, "/data/x/y", "d"),
+        mount(here, manifest, "/spell/in/d", "d"),
+        mount(here, manifest, "/spell/in/one", "f", is_file=True),
+        mount(here, manifest, "/mnt/one", "f", is_file=True),
+    ]
+    command = (
+        "cat /mnt/all/d/a /data/x/y/l /spell/in/d/e/b /spell/in/one /mnt/one; readlink /mnt/all/d/l; "
+        "ls /mnt /data /data/x; stat -c %y /mnt/one"
+    )
+
+    first = await here.create(command, mounts=mounts)
+    view = await here.until_final(first)
+    asked = [one for one in here.front.asked if FETCHED.match(one)]
+    here.front.asked.clear()
+    second = await here.create(command, mounts=mounts)
+    await here.until_final(second)
+
+    output = (await here.output(first)).decode().splitlines()
+    assert output[:6] == [f"{isolation}{letter}" for letter in "abbff"] + ["e/b"]
+    assert output[6:-1] == ["/data:", "x", "", "/data/x:", "y", "", "/mnt:", "all", "one"]
+    assert output[-1].startswith("2001-09-09 0"), "its time is kept"
+    assert output[-1].split(".")[1][:6] == f"{AT.microsecond:06}"
+    assert view.state == "complete"
+    assert view.saved_files == 0
+    assert await here.client.states(first) == [
+        "requested", "building", "mounting", "running", "saving", "pushing", "complete"
+    ]  # fmt: skip
+    assert len({one for one in asked if "blobs" in one}) == 3
+    assert len([one for one in asked if "blobs" in one]) == 3, "no content is fetched twice"
+    assert (await here.output(second)).decode().splitlines() == output
+    assert not [one for one in here.front.asked if FETCHED.match(one)], "what is here is not asked for"
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS)
+async def test_nobody_can_write_to_what_is_kept(rooms, isolation):
+    """Neither where it is mounted, nor by any other path, whatever user the command is in whatever namespace."""
+    here = await rooms(isolation)
+    manifest = await stow(here, {"d/a": b"untouched " + isolation.encode()}, mode=0o666)
+    mounts = [
+        mount(here, manifest, "/mnt/d", "d"),
+        mount(here, manifest, "/mnt/f", "d/a", is_file=True),
+        mount(here, manifest, "/spell/d", "d"),
+        mount(here, manifest, "/spell/f", "d/a", is_file=True),
+    ]
+    await here.until_final(await here.create("true", mounts=mounts))
+    before = kept(here)
+    attack = r"""
+    hurt() { for f in $(find "$@" -xdev -type f 2>/dev/null); do
+      chmod 777 "$f"; echo hurt >> "$f"; truncate -s 0 "$f"; touch "$f"; setfattr -n user.x -v y "$f"; ln "$f" "$f.ln"; done; }
+    exec 2>/dev/null
+    hurt /mnt/d /mnt/f /spell/d /spell/f
+    rm -rf /mnt/d/* /spell/d/*
+    for p in /proc/[0-9]*; do hurt $p/root$DATA/mounts $p/cwd/../mounts; for fd in $p/fd/*; do echo hurt >> $fd/d/a; done; done
+    hurt $DATA/mounts
+    mkdir m; mount -t tmpfs none m; umount -l $DATA; hurt $DATA/mounts
+    mount -o remount,rw,bind /mnt; mount -o remount,rw,bind /
+    unshare -Urm sh -c "umount -l $DATA; mount --make-rprivate /; umount -l /mnt/d; umount -l /mnt; echo hurt >> $DATA/mounts/trees/*/files/a"
+    echo done
+    """
+
+    run_id = await here.create(attack, mounts=mounts, env={"DATA": str(here.data)})
+    await here.until_final(run_id)
+
+    assert (await here.output(run_id)).endswith(b"done\n")
+    assert kept(here) == before
+
+
+async def test_a_runner_that_is_killed_while_it_mounts_goes_on_where_it_was(rooms):
+    """At every request that it makes for a mount: it is killed there, and its successor needs what was missing alone."""
+    here = await rooms("unshare")
+    content = {f"f{number}": b"%d of the killed" % number for number in range(4)}
+    manifest = await stow(here, content)
+    points = [
+        r"GET /manifests/",
+        *(f"GET /blobs/{hashlib.sha256(data).hexdigest()}" for data in content.values()),
+    ]
+
+    for point in points:
+        here.mend()
+        here.front.gate.clear()
+        here.front.held = re.compile(point)
+        run_id = await here.create("cat /mnt/m/*; sleep 1", mounts=[mount(here, manifest, "/mnt/m")])
+        await here.until_true(lambda point=point: any(re.match(point, one) for one in here.front.asked))
+        here.runner.kill9()
+        here.front.held = None
+        here.front.gate.set()
+        here.runner.start()
+        await here.until_logged(run_id, content["f3"])
+        (tree,) = json.loads((here.attempt(run_id) / TREES).read_bytes())
+        view = await here.until_final(run_id)
+
+        assert view.state == "complete", view
+        assert await here.output(run_id) == b"".join(content[name] for name in sorted(content))
+        await here.assert_whole(view)
+        assert not list((here.data / "mounts/new").iterdir()), "nothing half done is left"
+        # The next one begins from nothing.
+        await here.until_gone(run_id)
+        forget(here, Path(tree), content)
+
+
+def forget(here, tree: Path, content: dict[str, bytes]) -> None:
+    """Remove a resource from the machine, by hand, while nothing uses it."""
+    tree.rename(tree.with_name(f".gone-{tree.name}-1"))
+    for data in content.values():
+        digest = hashlib.sha256(data).hexdigest()
+        for path in (here.data / "mounts/blobs" / digest[:2]).glob(f"{digest}*"):
+            path.unlink()
+
+
+async def test_a_file_that_comes_damaged_is_never_seen(rooms):
+    here = await rooms("unshare")
+    manifest = await stow(here, {"a": b"what it should be"})
+    here.front.spoils = re.compile("GET /blobs/")
+
+    run_id = await here.create("cat /mnt/m/a", mounts=[mount(here, manifest, "/mnt/m")])
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.reason) == ("failed", "mount_failed")
+    assert view.message == "runs/1 cannot be mounted: its file 'a' is damaged where it is kept"
+    assert not list((here.data / "mounts/new").iterdir())
+
+
+async def test_what_is_not_in_storage_any_more_is_said_in_a_sentence(rooms):
+    here = await rooms("unshare")
+
+    run_id = await here.create("true", mounts=[mount(here, "0" * 64, "/mnt/m")])
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.reason) == ("failed", "mount_failed")
+    assert view.message == "runs/1 cannot be mounted: it is not in storage any more"
+    assert view.message in await here.lines(run_id)
+
+
+async def test_storage_that_is_away_is_waited_for(rooms):
+    here = await rooms("unshare")
+    manifest = await stow(here, {"a": b"late\n"})
+    here.front.broken = re.compile("GET /(manifests|blobs)/")
+
+    run_id = await here.create("cat /mnt/m/a", mounts=[mount(here, manifest, "/mnt/m")])
+    await here.until_true(lambda: sum("GET /manifests" in one for one in here.front.asked) > 2)
+    here.front.broken = re.compile("GET /blobs/")
+    await here.until_true(lambda: sum("GET /blobs" in one for one in here.front.asked) > 2)
+    here.front.broken = None
+    view = await here.until_final(run_id)
+
+    assert view.state == "complete"
+    assert await here.output(run_id) == b"late\n"
+
+
+async def test_a_run_that_is_killed_while_it_mounts_ends(rooms):
+    here = await rooms("unshare")
+    manifest = await stow(here, {"a": b"never"})
+    here.front.gate.clear()
+    here.front.held = re.compile("GET /blobs/")
+
+    run_id = await here.create("true", mounts=[mount(here, manifest, "/mnt/m")])
+    await here.until_state(run_id, "mounting")
+    await here.client.end(run_id, "kill")
+    view = await here.until_final(run_id)
+    here.front.gate.set()
+
+    assert view.state == "killed"
+
+
+async def test_what_was_not_used_for_longest_makes_room_and_what_is_in_use_stays(services):
+    """Room for two and a half resources: the one that a run stands on outlives younger ones."""
+    async with room(
+        services, SPELL_ISOLATION="unshare", SPELL_SLOTS="4", SPELL_MOUNT_CACHE_BYTES_MAX="250000"
+    ) as here:
+        manifests = [await stow(here, {"a": bytes([number]) * 100_000}) for number in range(4)]
+
+        async def used(number: int) -> bool:
+            here.front.asked.clear()
+            run_id = await here.create("true", mounts=[mount(here, manifests[number], "/mnt/m")])
+            assert (await here.until_final(run_id)).state == "complete"
+            await here.until_gone(run_id)
+            return not any("GET /blobs" in one for one in here.front.asked)
+
+        holding = await here.create("echo up; sleep 60", mounts=[mount(here, manifests[0], "/mnt/m")])
+        await here.until_logged(holding, b"up\n")
+
+        assert not await used(1)
+        assert not await used(2), "there is no room for three"
+        assert not await used(1), "so the one that was not used for longest is gone"
+        assert await used(0), "but not the one on which a run stands, which is older still"
+        blobs = [path for path in (here.data / "mounts/blobs").rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in blobs) <= 250_000
+        await here.client.end(holding, "kill")
+        await here.until_final(holding)
