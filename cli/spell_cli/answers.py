@@ -187,6 +187,24 @@ class Registries(TypedDict):
     aws_role: str | None
 
 
+class Bucket(TypedDict):
+    """That credentials are stored for a bucket."""
+
+    url: str
+    kind: str
+    username: str
+    created_at: str
+
+
+class BucketObject(TypedDict):
+    """A line of a listing; `size` is null for what longer keys begin with."""
+
+    key: str
+    size: int | None
+    etag: str | None
+    modified_at: str | None
+
+
 class Check(TypedDict):
     id: str
     title: str

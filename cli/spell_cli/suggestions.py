@@ -6,6 +6,7 @@ import os
 from click.shell_completion import CompletionItem
 
 from spell_cli import config
+from spell_cli.bucket_client import BucketClient
 from spell_cli.client import Client
 from spell_cli.repository import output
 from spell_cli.tables import safe
@@ -50,6 +51,11 @@ def _values(client: Client, what: str) -> list[tuple[str, str | None]]:
         return [(known["registry"], known["username"]) for known in client.registries()["registries"]]
     if what == "links":
         return [(link["alias"], f"leads to {link['target']}") for link in client.links()]
+    if what == "buckets":
+        known_buckets = BucketClient(
+            client.server, patience=_PATIENCE_SECONDS, answer_seconds=_ANSWER_SECONDS
+        )
+        return [(known["url"], known["username"]) for known in known_buckets.buckets()]
     if what in {"environments", "pythons"}:
         known_ones = client.environments()["environments"]
         if what == "pythons":

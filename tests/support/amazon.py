@@ -103,10 +103,11 @@ def without(module: str, directory: Path) -> dict[str, str]:
 
 
 @contextmanager
-def amazon(directory: Path) -> Iterator[Amazon]:
-    """It answers for as long as the context lasts."""
+def amazon(directory: Path, port: int = 0) -> Iterator[Amazon]:
+    """It answers for as long as the context lasts; at any free port, unless one is given."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -8,7 +8,7 @@ import click
 from spell_cli import config, passwords
 from spell_cli.args import Known, OrderedGroup, json_option
 from spell_cli.client import Client
-from spell_cli.commands import registries
+from spell_cli.commands import buckets, registries
 from spell_cli.tables import table
 from spell_cli.terminal import say
 from spell_cli.times import local_time
@@ -19,7 +19,8 @@ from spell_cli.times import local_time
     cls=OrderedGroup,
     epilog="\b\nExamples:\n"
     "  spell cluster add-git-credentials github.com --username alice\n"
-    "  spell cluster add-docker-registry --registry registry.example.org --username alice",
+    "  spell cluster add-docker-registry --registry registry.example.org --username alice\n"
+    "  spell cluster add-bucket s3://team-data --access-key-id AKIAIOSFODNN7EXAMPLE",
 )
 def cluster() -> None:
     """Set up what all users share. For administrators."""
@@ -76,5 +77,8 @@ for _command in (
     registries.add_docker_registry,
     registries.list_docker_registries,
     registries.delete_docker_registry,
+    buckets.add_bucket,
+    buckets.list_buckets,
+    buckets.remove_bucket,
 ):
     cluster.add_command(_command)

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import click
 
-from spell_cli import config
+from spell_cli import bucket_files, config
 from spell_cli.answers import Entry
+from spell_cli.answers import Listing as Listed
 from spell_cli.args import SpellCommand, json_option
 from spell_cli.client import Client
 from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, plan
 from spell_cli.errors import CliError, ConfigError, ExitCode
-from spell_cli.paths import typed, typed_path
+from spell_cli.paths import typed
 from spell_cli.progress import Progress
 from spell_cli.tables import safe
 from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
 from spell_cli.times import human_size, listing_date
-from spell_proto.resources import Listing
+from spell_proto.resources import Listing, Resource
 
 
 @click.command(
@@ -28,18 +29,18 @@ from spell_proto.resources import Listing
     cls=SpellCommand,
     # -h is for sizes here, as in ls.
     context_settings={"help_option_names": ["--help"]},
-    examples=("spell ls", "spell ls runs/7", "spell ls -h uploads/cifar/train", "spell ls public"),
+    examples=("spell ls", "spell ls runs/7", "spell ls -h uploads/cifar/train", "spell ls s3://bucket/key"),
 )
 @click.option("-h", "--human", is_flag=True, help="Sizes with units.")
 @json_option
 @click.argument("path", default="")
 def ls(human: bool, as_json: bool, path: str) -> None:
-    """List what is at PATH: runs/N, uploads/NAME, public/..., a link, or something in one of them.
+    """List what is at PATH: runs/N, uploads/NAME, public/..., s3://BUCKET, gs://BUCKET, a link, or something in one of them.
 
     Without PATH: what there is to look into.
     """
-    resource = typed_path(path)
-    listing = Client(config.load(os.environ).connect()).resources(resource, recursive=False)
+    resource = typed(path)
+    listing = _listing(Client(config.load(os.environ).connect()), resource)
     entries = listing["entries"]
     if as_json:
         say(json.dumps(entries, ensure_ascii=True, indent=2))
@@ -55,6 +56,16 @@ def ls(human: bool, as_json: bool, path: str) -> None:
     say("\n".join(lines))
 
 
+def _listing(client: Client, found: Resource | Listing) -> Listed:
+    if isinstance(found, Listing):
+        return client.resources(found.name, recursive=False)
+    url = bucket_files.url_of(client, found)
+    if url is None:
+        return client.resources(found.text, recursive=False)
+    target = url if found.text != url else None
+    return Listed(path=found.text, target=target, entries=bucket_files.level(client, url))
+
+
 def _line(entry: Entry, now: datetime, *, human: bool) -> str:
     size = "-" if entry["size"] is None else human_size(entry["size"]) if human else str(entry["size"])
     directory = entry["size"] is None and entry["link"] is None
@@ -63,7 +74,11 @@ def _line(entry: Entry, now: datetime, *, human: bool) -> str:
     return f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}"
 
 
-@click.command("cp", cls=SpellCommand, examples=("spell cp runs/7 out", "spell cp runs/7/model.joblib"))
+@click.command(
+    "cp",
+    cls=SpellCommand,
+    examples=("spell cp runs/7 out", "spell cp runs/7/model.joblib", "spell cp s3://bucket/key data"),
+)
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
 @click.option("-i", "--ignore", is_flag=True, help="Keep files that are there.")
 @click.argument("source_path")
@@ -79,14 +94,11 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     found = typed(source_path)
     if isinstance(found, Listing):
         raise _is_list(source_path)
-    resource = found.text
-    server = config.load(os.environ).connect()
-    client = Client(server)
-    entries = client.resources(resource, recursive=True)["entries"]
-    if any(entry["size"] is None and entry["link"] is None for entry in entries):
+    source = _source(Client(config.load(os.environ).connect()), found)
+    if any(entry["size"] is None and entry["link"] is None for entry in source.entries):
         raise _is_list(source_path)
     target = Path(local_dir)
-    fetches, problems = plan(_base(client, resource, entries), entries, target)
+    fetches, problems = plan(source.base, source.entries, target)
     for problem in problems:
         warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
     ignored = {fetch.target for fetch in blocked(fetches)}
@@ -95,7 +107,7 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     kept = {fetch.target for fetch in _not_overwritten(clashes(fetches), force=force, ignore=ignore)}
     wanted = [fetch for fetch in fetches if fetch.target not in ignored | kept]
     target.mkdir(parents=True, exist_ok=True)
-    refused = _copy(wanted, lambda: Client(server))
+    refused = _copy(wanted, source.make_client)
     for problem in refused:
         warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
     copied = len(wanted) - len(refused)
@@ -103,6 +115,15 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     text = f"Copied {copied} files." + (f" Skipped {skipped} files." if skipped else "")
     say(of_stdout().marked("✖" if refused else "✔", text))
     return ExitCode.REFUSED if refused else ExitCode.OK
+
+
+def _source(client: Client, found: Resource) -> bucket_files.Objects:
+    """The files to fetch."""
+    url = bucket_files.url_of(client, found)
+    if url is not None:
+        return bucket_files.below(client, url)
+    entries = client.resources(found.text, recursive=True)["entries"]
+    return bucket_files.Objects(_base(client, found.text, entries), entries, lambda: Client(client.server))
 
 
 def _is_list(path: str) -> CliError:

@@ -9,6 +9,8 @@ from spell_gateway.accounts import Accounts
 from spell_gateway.accounts_api import AccountsApi
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
+from spell_gateway.buckets import Buckets
+from spell_gateway.buckets_api import BucketsApi
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.code_api import CodeApi
@@ -71,6 +73,7 @@ async def main(stop: asyncio.Event) -> None:
             *LinksApi(files, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),
             *RegistriesApi(accounts, storage).routes(),
+            *BucketsApi(accounts, Buckets(storage_caller)).routes(),
             *AccountsApi(accounts, authenticator).routes(),
             *EnvironmentsApi(runs, builder).routes(),
             *ServiceApi(doctor, documents).routes(),

@@ -30,6 +30,8 @@ _PATH_PARTS = {
     "host": {"type": "string", "description": "a host name, with a port where it is not 443"},
     "registry": {"type": "string", "description": "a registry, as names of its images begin with it"},
     "alias": {"type": "string", "minLength": 1, "maxLength": 100, "description": "the name of a link"},
+    "scheme": {"type": "string", "enum": ["s3", "gs"]},
+    "bucket": {"type": "string", "examples": ["team-data"]},
     "label": {"type": "string", "minLength": 1, "maxLength": 64},
     "path": {"type": "string", "maxLength": 4096, "examples": ["runs/7/model.joblib"]},
 }

@@ -15,6 +15,9 @@ from spell_storage.amazon import Amazon
 from spell_storage.appender import Appender
 from spell_storage.archive_api import ArchiveRoutes
 from spell_storage.blobs import Blobs
+from spell_storage.bucket_api import BucketRoutes
+from spell_storage.bucket_stores import Stores, read_endpoints
+from spell_storage.buckets import Buckets
 from spell_storage.code import Code
 from spell_storage.code_api import CodeRoutes
 from spell_storage.credentials import Credentials, read_hosts
@@ -68,17 +71,16 @@ async def main(stop: asyncio.Event) -> None:
         )
         seal = Seal(data / "git-credentials.key")
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
-        registries = _registries(given, pool, seal)
         fetcher = Fetcher(code, repositories, credentials, remote)
         blobs = Blobs(pool, objects, given.files_kept_seconds)
         asks = bool(given.scheduler_url)
         code_in_use, files_in_use = (runs_of(scheduler), runs_with(scheduler)) if asks else (None, None)
         housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
         garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
-        routes = (
+        routes: tuple[api.Routes, ...] = (
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
-            RegistryRoutes(registries, read_token(given.registry_token)),
+            *_foreign(given, pool, seal),
             ArchiveRoutes(objects),
             UploadRoutes(Uploads(pool, blobs)),
             LinkRoutes(Links(pool)),
@@ -107,9 +109,12 @@ def _remote(given: Settings, data: Path) -> Remote:
     return remote
 
 
-def _registries(given: Settings, pool: asyncpg.Pool, seal: Seal) -> Registries:
+def _foreign(given: Settings, pool: asyncpg.Pool, seal: Seal) -> tuple[api.Routes, ...]:
+    """What is about registries and buckets of others."""
     door = Door(given.docker_registries)
-    return Registries(pool, seal, door, Amazon(amazon.issue), read_role(given.aws_role))
+    registries = Registries(pool, seal, door, Amazon(amazon.issue), read_role(given.aws_role))
+    buckets = Buckets(pool, seal, Stores(read_endpoints(given.s3_endpoint, given.gs_endpoint)))
+    return RegistryRoutes(registries, read_token(given.registry_token)), BucketRoutes(buckets)
 
 
 def _push_limits(given: Settings) -> git_server.Limits:

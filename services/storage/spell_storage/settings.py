@@ -21,6 +21,9 @@ class Settings:
     ssh_listen_host: str = "127.0.0.1"
     #: `s3://bucket/prefix`, `gs://bucket/prefix`, …; empty: <data_dir>/blobs.
     blob_store: str = ""
+    #: Where buckets of s3:// and gs:// are, where not at Amazon's and Google's own addresses.
+    s3_endpoint: str = ""
+    gs_endpoint: str = ""
     #: Asked which commits and files runs name; empty: nothing is ever removed.
     scheduler_url: str = ""
     #: Hosts that code is fetched from, separated by commas: `host` or `host:port`.

@@ -77,6 +77,8 @@ class Stage:
         self.postgres = postgres
         self.nats = nats
         self.url = f"http://127.0.0.1:{stack.free_port()}"
+        #: Where buckets are looked for; a test that needs some starts what answers there.
+        self.clouds_port = stack.free_port()
         self.tokens = {"ada": new_token(), "bob": new_token()}
         token_file, key_file = directory / "token", directory / "key.pub"
         token_file.write_text(self.tokens["ada"] + "\n")
@@ -96,6 +98,8 @@ class Stage:
                 "SPELL_GATEWAY_URL": socket["gateway"],
                 # The gateway is not told, so that images come from there only once a login is stored.
                 "SPELL_DOCKER_REGISTRIES": "127.0.0.1:*",
+                "SPELL_S3_ENDPOINT": f"http://127.0.0.1:{self.clouds_port}",
+                "SPELL_GS_ENDPOINT": f"http://127.0.0.1:{self.clouds_port}",
             },
         )
         self.builder = Process(

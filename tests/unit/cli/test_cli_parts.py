@@ -7,7 +7,7 @@ from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
 from spell_gateway import shapes
-from spell_proto import environments, mounts, spec, uploads, views
+from spell_proto import buckets, environments, mounts, spec, uploads, views
 
 
 def test_status_tells_changed_from_untracked():
@@ -106,6 +106,8 @@ SAME = [
     (answers.Listing, shapes.ResourceList),
     (answers.Link, uploads.LinkView),
     (answers.Repository, views.Repository),
+    (answers.Bucket, buckets.BucketView),
+    (answers.BucketObject, buckets.ObjectEntry),
     (answers.Check, views.Check),
     (answers.Verdict, views.Verdict),
     (answers.Health, views.Health),

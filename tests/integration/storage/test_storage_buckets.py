@@ -1,0 +1,344 @@
+"""Buckets of others, on a real server for them: listed, read and tried; what is refused, and what is never told."""
+
+import base64
+import json
+import signal
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+from pydantic import TypeAdapter
+
+from spell_proto import database
+from spell_proto.buckets import BucketList, BucketView
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError
+from spell_storage import bucket_stores
+from support import buckets
+
+pytestmark = pytest.mark.integration
+VIEW = TypeAdapter(BucketView)
+LIST = TypeAdapter(BucketList)
+NOTHING = TypeAdapter(dict[str, None])
+TREE = {
+    "readme.txt": b"read me",
+    "annual/2024.csv": b"rain" * 1000,
+    "annual/2025.csv": b"sun",
+    "annual/deep/x": b"x",
+    "annual-old/1999.csv": b"old",
+    "with blank/é%2F.txt": b"odd",
+}
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory):
+    with buckets.clouds(tmp_path_factory.mktemp("clouds")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def reading(postgres, module_storage, clouds):
+    # Who the service is itself must never be shown to a bucket.
+    own = {
+        "AWS_ACCESS_KEY_ID": "OWN",
+        "AWS_SECRET_ACCESS_KEY": "own-own-own",
+        "AWS_SESSION_TOKEN": "own-token",
+    }
+    return module_storage(postgres.url("storage"), **clouds.settings, **own)
+
+
+@pytest.fixture
+async def api(reading):
+    async with reading.client() as caller:
+        yield caller
+
+
+async def lines(api, url, *, recursive=False):
+    params = {"url": url, "recursive": int(recursive)}
+    async with api.open("GET", "/buckets/list", params=params, stream=True) as answer:
+        found = [orjson.loads(line) for line in (await answer.read()).splitlines() if line]
+    assert found[-1] == {"end": len(found) - 1}
+    return found[:-1]
+
+
+async def listed(api, url, **how):
+    return [(entry["key"], entry["size"]) for entry in await lines(api, url, **how)]
+
+
+async def read(api, url, etag=None, **headers):
+    params = {"url": url} | ({"etag": etag} if etag else {})
+    async with api.open("GET", "/buckets/object", params=params, headers=headers, stream=True) as answer:
+        return answer.status, answer.headers, await answer.read()
+
+
+async def refused(kind, call):
+    with pytest.raises(kind) as caught:
+        await call
+    return caught.value
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+async def test_a_public_bucket_is_listed_and_read_by_anybody(api, clouds, scheme):
+    clouds.bucket("publicdata", TREE)
+    at = f"{scheme}://publicdata"
+
+    assert await listed(api, at) == [
+        ("annual", None),
+        ("annual-old", None),
+        ("readme.txt", 7),
+        ("with blank", None),
+    ]
+    assert await listed(api, f"{at}/annual/") == [
+        ("annual/2024.csv", 4000),
+        ("annual/2025.csv", 3),
+        ("annual/deep", None),
+    ]
+    everything = await lines(api, at, recursive=True)
+    assert [entry["key"] for entry in everything] == sorted(TREE, key=str.encode)
+    for entry in everything:
+        assert (await read(api, f"{at}/{entry['key']}", entry["etag"]))[2] == TREE[entry["key"]]
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(entry["modified_at"])).total_seconds()) < 600
+    assert await listed(api, f"{at}/annual/2025.csv", recursive=True) == [("annual/2025.csv", 3)]
+
+
+async def test_a_part_of_an_object_is_read_alone(api, clouds):
+    clouds.bucket("parts", {"digits": b"0123456789"})
+    url = "s3://parts/digits"
+
+    status, headers, data = await read(api, url, Range="bytes=3-5")
+    assert (status, headers["Content-Range"], data) == (206, "bytes 3-5/10", b"345")
+    assert (await read(api, url, Range="bytes=7-"))[2] == b"789"
+    assert (await read(api, url, Range="bytes=-2"))[2] == b"89"
+    assert (await refused(RefusedError, read(api, url, Range="bytes=10-"))).status == 416
+
+
+async def test_an_object_that_has_changed_is_not_taken_for_the_one_that_was_listed(api, clouds):
+    clouds.bucket("changing", {"a": b"before"})
+    (entry,) = await lines(api, "s3://changing")
+    clouds.put("changing", "a", b"after!")
+
+    error = await refused(ConflictError, read(api, "s3://changing/a", entry["etag"]))
+    also = await refused(ConflictError, read(api, "s3://changing/a", entry["etag"], Range="bytes=1-"))
+
+    assert (error.code, also.code) == ("object_changed", "object_changed")
+    assert error.message == "'s3://changing/a' is another object by now"
+
+
+async def test_an_object_of_many_pieces_and_a_listing_of_many_pages_come_whole(api, clouds):
+    data = bytes(range(256)) * (12 << 12)
+    many = {f"many/{number:04}": b"" for number in range(1100)}
+    clouds.bucket("large", {"big": data} | many)
+
+    assert (await read(api, "s3://large/big"))[2] == data
+    assert len(await listed(api, "s3://large/many", recursive=True)) == 1100
+    assert len(await listed(api, "s3://large/many")) == 1100
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+async def test_what_consoles_make_for_a_directory_is_no_file(api, clouds, recursive):
+    clouds.bucket("marked", {"d/": b"", "d/e/": b"", "d/e/x": b"1", "d/file": b"", "f": b"2"})
+
+    found = await listed(api, "s3://marked/d", recursive=recursive)
+
+    assert found == ([("d/e/x", 1), ("d/file", 0)] if recursive else [("d/e", None), ("d/file", 0)])
+
+
+@pytest.mark.parametrize("key", ["d//x", "d/../x", "d/./x", "d/tab\tx"])
+async def test_a_key_that_is_no_path_is_refused_by_its_name(api, clouds, key):
+    clouds.bucket("odd", {"fine/a": b"1", key: b"2"})
+
+    error = await refused(InvalidError, lines(api, "s3://odd", recursive=True))
+
+    assert error.code == "bucket_key_invalid"
+    assert "'s3://odd' holds an object whose key is no path: 'd/" in error.message
+    assert await listed(api, "s3://odd/fine") == [("fine/a", 1)]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+async def test_what_is_not_there_and_what_may_not_be_read_are_told_apart(api, clouds, scheme):
+    clouds.bucket("closed", {"secret": b"x"}, public=False)
+    clouds.bucket("open", {"a": b"x"})
+
+    missing = await refused(NotFoundError, lines(api, f"{scheme}://nowhere"))
+    nothing = await refused(NotFoundError, lines(api, f"{scheme}://open/b"))
+    unread = await refused(NotFoundError, read(api, f"{scheme}://open/b"))
+    closed = await refused(RefusedError, read(api, f"{scheme}://closed/secret"))
+
+    assert (missing.code, missing.message) == (
+        "bucket_not_found",
+        f"'{scheme}://nowhere': there is no such bucket",
+    )
+    assert nothing.code == unread.code == "resource_not_found"
+    assert (closed.status, closed.code) == (403, "bucket_denied")
+    assert f"spell cluster add-bucket {scheme}://closed" in closed.message
+    assert await listed(api, f"{scheme}://open") == [("a", 1)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "runs/1",
+        "s3://",
+        "s3://UPPER_",
+        "s3://a",
+        "s3://a..b/x",
+        "s3://169.254.169.254:80/x",
+        "s3://user:pw@host/x",
+        "s3://bucket/a/../b",
+        "s3://bucket/a//b",
+        "http://bucket/x",
+        "file:///etc/passwd",
+        "gs://b\n/x",
+    ],
+)
+async def test_what_names_no_bucket_is_asked_nowhere(api, url):
+    error = await refused(InvalidError, lines(api, url))
+
+    assert error.code == "bucket_invalid"
+
+
+async def put(api, url, **given):
+    return await api.call("PUT", "/buckets", VIEW, params={"url": url}, body=given, seconds=60)
+
+
+async def remove(api, url):
+    await api.call("DELETE", "/buckets", NOTHING, params={"url": url})
+
+
+async def test_an_access_key_that_may_read_is_stored_and_used_and_never_told(api, reading, clouds, postgres):
+    clouds.bucket("team-data", {"a/b": b"private"}, public=False)
+    key, secret = clouds.amazon.person("reader", "s3:ListBucket", "s3:GetObject")
+    lister, listers = clouds.amazon.person("lister", "s3:ListBucket")
+    nobody, nobodys = clouds.amazon.person("nobody", "ec2:*")
+    clouds.amazon.guard()
+    try:
+        for given in (
+            (nobody, nobodys),
+            (lister, listers),
+            (key, "wrong-wrong-wrong"),
+            ("AKIANOBODY", secret),
+        ):
+            error = await refused(
+                InvalidError,
+                put(api, "s3://team-data", access_key_id=given[0], secret_access_key=given[1]),
+            )
+            assert error.code == "bucket_credentials_refused"
+            assert "nothing was stored" in error.message
+            assert given[1] not in error.message
+        stored = await put(api, "s3://team-data", access_key_id=key, secret_access_key=secret)
+
+        assert (stored.url, stored.kind, stored.username) == ("s3://team-data", "aws_key", key)
+        assert await listed(api, "s3://team-data/a") == [("a/b", 7)]
+        assert (await read(api, "s3://team-data/a/b"))[2] == b"private"
+    finally:
+        clouds.amazon.unguard()
+    async with api.open("GET", "/buckets") as answer:
+        assert secret not in await answer.text()
+    async with database.pool(postgres.url("storage"), "storage") as pool:
+        row = await pool.fetchrow("SELECT * FROM buckets WHERE url = 's3://team-data'")
+    assert secret.encode() not in row["secret"]
+    assert base64.b64encode(secret.encode()) not in row["secret"]
+    assert not [text for text in (secret, "own-own-own", "own-token") if text in reading.log]
+    await remove(api, "s3://team-data")
+    assert (await refused(RefusedError, read(api, "s3://team-data/a/b"))).code == "bucket_denied"
+    assert (await refused(NotFoundError, remove(api, "s3://team-data"))).code == "credentials_not_found"
+
+
+async def test_the_key_of_a_service_account_reads_buckets_of_google(api, reading, clouds):
+    """Moto reads no token of Google's; that it came with one is all that can be seen of it here."""
+    clouds.bucket("gsteam", {"a": b"google"})
+    account = buckets.service_account()
+
+    stored = await put(api, "gs://gsteam", service_account_key=buckets.as_text(account))
+
+    assert (stored.kind, stored.username) == ("google_key", "reader@project.example.org")
+    assert (await read(api, "gs://gsteam/a"))[2] == b"google"
+    assert (await api.call("GET", "/buckets", LIST)).buckets == (stored,)
+    assert account["private_key"].splitlines()[3] not in reading.log
+    await remove(api, "gs://gsteam")
+
+
+SECRET = "hunter2-hunter2"
+BAD = [
+    ("s3://team-data", {}, "access_key_id"),
+    ("s3://team-data", {"access_key_id": SECRET, "secret_access_key": ""}, "secret_access_key"),
+    ("s3://team-data", {"access_key_id": f"{SECRET}\n", "secret_access_key": SECRET}, "access_key_id"),
+    ("s3://team-data", {"access_key_id": "AKIA", "secret_access_key": f"{SECRET} x"}, "secret_access_key"),
+    ("s3://team-data", {"service_account_key": SECRET}, "access_key_id"),
+    ("gs://gsteam", {"access_key_id": "AKIA", "secret_access_key": SECRET}, "service_account_key"),
+    *(
+        ("gs://gsteam", {"service_account_key": text}, "service_account_key")
+        for text in (
+            SECRET,
+            "[]",
+            "{}",
+            json.dumps({"client_email": "a@b.c", "private_key": SECRET}),
+            json.dumps({"client_email": "a@b.c", "private_key": 7}),
+            json.dumps({"client_email": 7, "private_key": SECRET}),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("url", "given", "field"), BAD)
+async def test_credentials_that_are_none_are_sent_nowhere_and_not_echoed(api, url, given, field):
+    error = await refused(InvalidError, put(api, url, **given))
+
+    assert (error.code, error.field) == ("secret_invalid", field)
+    assert "hunter2" not in error.message
+
+
+async def test_credentials_are_for_a_whole_bucket(api):
+    error = await refused(
+        InvalidError, put(api, "s3://team-data/a", access_key_id="AKIA", secret_access_key=SECRET)
+    )
+
+    assert error.message == "url: 's3://team-data/a' is in a bucket; s3://team-data is one"
+
+
+async def test_credentials_are_good_for_their_own_row_and_with_their_own_key_alone(
+    postgres, start_storage, clouds
+):
+    clouds.bucket("mine", {"a": b"x"})
+    service = start_storage(postgres.url("storage"), **clouds.settings)
+    async with service.client() as caller, database.pool(postgres.url("storage"), "storage") as pool:
+        await put(caller, "s3://mine", access_key_id="AKIAMINE", secret_access_key=SECRET)
+        await pool.execute(
+            "INSERT INTO buckets SELECT 's3://other', kind, username, secret FROM buckets WHERE url = 's3://mine'"
+        )
+        assert (
+            await refused(RefusedError, lines(caller, "s3://other"))
+        ).code == "bucket_credentials_unreadable"
+
+        service.stop(signal.SIGKILL)
+        (service.data / "git-credentials.key").unlink()
+        service.start()
+        error = await refused(RefusedError, lines(caller, "s3://mine"))
+
+        assert "an administrator must store them again" in error.message
+        for url in ("s3://mine", "s3://other"):
+            await remove(caller, url)
+
+
+async def test_a_cloud_that_is_away_is_said_to_be_away(postgres, start_storage):
+    service = start_storage(
+        postgres.url("storage"),
+        SPELL_S3_ENDPOINT="http://127.0.0.1:1",
+        SPELL_GS_ENDPOINT="http://127.0.0.1:1",
+    )
+    async with service.client() as caller:
+        for url in ("s3://anything", "gs://anything"):
+            error = await refused(RefusedError, lines(caller, url))
+            assert (error.status, error.message) == (
+                424,
+                f"'{url}' cannot be reached right now; try again",
+            )
+
+
+async def test_the_region_of_a_bucket_is_found_out(clouds):
+    clouds.bucket("far-away", {"a": b"x"})
+    stores = bucket_stores.Stores(bucket_stores.Endpoints(clouds.amazon.url, clouds.amazon.url))
+
+    store = await stores.open("s3", "far-away", None)
+
+    assert store.config["region"] == buckets.REGION
