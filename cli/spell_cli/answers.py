@@ -87,6 +87,7 @@ class Run(TypedDict):
     queue_reason: str | None
     engine: str | None
     gpus: list[str]
+    archived_at: str | None
 
 
 class Runs(TypedDict):
@@ -105,6 +106,15 @@ class EndOutcomes(TypedDict):
     ending: list[int]
     ended: list[int]
     already_final: list[int]
+    unknown: list[int]
+
+
+class ArchiveOutcome(TypedDict):
+    """The answer to archiving runs: the ids, by what became of each."""
+
+    archived: list[int]
+    already_archived: list[int]
+    active: list[int]
     unknown: list[int]
 
 

@@ -89,6 +89,10 @@ class Client:
             answers.EndOutcomes, self._json("POST", f"/api/runs/{how}", body={"run_ids": list(run_ids)})
         )
 
+    def archive_runs(self, run_ids: Sequence[int]) -> answers.ArchiveOutcome:
+        body = {"run_ids": list(run_ids)}
+        return cast(answers.ArchiveOutcome, self._json("POST", "/api/runs/archive", body=body))
+
     def label_run(self, run_id: int, label: str, *, remove: bool) -> answers.Run:
         path = f"/api/runs/{run_id}/labels/{quote(label, safe='')}"
         return cast(answers.Run, self._json("DELETE" if remove else "PUT", path))

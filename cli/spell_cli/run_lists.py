@@ -89,6 +89,7 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Request Time", local_time(run["created_at"])),
         ("Start Time", local_time(run["started_at"]) if run["started_at"] else ""),
         ("End Time", local_time(run["ended_at"]) if run["ended_at"] else ""),
+        ("Archived", local_time(archived) if (archived := run.get("archived_at")) else ""),
         ("Duration", _duration(run, now)),
         ("Time Limit", go_duration(spec["timeout_seconds"]) if spec["timeout_seconds"] else ""),
         ("Labels", ", ".join(run["labels"])),

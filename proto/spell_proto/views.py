@@ -27,6 +27,7 @@ class RunView(Shape):
     `waiting` says, in a sentence, why a requested run has not started. `queue_reason` is for machines:
     `owner_limit`, `no_machine` (none of the type is registered), `no_engine` (none that answers can run it right
     now) or `no_slot`. `engine` is what its command was started with, `gpus` the UUIDs of those that it got.
+    An archived run is in no list, and its files are not there any more.
     """
 
     id: int
@@ -54,6 +55,7 @@ class RunView(Shape):
     queue_reason: QueueReason | None = None
     engine: str | None = None
     gpus: tuple[str, ...] = ()
+    archived_at: datetime | None = None
 
 
 class RunList(Shape):
@@ -100,6 +102,17 @@ class EndOutcome(Shape):
 
     outcome: Literal["ending", "ended", "already_final"]
     run: RunView
+
+
+class ArchiveOutcome(Shape):
+    """What became of runs that were to be archived: `active` are those that have not ended, `unknown` are ids of no run
+    of the owner.
+    """
+
+    archived: tuple[int, ...]
+    already_archived: tuple[int, ...]
+    active: tuple[int, ...]
+    unknown: tuple[int, ...]
 
 
 class OwnerSummary(Shape):

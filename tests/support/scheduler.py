@@ -28,6 +28,7 @@ from spell_proto.events import (
     OutputsSaved,
 )
 from spell_proto.views import (
+    ArchiveOutcome,
     CommitsInUse,
     EndOutcome,
     MachineTypeList,
@@ -44,6 +45,7 @@ RUN = TypeAdapter(RunView)
 RUNS = TypeAdapter(RunList)
 IN_USE = TypeAdapter(CommitsInUse)
 MANIFESTS_IN_USE = TypeAdapter(ManifestsInUse)
+ARCHIVED = TypeAdapter(ArchiveOutcome)
 LOG = TypeAdapter(TransitionList)
 MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
@@ -159,6 +161,10 @@ class Client:
         body = self.owner | {"digests": digests}
         answer = await self.caller.call("POST", "/manifests/in-use", MANIFESTS_IN_USE, body=body)
         return set(answer.digests)
+
+    async def archive(self, *run_ids: int) -> ArchiveOutcome:
+        body = {"run_ids": run_ids}
+        return await self.caller.call("POST", "/runs/archive", ARCHIVED, params=self.owner, body=body)
 
     async def verify(self) -> Verdict:
         return await self.caller.call("GET", "/verify", VERDICT, params=self.owner)

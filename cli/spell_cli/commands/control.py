@@ -1,4 +1,4 @@
-"""`spell wait`, `stop`, `kill` and `label`: what a user may do to runs that exist."""
+"""`spell wait`, `stop`, `kill`, `archive` and `label`: what a user may do to runs that exist."""
 
 import os
 import time
@@ -75,6 +75,31 @@ def kill(quiet: bool, run_ids: tuple[int, ...]) -> int:
         finished = outcome["outcome"] == "already_final"
         say(f"Run {run_ids[0]} is already {outcome['run']['state']}." if finished else str(run_ids[0]))
     return ExitCode.OK
+
+
+@click.command("archive", cls=SpellCommand, examples=("spell archive 7", "spell archive 7 8 9"))
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@run_ids_argument
+def archive(quiet: bool, run_ids: tuple[int, ...]) -> int:
+    """Put runs away that have ended and that nobody needs any more.
+
+    They are listed no more, and their files cannot be listed, fetched or mounted. The room that only they took
+    becomes free after a while. 'spell info' and 'spell logs' still know them by their numbers.
+    """
+    asked = tuple(dict.fromkeys(run_ids))
+    outcome = _client().archive_runs(asked)
+    archived = outcome["archived"]
+    if archived and not quiet:
+        say(str(archived[0]) if len(asked) == 1 else f"Successfully archived runs: {_listed(archived)}")
+    refused = {
+        "Run ID does not exist": outcome["unknown"],
+        "Already archived": outcome["already_archived"],
+        "Still active, to be stopped or killed first": outcome["active"],
+    }
+    for text, those in refused.items():
+        if those:
+            complain(f"{text}: {_listed(those)}")
+    return ExitCode.OK if len(archived) == len(asked) else ExitCode.REFUSED
 
 
 @click.command(

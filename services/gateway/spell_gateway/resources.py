@@ -22,8 +22,10 @@ def digest_of(run: RunView) -> str | None:
 
     Raises:
         ConflictError: the run still goes on.
-        NotFoundError: it ended in a way that keeps no files.
+        NotFoundError: it ended in a way that keeps no files, or was archived.
     """
+    if run.archived_at is not None:
+        raise NotFoundError("resource_not_found", f"run {run.id} was archived; no outputs", field="path")
     if run.manifest is not None and run.state in FINAL:
         return run.manifest
     match run.state:

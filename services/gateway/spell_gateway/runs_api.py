@@ -14,7 +14,7 @@ from spell_proto import checks
 from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
 from spell_proto.spec import RunRequest
-from spell_proto.views import EndOutcome, MachineTypeList, RunList, RunView, TransitionList
+from spell_proto.views import ArchiveOutcome, EndOutcome, MachineTypeList, RunList, RunView, TransitionList
 
 REQUEST = TypeAdapter(RunRequest)
 BATCH = TypeAdapter(Batch)
@@ -91,6 +91,10 @@ class RunsApi:
     async def kill_all(self, request: web.Request, user: User) -> web.Response:
         return json_response(await self._runs.end_all(user, await asked.body(request, BATCH), "kill"))
 
+    async def archive(self, request: web.Request, user: User) -> web.Response:
+        asked_for = (await asked.body(request, BATCH)).run_ids
+        return json_response(await self._scheduler.archive(user.id, asked_for))
+
     async def add_label(self, request: web.Request, user: User) -> web.Response:
         label = checks.label(request.match_info["label"])
         return json_response(await self._scheduler.label("PUT", user.id, asked.run_id(request), label))
@@ -125,6 +129,7 @@ class RunsApi:
             Route("GET", "/api/runs", self.listed, "List runs, newest first", "runs", RunList, None, PAGE),
             Route("POST", "/api/runs/stop", self.stop_all, "Stop several runs", "runs", BatchOutcome, Batch),
             Route("POST", "/api/runs/kill", self.kill_all, "Kill several runs", "runs", BatchOutcome, Batch),
+            Route("POST", "/api/runs/archive", self.archive, "Archive runs that have ended: their files may go", "runs", ArchiveOutcome, Batch),
             Route("GET", "/api/runs/{id}", self.shown, "Show a run", "runs", RunView, also=NO_RUN),
             Route("GET", "/api/runs/{id}/transitions", self.transitions, "Show how a run moved", "runs", TransitionList, also=NO_RUN),
             Route("POST", "/api/runs/{id}/stop", self.stop, "Stop a run and keep its files", "runs", EndOutcome, also=NO_RUN),

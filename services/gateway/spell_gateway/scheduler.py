@@ -10,6 +10,7 @@ from spell_gateway.shapes import Created
 from spell_proto.http import Caller
 from spell_proto.spec import RunSpec
 from spell_proto.views import (
+    ArchiveOutcome,
     EndOutcome,
     Health,
     MachineTypeList,
@@ -25,6 +26,7 @@ RUNS = TypeAdapter(RunList)
 SPEC = TypeAdapter(RunSpec)
 TRANSITIONS = TypeAdapter(TransitionList)
 OUTCOME = TypeAdapter(EndOutcome)
+ARCHIVED = TypeAdapter(ArchiveOutcome)
 SUMMARY = TypeAdapter(OwnerSummary)
 MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
@@ -95,6 +97,10 @@ class Scheduler:
 
     async def end(self, owner_id: int, run_id: int, ending: Ending) -> EndOutcome:
         return await self._caller.call("POST", f"/runs/{run_id}/{ending}?owner_id={owner_id}", OUTCOME)
+
+    async def archive(self, owner_id: int, run_ids: tuple[int, ...]) -> ArchiveOutcome:
+        path = f"/runs/archive?owner_id={owner_id}"
+        return await self._caller.call("POST", path, ARCHIVED, body={"run_ids": run_ids})
 
     async def label(
         self, method: Literal["PUT", "DELETE"], owner_id: int, run_id: int, label: str

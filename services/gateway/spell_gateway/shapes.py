@@ -133,7 +133,7 @@ class RunPlan(Shape):
 
 
 class Batch(Shape):
-    """Runs to be ended together."""
+    """Runs to be ended, or archived, together."""
 
     run_ids: Annotated[tuple[RunId, ...], Field(min_length=1, max_length=BATCH_MAX)]
 

@@ -187,7 +187,8 @@ class Storage:
             "run_id": run.id,
             "attempt": run.attempt,
             "owner_id": run.owner_id,
-            "manifest": run.manifest,
+            # The files of an archived run are nobody's any more.
+            "manifest": run.manifest if run.archived_at is None else None,
             **(log.model_dump() if log is not None else {}),
         }
         return await self._caller.call("GET", "/verify", VERDICT, params=asked, seconds=VERIFY_SECONDS_MAX)

@@ -20,6 +20,7 @@ from spell_proto.errors import (
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
 from spell_proto.views import (
+    ArchiveOutcome,
     CommitsAsked,
     CommitsInUse,
     EndOutcome,
@@ -67,6 +68,7 @@ class Api:
             web.get(run + "/spec", self.run_spec),
             web.get(run + "/transitions", self.run_log),
             web.post(run + "/{verb:stop|kill}", self.end_run),
+            web.post("/runs/archive", self.archive),
             web.put(run + "/labels/{label}", self.add_label),
             web.delete(run + "/labels/{label}", self.remove_label),
             web.get("/transitions", self.log_after),
@@ -145,6 +147,17 @@ class Api:
                 outcome = "ended" if after[before["id"]].state is RunState.KILLED else "already_final"
         view = await self._view(before["id"], before["owner_id"])
         return http.json_response(EndOutcome(outcome=outcome, run=view))
+
+    async def archive(self, request: web.Request) -> web.Response:
+        asked = await http.read_json(request, RUNS_ASKED)
+        rows = await self._store.pool.fetch(SQL["archive"], _owner(request), list(asked.run_ids), [*FINAL])
+        became = {row["id"]: row["outcome"] for row in rows}
+        names = ("archived", "already_archived", "active", "unknown")
+        ids = {
+            name: tuple(one for one in sorted({*asked.run_ids}) if became.get(one, "unknown") == name)
+            for name in names
+        }
+        return http.json_response(ArchiveOutcome(**ids))
 
     async def add_label(self, request: web.Request) -> web.Response:
         row, label = await self._row(_run_id(request), _owner(request)), request.match_info["label"]

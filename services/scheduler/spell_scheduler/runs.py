@@ -116,6 +116,7 @@ def view_of(row: Row, *, queue_reason: QueueReason | None = None) -> RunView:
         labels=tuple(row["labels"]),
         exit_code=run.exit_code,
         created_at=row["created_at"],
+        archived_at=row.get("archived_at"),
         started_at=run.started_at,
         ended_at=run.ended_at,
         run_seconds=seconds,

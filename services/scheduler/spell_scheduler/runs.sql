@@ -121,9 +121,22 @@ FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = ANY ($1::bi
 -- name: list_runs
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $6), false) AS machine_reachable
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id
-WHERE r.owner_id = $1 AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text IS NULL OR r.repository = $3)
+WHERE r.owner_id = $1 AND r.archived_at IS NULL AND ($2::text[] IS NULL OR r.labels && $2) AND ($3::text IS NULL OR r.repository = $3)
   AND ($4::bigint IS NULL OR r.id < $4)
 ORDER BY r.id DESC LIMIT $5;
+
+-- name: archive
+-- Under the locks of all of them: which of an owner's runs are archived now, were before, or have not ended ($3 are the
+-- states of those that have).
+WITH asked AS (
+  SELECT id, archived_at, state FROM runs WHERE id = ANY ($2::bigint[]) AND owner_id = $1 ORDER BY id FOR UPDATE
+), archived AS (
+  UPDATE runs SET archived_at = clock_timestamp() FROM asked
+  WHERE runs.id = asked.id AND asked.archived_at IS NULL AND asked.state = ANY ($3::text[])
+)
+SELECT id, CASE WHEN archived_at IS NOT NULL THEN 'already_archived' WHEN state = ANY ($3::text[]) THEN 'archived'
+  ELSE 'active' END AS outcome
+FROM asked;
 
 -- name: active_runs
 -- Those of some runs that have not ended.

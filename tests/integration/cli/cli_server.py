@@ -158,6 +158,7 @@ def a_run(run_id: int) -> dict[str, Any]:
         "created_at": CREATED,
         "started_at": None,
         "ended_at": None,
+        "archived_at": None,
         "run_seconds": None,
         "manifest": None,
         "saved_files": None,
@@ -321,6 +322,21 @@ class Handler(BaseHTTPRequestHandler):
             answer[kind].append(run_id)
         self._json(200, answer)
 
+    def archive(self, ours: Server, body: Any) -> None:
+        answer: dict[str, list[int]] = {"archived": [], "already_archived": [], "active": [], "unknown": []}
+        for run_id in body["run_ids"]:
+            run = ours.runs.get(run_id)
+            if run is None:
+                kind = "unknown"
+            elif run["archived_at"]:
+                kind = "already_archived"
+            else:
+                kind = "archived" if run["ended_at"] else "active"
+            if kind == "archived":
+                run["archived_at"] = run["ended_at"]
+            answer[kind].append(run_id)
+        self._json(200, answer)
+
     def label(self, ours: Server, _: Any, run_id: str, label: str) -> None:
         labels = ours.runs[int(run_id)]["labels"]
         labels.append(label) if self.command == "PUT" else labels.remove(label)
@@ -473,6 +489,7 @@ ROUTES = [
     (r"POST /api/runs", Handler.create),
     (r"GET /api/runs", Handler.list_runs),
     (r"POST /api/runs/(stop|kill)", Handler.end_runs),
+    (r"POST /api/runs/archive", Handler.archive),
     (r"GET /api/runs/(\d+)", Handler.get_run),
     (r"GET /api/runs/(\d+)/follow", Handler.follow),
     (r"POST /api/runs/(\d+)/(stop|kill)", Handler.end_run),

@@ -87,6 +87,27 @@ def test_info_shows_a_run(cli, server):
     assert json.loads(out(cli("info", "--json", "1")))["id"] == 1
 
 
+def test_archive_takes_what_has_ended_and_names_the_rest(cli, server):
+    for state in ("complete", "stopped", "running", "killed"):
+        server.add_run(state=state, ended_at=None if state == "running" else "2026-01-02T03:04:05+00:00")
+
+    one, again = cli("archive", "1"), cli("archive", "1")
+    several = cli("archive", "2", "4", "2")
+    mixed, quiet = cli("archive", "3", "4", "99"), cli("archive", "-q", "3")
+
+    assert (one.returncode, out(one)) == (0, "1\n")
+    assert (again.returncode, err(again)) == (1, "ERROR: Already archived: 1\n")
+    assert (several.returncode, out(several)) == (0, "Successfully archived runs: 2 4\n")
+    assert (mixed.returncode, out(mixed)) == (1, "")
+    assert err(mixed).splitlines() == [
+        "ERROR: Run ID does not exist: 99",
+        "ERROR: Already archived: 4",
+        "ERROR: Still active, to be stopped or killed first: 3",
+    ]
+    assert (quiet.returncode, out(quiet)) == (1, "")
+    assert re.search("^Archived +", out(cli("info", "1")), re.MULTILINE)
+
+
 def test_logs_of_a_run_that_goes_on_end_where_they_are(cli, server):
     server.add_run(state="running")
     server.script = [*whole()[:4], stdout(b"so far\n"), threading.Event()]

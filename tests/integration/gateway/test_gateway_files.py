@@ -83,6 +83,29 @@ async def test_a_file_is_fetched_whole_in_parts_and_only_once(client, saved):
     assert beyond == (416, "bytes */10")
 
 
+async def test_an_archived_run_is_in_no_list_and_has_no_files(client, saved):
+    outcome = await client.ask("POST", "/api/runs/archive", json={"run_ids": [saved, 2**52]})
+    _, listed = await client.ask("GET", "/api/runs?limit=1000")
+    _, directories = await client.ask("GET", "/api/resources/runs")
+    files = await client.ask("GET", f"/api/resources/runs/{saved}")
+    file = await client.ask("GET", f"/api/files/runs/{saved}/model.bin")
+    _, shown = await client.ask("GET", f"/api/runs/{saved}")
+    _, verdict = await client.ask("GET", f"/api/verify?run_id={saved}")
+    again = await client.ask("POST", "/api/runs/archive", json={"run_ids": [saved]})
+
+    assert outcome == (
+        200,
+        {"archived": [saved], "already_archived": [], "active": [], "unknown": [2**52]},
+    )
+    assert saved not in [run["id"] for run in listed["runs"]]
+    assert str(saved) not in [entry["path"] for entry in directories["entries"]]
+    assert (files[0], files[1]["code"]) == (404, "resource_not_found")
+    assert (file[0], file[1]["code"]) == (404, "resource_not_found")
+    assert (shown["state"], shown["archived_at"] is not None) == ("complete", True)
+    assert [check for check in verdict["checks"] if not check["ok"]] == []
+    assert again[1]["already_archived"] == [saved]
+
+
 async def test_a_link_gives_what_it_leads_to_and_a_directory_gives_advice(client, saved):
     linked = await client.ask("GET", f"/api/files/runs/{saved}/latest")
     directory = await client.ask("GET", f"/api/files/runs/{saved}/ckpt")

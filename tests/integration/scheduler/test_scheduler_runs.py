@@ -370,6 +370,27 @@ async def test_manifests_are_in_use_by_runs_that_made_them_and_runs_that_mount_t
             assert await Client(caller, next(OWNERS)).manifests_in_use(made, mounted) == {mounted}
             await client.end(waiting.id, "kill")
             assert await client.manifests_in_use(made, mounted) == {made}
+            await client.archive(run.id)
+            assert await client.manifests_in_use(made, mounted) == set()
+
+
+async def test_runs_are_archived_by_their_owner_once_they_have_ended(place):
+    _, client, kind = place
+    ended, active = await client.create(machine_type=kind), await client.create(machine_type=kind)
+    await client.end(ended.id, "kill")
+    stranger = Client(client.caller, next(OWNERS))
+
+    foreign = await stranger.archive(ended.id)
+    outcome = await client.archive(ended.id, active.id, ended.id)
+    again = await client.archive(ended.id)
+    listed = await client.caller.call("GET", "/runs", RUNS, params=client.owner)
+
+    assert foreign.unknown == (ended.id,)
+    assert (outcome.archived, outcome.active) == ((ended.id,), (active.id,))
+    assert again.already_archived == (ended.id,)
+    assert [run.id for run in listed.runs] == [active.id]
+    assert (await client.get(ended.id)).archived_at is not None
+    assert (await client.get(active.id)).archived_at is None
 
 
 async def test_runs_of_other_owners_do_not_exist(place):

@@ -101,6 +101,7 @@ SAME = [
     (answers.Mount, mounts.Mount),
     (answers.EndOutcome, views.EndOutcome),
     (answers.EndOutcomes, shapes.BatchOutcome),
+    (answers.ArchiveOutcome, views.ArchiveOutcome),
     (answers.Transition, views.TransitionView),
     (answers.Entry, shapes.ResourceEntry),
     (answers.Listing, shapes.ResourceList),
