@@ -199,7 +199,8 @@ class Builder:
         self.release.set()
 
     def _image(self) -> str:
-        assert self.daemon is not None
+        if self.daemon is None:
+            return docker.BASE
         return str(self.daemon.ask("GET", f"/images/{docker.BASE}/json")["Id"])
 
     async def resolved(self, request: web.Request) -> web.StreamResponse:
