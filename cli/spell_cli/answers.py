@@ -61,6 +61,15 @@ class Spec(TypedDict):
     no_save: list[str]
 
 
+class Snapshot(TypedDict):
+    number: int
+    asked: int
+    manifest: str | None
+    files: int
+    bytes: int
+    at: str
+
+
 class Run(TypedDict):
     id: int
     owner_id: int
@@ -88,6 +97,10 @@ class Run(TypedDict):
     engine: str | None
     gpus: list[str]
     archived_at: str | None
+    saves: int
+    saves_met: int
+    save_problem: str | None
+    snapshots: list[Snapshot]
 
 
 class Runs(TypedDict):
@@ -97,6 +110,11 @@ class Runs(TypedDict):
 
 class EndOutcome(TypedDict):
     outcome: str
+    run: Run
+
+
+class SaveOutcome(TypedDict):
+    asked: int
     run: Run
 
 

@@ -84,6 +84,10 @@ class Client:
         """`how` is `stop` or `kill`."""
         return cast(answers.EndOutcome, self._json("POST", f"/api/runs/{run_id}/{how}"))
 
+    def save_run(self, run_id: int) -> answers.SaveOutcome:
+        """Have a snapshot taken of a run that is running."""
+        return cast(answers.SaveOutcome, self._json("POST", f"/api/runs/{run_id}/save"))
+
     def end_runs(self, run_ids: Sequence[int], how: str) -> answers.EndOutcomes:
         return cast(
             answers.EndOutcomes, self._json("POST", f"/api/runs/{how}", body={"run_ids": list(run_ids)})

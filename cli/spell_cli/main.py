@@ -30,6 +30,7 @@ COMMANDS = {
     "stop": ("control", "Stop runs and save what they made."),
     "kill": ("control", "Kill runs; nothing is saved."),
     "archive": ("control", "Put runs away that nobody needs; their files go."),
+    "save": ("save", "Save what a running run has made so far."),
     "label": ("control", "Give a run a label, or take one away."),
     "ls": ("files", "List files: of runs, uploads, and what is published."),
     "cp": ("files", "Fetch files."),

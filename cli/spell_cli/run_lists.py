@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from spell_cli.answers import MachineType, Mount, Run, RunPlan
+from spell_cli.answers import MachineType, Mount, Run, RunPlan, Snapshot
 from spell_cli.times import go_duration, human_size, local_time, moment, relative
 from spell_proto.checks import github_directory
 from spell_proto.state import ACTIVE, FINAL, REASON_TEXT, Intent, Reason, RunState
@@ -68,7 +68,7 @@ def ps_table(
 def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
     """Name and value, each only where there is one."""
     spec, code = run["spec"], run["spec"]["code"]
-    state = RunState(run["state"])
+    state, every = RunState(run["state"]), spec.get("save_every_seconds")
     exit_code = f" ({run['exit_code']})" if run["exit_code"] is not None else ""
     rows = [
         ("Repository", _repository(run)),
@@ -103,6 +103,9 @@ def info_rows(run: Run, now: datetime) -> list[tuple[str, str]]:
         ("Environment", (spec["environment"]["key"] or "")[:_KEY_CHARS]),
         ("Mounts", _mounts(spec.get("mounts") or [])),
         ("Not Saved", "\n".join(spec.get("no_save") or ())),
+        ("Saved Every", go_duration(every) if every else ""),
+        ("Snapshots", _snapshots(run)),
+        ("Snapshot Failed", run.get("save_problem") or ""),
         ("Saved Files", _saved(run)),
     ]
     return [(name, value) for name, value in rows if value]
@@ -246,6 +249,18 @@ def _duration(run: Run, now: datetime) -> str:
     if run["started_at"] and not run["ended_at"]:
         return go_duration(int((now - moment(run["started_at"])).total_seconds()))
     return ""
+
+
+def _snapshots(run: Run) -> str:
+    """The snapshots of a run, the newest first."""
+    return _shortened([snapshot_text(run["id"], one) for one in reversed(run.get("snapshots") or [])])
+
+
+def snapshot_text(run_id: int, snapshot: Snapshot) -> str:
+    """A snapshot in a line."""
+    files = f"{snapshot['files']} file{'s' if snapshot['files'] != 1 else ''}"
+    size, at = human_size(snapshot["bytes"]), local_time(snapshot["at"])
+    return f"runs/{run_id}@{snapshot['number']}: {files}, {size}, {at}"
 
 
 def _saved(run: Run) -> str:

@@ -38,6 +38,7 @@ class RunArguments(NamedTuple):
     apt: tuple[str, ...] = ()
     no_save: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
+    save_every: str | None = None
 
 
 class CondaText(NamedTuple):
@@ -97,6 +98,8 @@ def check(arguments: RunArguments) -> Checked:
         body["timeout_seconds"] = checks.timeout_seconds(arguments.timeout)
     if arguments.mounts:
         body["mounts"] = mounts(arguments.mounts)
+    if arguments.save_every is not None:
+        body["save_every_seconds"] = saves.every_typed(arguments.save_every)
     if arguments.no_save:
         body["no_save"] = saves.patterns(arguments.no_save)
     source = github(arguments.github_url, arguments.github_ref, arguments.commit_ref)

@@ -29,6 +29,16 @@ class EndAttempt(Message):
     intent: Intent
 
 
+class SaveAttempt(Message):
+    """To a machine: take a snapshot of this attempt, unless one was begun since the last of these `saves` was asked for."""
+
+    kind: Literal["save_attempt"] = "save_attempt"
+    run_id: int
+    attempt: int
+    fence: int
+    saves: int
+
+
 class BuildEnvironment(Message):
     """To the builder: a queued run will need this environment; build it ahead of time."""
 
@@ -38,5 +48,5 @@ class BuildEnvironment(Message):
     engine: Engine = LOCAL
 
 
-MachineCommand = Annotated[StartAttempt | EndAttempt, Field(discriminator="kind")]
-Command = Annotated[StartAttempt | EndAttempt | BuildEnvironment, Field(discriminator="kind")]
+MachineCommand = Annotated[StartAttempt | EndAttempt | SaveAttempt, Field(discriminator="kind")]
+Command = Annotated[StartAttempt | EndAttempt | SaveAttempt | BuildEnvironment, Field(discriminator="kind")]

@@ -120,6 +120,28 @@ class CommandStarted(Step):
     gpus: Annotated[tuple[GpuName, ...], Field(max_length=1024)] = ()
 
 
+class SnapshotSaved(Step):
+    """What a running command had made is in the store as `runs/N@<number>`; `manifest` is null when there was nothing.
+
+    `asked` counts the snapshots that were asked for before this one was begun: it is what all of them wanted.
+    """
+
+    kind: Literal["snapshot_saved"] = "snapshot_saved"
+    number: int
+    asked: int
+    manifest: str | None
+    files: int
+    bytes: int
+
+
+class SnapshotFailed(Step):
+    """A snapshot could not be saved; the command runs on. `asked` as in `SnapshotSaved`."""
+
+    kind: Literal["snapshot_failed"] = "snapshot_failed"
+    asked: int
+    message: str
+
+
 ExitCause = Literal["exit", "stop", "kill"]
 
 
@@ -171,6 +193,8 @@ AnyStep = Annotated[
     | ImagePinned
     | MountingStarted
     | CommandStarted
+    | SnapshotSaved
+    | SnapshotFailed
     | CommandExited
     | OutputsSaved
     | AttemptFinished
@@ -231,7 +255,10 @@ class Heartbeat(Message):
 
 
 class AttemptWanted(BaseModel):
-    """An attempt that should live on a machine, what is wanted of it, and how many of its steps are known here."""
+    """An attempt that should live on a machine, what is wanted of it, and how many of its steps are known here.
+
+    `saves` is how many snapshots of it were asked for.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -240,6 +267,7 @@ class AttemptWanted(BaseModel):
     fence: int
     intent: Intent
     steps: int
+    saves: int = 0
 
 
 class HeartbeatAnswer(Message):

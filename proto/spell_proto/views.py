@@ -21,6 +21,19 @@ class LogView(Shape):
 QueueReason = Literal["owner_limit", "no_machine", "no_engine", "no_slot"]
 
 
+class SnapshotView(Shape):
+    """Files of a run as they were while it ran: `runs/N@<number>`. It is what everybody wanted who had asked for one
+    when `asked` had been asked for.
+    """
+
+    number: int
+    asked: int
+    manifest: str | None
+    files: int
+    bytes: int
+    at: datetime
+
+
 class RunView(Shape):
     """A run as its owner sees it. `spec.env` holds names with empty values: values are never shown.
 
@@ -28,6 +41,8 @@ class RunView(Shape):
     `owner_limit`, `no_machine` (none of the type is registered), `no_engine` (none that answers can run it right
     now) or `no_slot`. `engine` is what its command was started with, `gpus` the UUIDs of those that it got.
     An archived run is in no list, and its files are not there any more.
+    So many snapshots (`saves`) were asked for, and of so many (`saves_met`) something has come, if only a
+    `save_problem`. `snapshots` are all there are; lists of runs do not have them.
     """
 
     id: int
@@ -56,6 +71,10 @@ class RunView(Shape):
     engine: str | None = None
     gpus: tuple[str, ...] = ()
     archived_at: datetime | None = None
+    saves: int = 0
+    saves_met: int = 0
+    save_problem: str | None = None
+    snapshots: tuple[SnapshotView, ...] = ()
 
 
 class RunList(Shape):
@@ -93,6 +112,13 @@ class TransitionList(Shape):
     cursor: str
     run: RunView | None = None
     machine_id: str | None = None
+
+
+class SaveOutcome(Shape):
+    """That a snapshot will be taken: the first one of the run whose `asked` is at least this one's is it."""
+
+    asked: int
+    run: RunView
 
 
 class EndOutcome(Shape):

@@ -23,10 +23,21 @@ from spell_proto.events import (
     LogTotals,
     MountingStarted,
     OutputsSaved,
+    SnapshotFailed,
+    SnapshotSaved,
 )
 from spell_proto.state import FINAL, Intent, Reason, RunState, check_transition
 from spell_scheduler import runs
-from spell_scheduler.lifecycle import Admitted, EndAsked, Expired, MachineGone, Run, created, decide
+from spell_scheduler.lifecycle import (
+    Admitted,
+    EndAsked,
+    Expired,
+    MachineGone,
+    Run,
+    SaveAsked,
+    created,
+    decide,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LOG = LogTotals(journal_bytes=9, stdout_bytes=0, stderr_bytes=0, dropped_bytes=0, sha256="0" * 64)
@@ -77,6 +88,28 @@ class LifeOfARun(RuleBasedStateMachine):
         if self.run.state not in FINAL:
             self.asked.append(intent)
         self.apply(EndAsked(intent, reason, "user"))
+
+    @rule()
+    def ask_for_a_snapshot(self):
+        before = self.run
+        decision = self.apply(SaveAsked())
+        assert (decision.run.state, decision.run.version) == (before.state, before.version)
+        assert bool(decision.orders) == (decision.run.saves == before.saves + 1)
+
+    @precondition(lambda self: self.phase == "running")
+    @rule(fails=st.booleans())
+    def machine_takes_a_snapshot(self, fails):
+        if fails:
+            self.step(SnapshotFailed(at=self.now, asked=self.run.saves, message="no"))
+            return
+        number = 1 + sum(isinstance(step, SnapshotSaved) for step in self.noted)
+        self.step(
+            SnapshotSaved(at=self.now, number=number, asked=self.run.saves, manifest="m", files=1, bytes=1)
+        )
+
+    @invariant()
+    def no_more_is_met_than_was_asked_for(self):
+        assert 0 <= self.run.saves_met <= self.run.saves
 
     @rule(seconds=st.integers(0, 2 * TIMEOUT_SECONDS))
     def time_passes(self, seconds):
@@ -273,6 +306,8 @@ class LifeOfARun(RuleBasedStateMachine):
             ImagePinned: "building",
             MountingStarted: "mounting",
             CommandStarted: "running",
+            SnapshotSaved: "running",
+            SnapshotFailed: "running",
             CommandExited: "saving",
             OutputsSaved: "pushing",
         }

@@ -36,6 +36,7 @@ from spell_proto.views import (
     ManifestsInUse,
     RunList,
     RunView,
+    SaveOutcome,
     TransitionList,
     Verdict,
 )
@@ -50,6 +51,7 @@ LOG = TypeAdapter(TransitionList)
 MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
 OUTCOME = TypeAdapter(EndOutcome)
+SAVED = TypeAdapter(SaveOutcome)
 DEADLINE_SECONDS = 15.0
 # A message id that was seen once is dropped by the stream, so one sent again needs a new one.
 MESSAGES = itertools.count()
@@ -137,6 +139,9 @@ class Client:
 
     async def end(self, run_id: int, verb: str) -> EndOutcome:
         return await self.caller.call("POST", f"/runs/{run_id}/{verb}", OUTCOME, params=self.owner)
+
+    async def save(self, run_id: int) -> SaveOutcome:
+        return await self.caller.call("POST", f"/runs/{run_id}/save", SAVED, params=self.owner)
 
     async def states(self, run_id: int) -> list[str]:
         answer = await self.caller.call("GET", f"/runs/{run_id}/transitions", LOG, params=self.owner)

@@ -151,6 +151,11 @@ class RunCommand(SpellCommand):
     help="Its branch, tag or commit.  [default: master, or its default branch]",
 )
 @click.option(
+    "--save-every",
+    metavar="TIME",
+    help="Save what it has made this often: minutes, or as in 30s, 2h.",
+)
+@click.option(
     "--no-save",
     multiple=True,
     metavar="PATTERN",

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from spell_gateway.bounded import Bounded
-from spell_gateway.resources import digest_of, not_there
+from spell_gateway.resources import digest_of, digest_of_snapshot, not_there
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.storage import Storage
 from spell_proto import resources
@@ -51,9 +51,10 @@ class Resolver:
         found = await self.followed(owner_id, resource)
         try:
             match found:
-                case RunFiles(run_id=run_id, snapshot=None, path=path):
+                case RunFiles(run_id=run_id, snapshot=number, path=path):
                     run = await self._scheduler.run(owner_id, run_id)
-                    return Resolved(found, owner_id, digest_of(run), path, run_id)
+                    digest = digest_of(run) if number is None else digest_of_snapshot(run, number)
+                    return Resolved(found, owner_id, digest, path, run_id)
                 case Upload(name=name, path=path):
                     upload = await self._storage.upload_at(owner_id, name)
                     return Resolved(found, owner_id, upload.manifest, path)

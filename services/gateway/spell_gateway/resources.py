@@ -43,6 +43,20 @@ def digest_of(run: RunView) -> str | None:
             )
 
 
+def digest_of_snapshot(run: RunView, number: int) -> str | None:
+    """The manifest of a snapshot, which is there whatever became of the run; None where there was nothing to save.
+
+    Raises:
+        NotFoundError: there is no such snapshot, or the run was archived.
+    """
+    if run.archived_at is not None:
+        raise NotFoundError("resource_not_found", f"run {run.id} was archived; no outputs", field="path")
+    found = [snapshot for snapshot in run.snapshots if snapshot.number == number]
+    if not found:
+        raise not_there(f"runs/{run.id}@{number}")
+    return found[0].manifest
+
+
 class Tree:
     """The files of one manifest, found by path."""
 

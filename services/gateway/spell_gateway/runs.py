@@ -93,6 +93,7 @@ class Runs:
             docker_image=request.docker_image or image,
             framework=framework,
             mounts=mounts,
+            save_every_seconds=request.save_every_seconds,
             no_save=request.no_save,
         )
         return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)

@@ -14,7 +14,15 @@ from spell_proto import checks
 from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
 from spell_proto.spec import RunRequest
-from spell_proto.views import ArchiveOutcome, EndOutcome, MachineTypeList, RunList, RunView, TransitionList
+from spell_proto.views import (
+    ArchiveOutcome,
+    EndOutcome,
+    MachineTypeList,
+    RunList,
+    RunView,
+    SaveOutcome,
+    TransitionList,
+)
 
 REQUEST = TypeAdapter(RunRequest)
 BATCH = TypeAdapter(Batch)
@@ -85,6 +93,9 @@ class RunsApi:
     async def _end(self, request: web.Request, user: User, ending: Ending) -> web.Response:
         return json_response(await self._scheduler.end(user.id, asked.run_id(request), ending))
 
+    async def save(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._scheduler.save(user.id, asked.run_id(request)))
+
     async def stop_all(self, request: web.Request, user: User) -> web.Response:
         return json_response(await self._runs.end_all(user, await asked.body(request, BATCH), "stop"))
 
@@ -134,6 +145,7 @@ class RunsApi:
             Route("GET", "/api/runs/{id}/transitions", self.transitions, "Show how a run moved", "runs", TransitionList, also=NO_RUN),
             Route("POST", "/api/runs/{id}/stop", self.stop, "Stop a run and keep its files", "runs", EndOutcome, also=NO_RUN),
             Route("POST", "/api/runs/{id}/kill", self.kill, "Kill a run", "runs", EndOutcome, also=NO_RUN),
+            Route("POST", "/api/runs/{id}/save", self.save, "Save what a run has made so far", "runs", SaveOutcome, also=NO_RUN | {409: "run_not_running"}),
             Route("PUT", "/api/runs/{id}/labels/{label}", self.add_label, "Label a run", "runs", RunView, also=NO_RUN),
             Route("DELETE", "/api/runs/{id}/labels/{label}", self.remove_label, "Take a label off a run", "runs", RunView, also=NO_RUN),
             Route("GET", "/api/runs/{id}/log", self.log, "Get the output of a run", "logs", (BYTES,), None, (STREAM, RANGE), also=NO_RUN | PARTS),

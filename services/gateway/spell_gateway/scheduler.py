@@ -17,6 +17,7 @@ from spell_proto.views import (
     OwnerSummary,
     RunList,
     RunView,
+    SaveOutcome,
     TransitionList,
     Verdict,
 )
@@ -27,6 +28,7 @@ SPEC = TypeAdapter(RunSpec)
 TRANSITIONS = TypeAdapter(TransitionList)
 OUTCOME = TypeAdapter(EndOutcome)
 ARCHIVED = TypeAdapter(ArchiveOutcome)
+SAVED = TypeAdapter(SaveOutcome)
 SUMMARY = TypeAdapter(OwnerSummary)
 MACHINE_TYPES = TypeAdapter(MachineTypeList)
 VERDICT = TypeAdapter(Verdict)
@@ -101,6 +103,10 @@ class Scheduler:
     async def archive(self, owner_id: int, run_ids: tuple[int, ...]) -> ArchiveOutcome:
         path = f"/runs/archive?owner_id={owner_id}"
         return await self._caller.call("POST", path, ARCHIVED, body={"run_ids": run_ids})
+
+    async def save(self, owner_id: int, run_id: int) -> SaveOutcome:
+        """Raises ConflictError when the run is not running."""
+        return await self._caller.call("POST", f"/runs/{run_id}/save?owner_id={owner_id}", SAVED)
 
     async def label(
         self, method: Literal["PUT", "DELETE"], owner_id: int, run_id: int, label: str

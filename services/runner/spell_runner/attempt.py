@@ -33,6 +33,7 @@ from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
 from spell_runner.reports import Account, Reporter
 from spell_runner.shim.launch import JOURNAL, LAUNCH, SCRATCH, Launch
+from spell_runner.snapshots import Snapshots
 from spell_runner.workspace import Abort, AbortedError
 
 log = logs.get()
@@ -81,6 +82,7 @@ class Attempt:
         self._told, self._pushed = False, False
         self._seen: Look | None = None
         self._resumed = fresh
+        self._snapshots = Snapshots(means.engine, means.storage, directory, self.account.steps, self._note)
         # Last of all: what an earlier runner has left may be unreadable, and then nothing is to be carried.
         self.tail = means.forwarder.follow(
             spec.run_id, spec.attempt, spec.fence, directory / JOURNAL, fresh=fresh, same_boot=same_boot
@@ -100,8 +102,20 @@ class Attempt:
                 self._abort.set()
                 self._work.cancel()
 
+    def want_saves(self, saves: int) -> None:
+        """So many snapshots of what the command has made were asked for by now."""
+        if self._snapshots.want(saves):
+            self.bell.set()
+
     async def live(self) -> None:
-        """Until there is nothing more to do. Whatever goes wrong is tried again from what is on disk."""
+        """Until there is nothing more to do."""
+        try:
+            await self._go_on()
+        finally:
+            self._snapshots.drop()
+
+    async def _go_on(self) -> None:
+        """Whatever goes wrong is tried again from what is on disk."""
         pause = 0.1
         while True:
             try:
@@ -152,9 +166,7 @@ class Attempt:
     async def _step(self) -> bool:
         look = self._look(alive=not self.bell.is_set())
         self.bell.clear()
-        steps = tuple(self.account.steps)
-        facts = Facts(self.intent, steps, look, self._same_boot, self._verdict, pushing=self._is_pushing())
-        match phases.decide(facts):
+        match await self._decided(look):
             case phases.Prepare():
                 await self._prepare()
             case phases.Start():
@@ -163,6 +175,7 @@ class Attempt:
                 if self._look(alive=False).status is Status.ASKED:
                     await self._heard()
             case phases.Wait():
+                self._snapshots.look(self.spec, datetime.now(UTC))
                 await self._heard()
             case phases.Cancel():
                 self._engine.cancel(self.directory)
@@ -182,6 +195,15 @@ class Attempt:
             case phases.Rest():
                 return True
         return False
+
+    async def _decided(self, look: Look) -> phases.Action:
+        steps = tuple(self.account.steps)
+        facts = Facts(self.intent, steps, look, self._same_boot, self._verdict, pushing=self._is_pushing())
+        action = phases.decide(facts)
+        if not isinstance(action, phases.Wait):
+            # What comes now has all the command has made, or nothing of it is wanted.
+            await self._snapshots.end()
+        return action
 
     def _look(self, *, alive: bool) -> Look:
         """What the engine knows; it is asked until nothing can change any more."""

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from spell_proto import bus as message_bus
 from spell_proto import codec, logs, subjects
-from spell_proto.commands import EndAttempt, StartAttempt
+from spell_proto.commands import EndAttempt, SaveAttempt, StartAttempt
 from spell_proto.errors import CodecError, GoneError, RefusedError
 from spell_proto.events import (
     AttemptFailed,
@@ -117,14 +117,21 @@ class Control:
     async def on_command(self, message: Msg) -> None:
         """A command hurries what the next heartbeat's answer would bring as well."""
         try:
-            command: StartAttempt | EndAttempt = codec.decode(codec.MACHINE_COMMAND, message.data)
+            command: StartAttempt | EndAttempt | SaveAttempt = codec.decode(
+                codec.MACHINE_COMMAND, message.data
+            )
         except CodecError as error:
             log.warning("a command cannot be read", problem=str(error))
             return
-        if isinstance(command, EndAttempt):
-            self._end((command.run_id, command.attempt), command.fence, command.intent)
-        else:
-            self._start(command.run_id, command.attempt, command.fence, Intent.RUN)
+        match command:
+            case EndAttempt():
+                self._end((command.run_id, command.attempt), command.fence, command.intent)
+            case SaveAttempt():
+                attempt = self._attempts.get((command.run_id, command.attempt))
+                if attempt is not None and attempt.spec.fence == command.fence:
+                    attempt.want_saves(command.saves)
+            case StartAttempt():
+                self._start(command.run_id, command.attempt, command.fence, Intent.RUN)
 
     def _end(self, key: Key, fence: int, intent: Intent) -> None:
         attempt = self._attempts.get(key)
@@ -250,6 +257,7 @@ class Control:
                 continue
             elif attempt.spec.fence == one.fence:
                 attempt.intend(one.intent)
+                attempt.want_saves(one.saves)
                 self._tell_known(attempt.account, one.steps)
                 lingering = lingering or attempt.over
         for key, attempt in held.items():

@@ -71,6 +71,13 @@ class Notes:
             self._ring()
 
 
+class Silent(Notes):
+    """For work beside a command that runs: only its shim may write to the log then."""
+
+    def _append(self, records: list[bytes], *, spare: bool = False, must: bool = False) -> None:
+        pass
+
+
 def _line(text: str, level: str = "info", important: bool = False) -> bytes:
     # What comes from elsewhere (a builder's output) may hold what UTF-8 cannot carry.
     clean = text[:TEXT_CHARS_MAX].encode(errors="replace").decode()

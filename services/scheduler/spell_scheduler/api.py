@@ -9,6 +9,7 @@ from spell_proto import checks, http, service
 from spell_proto.bus import Bus
 from spell_proto.environments import RunsAsked
 from spell_proto.errors import (
+    ConflictError,
     GoneError,
     InvalidError,
     NotFoundError,
@@ -33,11 +34,12 @@ from spell_proto.views import (
     QueueReason,
     RunList,
     RunView,
+    SaveOutcome,
     TransitionList,
 )
 from spell_scheduler import runs, verify
 from spell_scheduler.creation import Creation, NewRun
-from spell_scheduler.lifecycle import EndAsked
+from spell_scheduler.lifecycle import EndAsked, SaveAsked, may_save
 from spell_scheduler.runs import SQL
 from spell_scheduler.store import Store
 
@@ -69,6 +71,7 @@ class Api:
             web.get(run + "/transitions", self.run_log),
             web.post(run + "/{verb:stop|kill}", self.end_run),
             web.post("/runs/archive", self.archive),
+            web.post(run + "/save", self.save_run),
             web.put(run + "/labels/{label}", self.add_label),
             web.delete(run + "/labels/{label}", self.remove_label),
             web.get("/transitions", self.log_after),
@@ -158,6 +161,23 @@ class Api:
             for name in names
         }
         return http.json_response(ArchiveOutcome(**ids))
+
+    async def save_run(self, request: web.Request) -> web.Response:
+        before = await self._row(_run_id(request), _owner(request))
+        after = (await self._store.apply([(before["id"], SaveAsked())], "save request"))[before["id"]]
+        if not may_save(after):
+            text = (
+                f"is {after.state}"
+                if after.intent is Intent.RUN or after.state in FINAL
+                else "is being ended"
+            )
+            raise ConflictError(
+                "run_not_running",
+                f"run {after.id} {text}; a snapshot is taken of one that is running",
+                field="run_id",
+            )
+        view = await self._view(after.id, after.owner_id)
+        return http.json_response(SaveOutcome(asked=after.saves, run=view))
 
     async def add_label(self, request: web.Request) -> web.Response:
         row, label = await self._row(_run_id(request), _owner(request)), request.match_info["label"]
@@ -288,7 +308,10 @@ class Api:
 
     async def _view_of(self, row: Any) -> RunView:
         reasons = await self._queue_reasons([row])
-        return runs.view_of(row, queue_reason=reasons.get(row["id"]))
+        snapshots = []
+        if row["saves_met"] or row["spec"].get("save_every_seconds") is not None:
+            snapshots = await self._store.pool.fetch(SQL["snapshots_of_run"], row["id"], row["owner_id"])
+        return runs.view_of(row, queue_reason=reasons.get(row["id"]), snapshots=snapshots)
 
     async def _queue_reasons(self, rows: Any) -> dict[int, QueueReason]:
         """Why requested runs wait, for those among `rows` that do."""

@@ -103,7 +103,12 @@ class Handlers:
             rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)
         wanted = tuple(
             AttemptWanted(
-                run_id=run.id, attempt=run.attempt, fence=run.fence, intent=run.intent, steps=run.steps
+                run_id=run.id,
+                attempt=run.attempt,
+                fence=run.fence,
+                intent=run.intent,
+                steps=run.steps,
+                saves=run.saves,
             )
             for run in map(run_of, rows)
         )

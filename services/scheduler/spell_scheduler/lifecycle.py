@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from spell_proto.commands import EndAttempt, StartAttempt
+from spell_proto.commands import EndAttempt, SaveAttempt, StartAttempt
 from spell_proto.events import (
     AttemptFailed,
     AttemptFinished,
@@ -26,6 +26,8 @@ from spell_proto.events import (
     LogTotals,
     MountingStarted,
     OutputsSaved,
+    SnapshotFailed,
+    SnapshotSaved,
     Step,
 )
 from spell_proto.state import (
@@ -50,7 +52,8 @@ class Run:
     `steps` is the number of the last step of the attempt that was applied. `fence` grows with every machine the
     run is given to or taken from. `intent_reason` says why the intent hardened. `fetched` is what the URL of a run
     without a local commit turned out to be, `image` its Docker image with a digest.
-    Its command was started with `engine`, on `gpus`.
+    Its command was started with `engine`, on `gpus`. Of it, `saves` snapshots were asked for, and something has come of
+    `saves_met`: that the last one could not be had is its `save_problem`.
     """
 
     id: int
@@ -81,6 +84,9 @@ class Run:
     saved_files: int | None = None
     saved_bytes: int | None = None
     log: LogTotals | None = None
+    saves: int = 0
+    saves_met: int = 0
+    save_problem: str | None = None
 
 
 # ---- facts ---------------------------------------------------------------------------------------------------
@@ -106,6 +112,11 @@ class EndAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveAsked:
+    """Somebody wants a snapshot of what the run has made so far."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     """The clock may have passed the run's deadline."""
 
@@ -118,7 +129,7 @@ class MachineGone:
     fence: int
 
 
-Fact = Admitted | EndAsked | Expired | MachineGone | AttemptReport
+Fact = Admitted | EndAsked | SaveAsked | Expired | MachineGone | AttemptReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +151,19 @@ class Logged:
     at: datetime
 
 
-Order = StartAttempt | EndAttempt
+Order = StartAttempt | EndAttempt | SaveAttempt
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The run afterwards, the rows to log, and hints for its machine. `note` says why a fact changed nothing."""
+    """The run afterwards, the rows to log, hints for its machine, and snapshots that it has from now on. `note` says why
+    a fact changed nothing.
+    """
 
     run: Run
     logged: tuple[Logged, ...] = ()
     orders: tuple[Order, ...] = ()
+    snapshots: tuple[SnapshotSaved, ...] = ()
     note: str = ""
 
     @property
@@ -172,6 +186,8 @@ def decide(run: Run, fact: Fact, now: datetime) -> Decision:
             return _admit(run, fact, now)
         case EndAsked():
             return _end(run, fact, now)
+        case SaveAsked():
+            return _save(run)
         case Expired():
             return _expire(run, now)
         case MachineGone():
@@ -213,6 +229,21 @@ def _end_orders(run: Run) -> tuple[Order, ...]:
     return (EndAttempt(run_id=run.id, attempt=run.attempt, fence=run.fence, intent=run.intent),)
 
 
+def may_save(run: Run) -> bool:
+    """Whether a snapshot may be asked for. Its command may run for a while before we hear of that."""
+    at_work = run.state is RunState.RUNNING or (run.state in ACTIVE and run.state in BEFORE_RUNNING)
+    return at_work and run.intent is Intent.RUN
+
+
+def _save(run: Run) -> Decision:
+    if not may_save(run):
+        return Decision(run, note="not running")
+    # Not the same one for two who ask: the first may have been begun before the second had something to save.
+    after = replace(run, saves=run.saves + 1)
+    order = SaveAttempt(run_id=run.id, attempt=run.attempt, fence=run.fence, saves=after.saves)
+    return Decision(after, orders=(order,))
+
+
 def _expire(run: Run, now: datetime) -> Decision:
     over = run.deadline is not None and now >= run.deadline
     if run.state is not RunState.RUNNING or run.intent is not Intent.RUN or not over:
@@ -243,14 +274,17 @@ def _report(run: Run, report: AttemptReport, now: datetime) -> Decision:
     if report.first_step > run.steps + 1:
         return Decision(run, note="gap")
     logged: list[Logged] = []
+    taken: list[SnapshotSaved] = []
     for step in report.steps[run.steps + 1 - report.first_step :]:
+        if isinstance(step, SnapshotSaved) and run.state is RunState.RUNNING:
+            taken.append(step)
         run, rows = _step(replace(run, steps=run.steps + 1), step, f"machine {report.machine_id}", now)
         logged.extend(rows)
         if run.state in FINAL:
             break
-    if not logged:
+    if not logged and not taken:
         return Decision(run, note="known")
-    return Decision(run, tuple(logged))
+    return Decision(run, tuple(logged), snapshots=tuple(taken))
 
 
 def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Logged]]:
@@ -267,6 +301,10 @@ def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Lo
             deadline = None if limit is None else now + timedelta(seconds=limit)
             started = replace(run, started_at=step.at, deadline=deadline, engine=step.engine, gpus=step.gpus)
             after, row = _move(started, RunState.RUNNING, actor, now)
+        case SnapshotSaved() if run.state is RunState.RUNNING:
+            return replace(run, saves_met=max(run.saves_met, step.asked), save_problem=None), []
+        case SnapshotFailed() if run.state is RunState.RUNNING:
+            return replace(run, saves_met=max(run.saves_met, step.asked), save_problem=step.message), []
         case CommandExited() if run.state is RunState.RUNNING:
             exited = replace(run, exit_code=step.exit_code, exit_cause=step.exit_cause)
             after, row = _move(exited, RunState.SAVING, actor, now)

@@ -12,10 +12,10 @@ from spell_proto import checks, database, subjects
 from spell_proto.codec import encode
 from spell_proto.commands import BuildEnvironment
 from spell_proto.engines import engine_for, engines_needed
-from spell_proto.events import CodeFetched, LogTotals, RunIntentChanged, RunMoved
+from spell_proto.events import CodeFetched, LogTotals, RunIntentChanged, RunMoved, SnapshotSaved
 from spell_proto.spec import CodeLocation, RunSpec
 from spell_proto.state import Intent, Reason, RunState
-from spell_proto.views import LogView, QueueReason, RunView, TransitionView
+from spell_proto.views import LogView, QueueReason, RunView, SnapshotView, TransitionView
 from spell_scheduler.lifecycle import Logged, Run
 
 SQL = database.queries("spell_scheduler", "runs.sql")
@@ -77,6 +77,9 @@ def run_of(row: Row) -> Run:
         saved_files=row["saved_files"],
         saved_bytes=row["saved_bytes"],
         log=None if log is None else LogTotals(**log),
+        saves=row["saves"],
+        saves_met=row["saves_met"],
+        save_problem=row["save_problem"],
     )
 
 
@@ -90,7 +93,7 @@ def spec_of(row: Row) -> RunSpec:
     return spec if row["image"] is None else spec.model_copy(update={"docker_image": row["image"]})
 
 
-def view_of(row: Row, *, queue_reason: QueueReason | None = None) -> RunView:
+def view_of(row: Row, *, queue_reason: QueueReason | None = None, snapshots: Sequence[Row] = ()) -> RunView:
     """A run as its owner sees it: no value of an environment variable leaves the scheduler this way."""
     run = run_of(row)
     spec = spec_of(row)
@@ -127,7 +130,17 @@ def view_of(row: Row, *, queue_reason: QueueReason | None = None) -> RunView:
         queue_reason=queue_reason,
         engine=run.engine,
         gpus=run.gpus,
+        saves=run.saves,
+        saves_met=run.saves_met,
+        save_problem=run.save_problem,
+        snapshots=tuple(snapshot_of(one) for one in snapshots),
     )
+
+
+def snapshot_of(row: Row) -> SnapshotView:
+    """A row of the snapshots as its reader sees it."""
+    members = ("number", "asked", "manifest", "files", "bytes", "at")
+    return SnapshotView(**{name: row[name] for name in members})
 
 
 def brief(view: RunView) -> RunView:
@@ -236,6 +249,7 @@ def _run_json(before: Run, after: Run) -> dict[str, Any]:
     members["fetched"] = None if after.fetched is None else after.fetched.model_dump(mode="json")
     # No text of Postgres holds a NUL, and a machine's words must not stop its run from ending.
     members["image"] = after.image and after.image.replace("\0", "\ufffd")
+    members["save_problem"] = after.save_problem and after.save_problem.replace("\0", "\ufffd")
     members["message"] = after.message and after.message.replace("\0", "\ufffd")
     members["seen_version"] = before.version
     members["seen_fence"] = before.fence
@@ -244,6 +258,11 @@ def _run_json(before: Run, after: Run) -> dict[str, Any]:
 
 def _logged_json(logged: Logged) -> dict[str, Any]:
     return {name: getattr(logged, name) for name in Logged.__dataclass_fields__}
+
+
+def _snapshot_json(run: Run, taken: SnapshotSaved) -> dict[str, Any]:
+    members = taken.model_dump(include={"number", "asked", "manifest", "files", "bytes", "at"})
+    return {"run_id": run.id, "owner_id": run.owner_id, "attempt": run.attempt, **members}
 
 
 def _post_json(post: Post) -> dict[str, Any]:
@@ -261,6 +280,7 @@ async def write_decided(
     changes: Sequence[tuple[Run, Run]],
     logged: Iterable[Logged],
     posts: Sequence[Post],
+    snapshots: Iterable[tuple[Run, SnapshotSaved]] = (),
 ) -> set[int]:
     """Compare-and-set `before` → `after` for each pair; the ids for which nobody else had been faster."""
     rows = await connection.fetch(
@@ -268,6 +288,7 @@ async def write_decided(
         [_run_json(before, after) for before, after in changes],
         [_logged_json(row) for row in logged],
         [_post_json(post) for post in posts],
+        [_snapshot_json(run, taken) for run, taken in snapshots],
     )
     return {row["id"] for row in rows}
 

@@ -40,12 +40,12 @@ WITH changed AS (
     deadline = u.deadline, started_at = u.started_at, ended_at = u.ended_at, manifest = u.manifest,
     saved_files = u.saved_files, saved_bytes = u.saved_bytes, log = nullif(u.log, 'null'::jsonb),
     fetched = nullif(u.fetched, 'null'::jsonb), image = u.image,
-    engine = u.engine, gpus = u.gpus
+    engine = u.engine, gpus = u.gpus, saves = u.saves, saves_met = u.saves_met, save_problem = u.save_problem
   FROM jsonb_to_recordset($1) AS u(id bigint, seen_version int, seen_fence bigint, state text, intent text,
     intent_reason text, reason text, message text, version int, attempt int, fence bigint, machine_id text,
     boot_id text, spot boolean, steps int, exit_code int, exit_cause text, deadline timestamptz,
     started_at timestamptz, ended_at timestamptz, manifest text, saved_files bigint, saved_bytes bigint, log jsonb,
-    fetched jsonb, image text, engine text, gpus text[])
+    fetched jsonb, image text, engine text, gpus text[], saves int, saves_met int, save_problem text)
   WHERE runs.id = u.id AND runs.version = u.seen_version AND runs.fence = u.seen_fence
   RETURNING runs.id
 ), logged AS (
@@ -54,6 +54,11 @@ WITH changed AS (
   SELECT t.run_id, t.version, t.owner_id, t.kind, t.before, t.after, t.intent, t.attempt, t.fence, t.actor,
     t.reason, t.exit_code, t.at
   FROM jsonb_populate_recordset(NULL::transitions, $2) AS t JOIN changed ON changed.id = t.run_id
+), snapped AS (
+  INSERT INTO snapshots (run_id, number, owner_id, attempt, asked, manifest, files, bytes, at)
+  SELECT s.run_id, s.number, s.owner_id, s.attempt, s.asked, s.manifest, s.files, s.bytes, s.at
+  FROM jsonb_populate_recordset(NULL::snapshots, $4) AS s JOIN changed ON changed.id = s.run_id
+  ON CONFLICT DO NOTHING
 ), posted AS (
   INSERT INTO outbox (run_id, version, stream, subject, payload)
   SELECT o.run_id, o.version, o.stream, o.subject, convert_to(o.payload, 'UTF8')
@@ -114,6 +119,9 @@ SELECT nextval('fences') AS fence FROM generate_series(1, $1::int);
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $3), false) AS machine_reachable
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = $1 AND r.owner_id = $2;
 
+-- name: snapshots_of_run
+SELECT * FROM snapshots WHERE run_id = $1 AND owner_id = $2 ORDER BY number;
+
 -- name: get_runs
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $2), false) AS machine_reachable
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = ANY ($1::bigint[]);
@@ -150,11 +158,14 @@ WHERE asked.name IN (SELECT spec->'code'->>'commit' FROM runs WHERE owner_id = $
   UNION ALL SELECT fetched->>'commit' FROM runs WHERE owner_id = $1);
 
 -- name: manifests_in_use
--- Those of an owner's manifests that a run of his has made that is not archived, or that a run of anybody mounts that
+-- Those of an owner's manifests that a run of his has made that is not archived, or a snapshot of one, or that a run of anybody mounts that
 -- has not ended ($3 are the states of those that have).
 SELECT asked.digest FROM unnest($2::text[]) AS asked(digest)
 WHERE asked.digest IN (
     SELECT manifest FROM runs WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NULL
+  ) OR asked.digest IN (
+    SELECT s.manifest FROM snapshots s JOIN runs r ON r.id = s.run_id
+    WHERE s.owner_id = $1 AND s.manifest = ANY ($2::text[]) AND r.archived_at IS NULL
   ) OR asked.digest IN (
     SELECT mount->>'manifest' FROM runs, jsonb_array_elements(spec->'mounts') AS mount WHERE state <> ALL ($3::text[])
   );

@@ -8,6 +8,7 @@ from datetime import datetime
 import asyncpg
 
 from spell_proto import logs
+from spell_proto.events import SnapshotSaved
 from spell_scheduler import runs
 from spell_scheduler.admission import Machine, Queued, admit
 from spell_scheduler.lifecycle import Admitted, Decision, Fact, Logged, Order, Run, decide
@@ -84,6 +85,7 @@ class Store:
         after = dict(before)
         logged: list[Logged] = []
         posts: list[Post] = []
+        snapshots: list[tuple[Run, SnapshotSaved]] = []
         for run_id, fact in facts:
             if run_id not in after:
                 continue
@@ -94,6 +96,7 @@ class Store:
                 )
             posts.extend(changes.add(decision, cause))
             logged.extend(decision.logged)
+            snapshots.extend((decision.run, taken) for taken in decision.snapshots)
             after[run_id] = decision.run
         changed = [
             (before[run_id], after[run_id]) for run_id in before if after[run_id] is not before[run_id]
@@ -101,7 +104,7 @@ class Store:
         changed = [(old, new) for old, new in changed if old != new]
         if changed:
             # The rows are locked, so nobody can have been faster.
-            written = await runs.write_decided(connection, changed, logged, posts)
+            written = await runs.write_decided(connection, changed, logged, posts, snapshots)
             assert len(written) == len(changed), "a locked run changed under its lock"
             if any(new.deadline is not None and old.deadline is None for old, new in changed):
                 self.deadline_set.set()

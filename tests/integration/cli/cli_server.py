@@ -65,6 +65,7 @@ class Server:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.callers: set[Any] = set()
         self.runs: dict[int, dict[str, Any]] = {}
+        self.after_save: dict[str, Any] = {}
         self.streams: dict[int, list[Any]] = {}
         self.files: dict[str, bytes] = {}
         self.entries: dict[str, list[dict[str, Any]]] = {}
@@ -163,6 +164,10 @@ def a_run(run_id: int) -> dict[str, Any]:
         "manifest": None,
         "saved_files": None,
         "saved_bytes": None,
+        "saves": 0,
+        "saves_met": 0,
+        "save_problem": None,
+        "snapshots": [],
         "log": None,
         "queue_reason": None,
         "engine": None,
@@ -313,6 +318,15 @@ class Handler(BaseHTTPRequestHandler):
         else:
             run["intent"], outcome = how, "ending"
         self._json(200, {"outcome": outcome, "run": run})
+
+    def save_run(self, ours: Server, _: Any, run_id: str) -> None:
+        run = ours.runs.get(int(run_id))
+        if run is None:
+            return self._no_run(run_id)
+        run["saves"] += 1
+        self._json(200, {"asked": run["saves"], "run": dict(run)})
+        # What comes of it is there when it is asked about next.
+        run.update(ours.after_save)
 
     def end_runs(self, ours: Server, body: Any, how: str) -> None:
         answer: dict[str, list[int]] = {"ending": [], "ended": [], "already_final": [], "unknown": []}
@@ -493,6 +507,7 @@ ROUTES = [
     (r"GET /api/runs/(\d+)", Handler.get_run),
     (r"GET /api/runs/(\d+)/follow", Handler.follow),
     (r"POST /api/runs/(\d+)/(stop|kill)", Handler.end_run),
+    (r"POST /api/runs/(\d+)/save", Handler.save_run),
     (r"(?:PUT|DELETE) /api/runs/(\d+)/labels/(.+)", Handler.label),
     (r"GET /api/resources", Handler.resources),
     (r"GET /api/resources/(.+)", Handler.resources),

@@ -186,6 +186,48 @@ def test_ending_one_run(cli, server, state, command, text):
     assert out(cli(command, "-q", "1")) == ""
 
 
+SNAPSHOT = {"number": 3, "asked": 1, "manifest": "m", "files": 2, "bytes": 2048, "at": "2026-11-22T12:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "text"),
+    [
+        ({"saves_met": 1, "snapshots": [SNAPSHOT]}, 0, "Saved runs/1@3: 2 files, 2.0K, 2026-11-22"),
+        (
+            {"saves_met": 1, "snapshots": [SNAPSHOT | {"manifest": None, "files": 0}]},
+            0,
+            "No modified or new files found: runs/1@3 is empty.",
+        ),
+        ({"saves_met": 1, "save_problem": "no room"}, 1, "Run 1 could not be saved: no room"),
+        ({"state": "saving"}, 1, "Run 1 has ended meanwhile; everything it has made is runs/1."),
+        ({"state": "killed"}, 1, "Run 1 has ended meanwhile, and is killed."),
+    ],
+)
+def test_saving_a_run_says_what_came_of_it(cli, server, after, code, text):
+    server.add_run(state="running")
+    server.after_save = after
+    done = cli("save", "1")
+
+    assert done.returncode == code
+    assert text in out(done) + err(done)
+
+
+def test_saving_waits_for_a_snapshot_that_was_begun_since(cli, server):
+    run = server.add_run(state="running", saves=4, snapshots=[SNAPSHOT | {"asked": 4}])
+    process = cli.start("save", "1", "--json")
+    while len(server.asked) < 3:
+        assert process.poll() is None
+    run["snapshots"] = [SNAPSHOT, SNAPSHOT | {"number": 4, "asked": 5}]
+
+    assert process.wait(20) == 0
+
+
+def test_saving_in_the_background_does_not_wait(cli, server):
+    server.add_run(state="running")
+
+    assert out(cli("save", "-b", "1")) == "Run 1 is saved as soon as its machine can.\n"
+
+
 def test_ending_several_runs(cli, server):
     for state in ("running", "requested", "complete"):
         server.add_run(state=state)

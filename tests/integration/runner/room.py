@@ -23,7 +23,7 @@ from integration.runner import shims
 from spell_proto import http
 from spell_proto.bus import Bus, connect
 from spell_proto.environments import MARKER
-from spell_proto.errors import FullError
+from spell_proto.errors import FullError, RefusedError
 from spell_proto.journal import Decoder, Record, RecordKind
 from spell_proto.spec import AttemptSpec
 from spell_proto.views import Manifest, RunView, Verdict
@@ -133,6 +133,7 @@ class Front:
         self.broken: re.Pattern[str] | None = None
         self.spoils: re.Pattern[str] | None = None  # flips a bit of these answers
         self.full: re.Pattern[str] | None = None
+        self.refused: re.Pattern[str] | None = None
         self.gate = asyncio.Event()  # what matches `held` waits for it
         self.held: re.Pattern[str] | None = None
         self.asked: list[str] = []
@@ -148,6 +149,8 @@ class Front:
             await self.gate.wait()
         if self.full is not None and self.full.search(self.asked[-1]):
             return http.refusal_response(FullError("disk_full", "the disk of storage is full"))
+        if self.refused is not None and self.refused.search(self.asked[-1]):
+            return http.refusal_response(RefusedError("refused", f"no {request.path.strip('/s')} today"))
         if re.fullmatch(r"/code/\d+/\d+/pack", request.path):
             pack = await self.shelf.pack(await request.read())
             if pack is not None:
@@ -273,6 +276,7 @@ class Room:
     def mend(self) -> None:
         """Undo the faults that a test has made."""
         self.front.broken = self.front.spoils = self.front.full = self.front.held = None
+        self.front.refused = None
         self.front.asked.clear()
         self.builder.known = True
         self.builder.failure = None
@@ -343,13 +347,16 @@ class Room:
         kinds = {RecordKind.NOTE, RecordKind.PHASE}
         return [one.json()["text"] for one in await self.records(run_id) if one.kind in kinds]
 
-    async def files(self, view: RunView) -> dict[str, bytes]:
+    async def files(self, view: RunView, snapshot: int | None = None) -> dict[str, bytes]:
         """What was saved: path -> content (a link's is its target)."""
-        if view.manifest is None:
+        digest = view.manifest
+        if snapshot is not None:
+            digest = next(one.manifest for one in view.snapshots if one.number == snapshot)
+        if digest is None:
             return {}
         owner = {"owner_id": view.owner_id}
         async with http.Caller(self.services.storage_url) as caller:
-            manifest = await caller.call("GET", f"/manifests/{view.manifest}", MANIFEST, params=owner)
+            manifest = await caller.call("GET", f"/manifests/{digest}", MANIFEST, params=owner)
             saved = {}
             for entry in manifest.entries:
                 if entry.link is not None:

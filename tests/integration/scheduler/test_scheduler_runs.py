@@ -25,6 +25,8 @@ from spell_proto.events import (
     CommandExited,
     CommandStarted,
     OutputsSaved,
+    SnapshotFailed,
+    SnapshotSaved,
 )
 from spell_proto.state import FINAL, Reason
 from spell_proto.views import RunView
@@ -269,6 +271,48 @@ async def test_a_stopped_command_ends_as_stopped_and_a_killed_one_as_killed(plac
 
         assert (await client.until_state(stopped.id, "stopped")).reason == "stopped_by_user"
         assert (await client.until_state(killed.id, "killed")).reason == "killed_by_user"
+
+
+async def test_snapshots_are_asked_for_again_until_the_machine_has_them_and_outlive_the_run(place, nats):
+    _, client, kind = place
+    run = await client.create(machine_type=kind)
+    with pytest.raises(ConflictError, match=f"run {run.id} is requested"):
+        await client.save(run.id)
+    async with machine(nats, "m-snap", kind) as box:
+        await box.beat()
+        await client.until_state(run.id, "building")
+        await box.beat()
+        await box.report(run.id, CommandStarted(at=now()))
+        await client.until_state(run.id, "running")
+
+        assert [(await client.save(run.id)).asked for _ in range(2)] == [1, 2]
+
+        async def told() -> bool:
+            return any(command.kind == "save_attempt" and command.saves == 2 for command in box.commands)
+
+        await until(told)
+        assert [wanted.saves for wanted in (await box.beat()).attempts] == [2]
+        saved = SnapshotSaved(at=now(), number=1, asked=1, manifest="a" * 64, files=1, bytes=2)
+        await box.report(run.id, saved, SnapshotFailed(at=now(), asked=2, message="no\0room"))
+
+        async def met() -> bool:
+            return (await client.get(run.id)).saves_met == 2
+
+        await until(met)
+        view = await client.get(run.id)
+        assert (view.saves, view.save_problem, [one.number for one in view.snapshots]) == (
+            2,
+            "no\ufffdroom",
+            [1],
+        )
+        await client.end(run.id, "kill")
+        with pytest.raises(ConflictError, match="is being ended"):
+            await client.save(run.id)
+        await box.report(run.id, AttemptKilled(at=now(), log=TOTALS))
+        killed = await client.until_state(run.id, "killed")
+
+    assert (killed.manifest, killed.snapshots) == (None, view.snapshots)
+    assert (killed.snapshots[0].manifest, killed.snapshots[0].bytes) == ("a" * 64, 2)
 
 
 async def test_a_time_limit_stops_the_run_with_its_own_reason(place, nats):

@@ -100,6 +100,8 @@ SAME = [
     (answers.Code, spec.CodeLocation),
     (answers.Mount, mounts.Mount),
     (answers.EndOutcome, views.EndOutcome),
+    (answers.SaveOutcome, views.SaveOutcome),
+    (answers.Snapshot, views.SnapshotView),
     (answers.EndOutcomes, shapes.BatchOutcome),
     (answers.ArchiveOutcome, views.ArchiveOutcome),
     (answers.Transition, views.TransitionView),

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spell_gateway.resources import Tree, digest_of, disposition
+from spell_gateway.resources import Tree, digest_of, digest_of_snapshot, disposition
 from spell_proto import resources
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError
 from spell_proto.state import Intent, RunState
-from spell_proto.views import Manifest, ManifestEntry, RunView
+from spell_proto.views import Manifest, ManifestEntry, RunView, SnapshotView
 from support.specs import a_run
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -134,3 +134,21 @@ def test_no_file_name_breaks_out_of_its_header(name):
     assert header.isprintable()
     assert header.count('"') == 2
     assert header.count(";") == 2
+
+
+def test_a_snapshot_is_there_whatever_became_of_its_run():
+    taken = SnapshotView(number=2, asked=1, manifest="b" * 64, files=1, bytes=1, at=AT)
+    for state in RunState:
+        kept = run(state).model_copy(update={"snapshots": (taken,)})
+
+        assert digest_of_snapshot(kept, 2) == "b" * 64
+        with pytest.raises(NotFoundError, match="runs/12@1"):
+            digest_of_snapshot(kept, 1)
+
+
+def test_a_snapshot_of_an_archived_run_is_gone():
+    taken = SnapshotView(number=1, asked=1, manifest="b" * 64, files=1, bytes=1, at=AT)
+    archived = run(RunState.KILLED).model_copy(update={"snapshots": (taken,), "archived_at": AT})
+
+    with pytest.raises(NotFoundError, match="run 12 was archived"):
+        digest_of_snapshot(archived, 1)

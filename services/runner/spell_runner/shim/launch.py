@@ -36,8 +36,10 @@ SPARE_BYTES = 8192
 UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
 #: The layers of what is mounted: a directory for each, and one for each root that is the attempt's own.
 MOUNTS = "mounts"
+#: What is below this stands still while it is saved and the command runs on.
+SNAPSHOT = "snapshot"
 #: All of them, in the order in which they are thrown away: that of the layer that is saved comes last.
-SCRATCH = (TEMPORARY, WORK, WORKSPACE, MOUNTS, UPPER)
+SCRATCH = (SNAPSHOT, TEMPORARY, WORK, WORKSPACE, MOUNTS, UPPER)
 
 
 @dataclass(frozen=True, slots=True)

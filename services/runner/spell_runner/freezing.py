@@ -1,0 +1,178 @@
+# ruff: noqa: PTH101 -- works by descriptor, which pathlib has no names for
+"""Freezes what a running command has made: a tree of hard links, made without following anything (shell).
+
+A command that runs may swap files, links and directories under our eyes. What is frozen stands where it cannot reach,
+so whoever reads it may go by path: names and kinds stay as they are. Bytes may still change, if they are written in place.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+
+from spell_proto.mount_paths import SPELL
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.shim.launch import LAUNCH, SNAPSHOT, UPPER, WORKSPACE, Launch
+from spell_runner.workspace import Abort, read_baseline, remove, signature
+
+#: No file behind a longer path can be opened by it.
+PATH_BYTES_MAX = 4000
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: By these an overlay tells that a directory hides what is below it.
+_OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
+
+#: Whether a file, of which path and status are given, need not be looked at.
+Skip = Callable[[str, os.stat_result], bool]
+
+
+def freeze(directory: Directory, abort: Abort) -> Directory:
+    """The directory of an attempt as it is now, with all that engines look at to find what its command has made.
+    To be thawed, whatever became of this.
+    """
+    # A runner that was killed may have left one.
+    thaw(directory)
+    target = Path(directory / SNAPSHOT)
+    target.mkdir(mode=0o700)
+    os.link(directory / LAUNCH, target / LAUNCH)
+    told = Launch.decode((target / LAUNCH).read_bytes())
+    if told.overlay:
+        link_tree(directory / UPPER, target / UPPER, abort)
+        _link_layers(told, directory, target, abort)
+    else:
+        _copy_of_code(directory, target, abort)
+    return Directory(target)
+
+
+def thaw(directory: Directory) -> None:
+    """Let go of what was frozen."""
+    remove(Path(directory / SNAPSHOT))
+
+
+def _link_layers(told: Launch, directory: Directory, target: Path, abort: Abort) -> None:
+    """What was written where resources are mounted in the workspace. Elsewhere it is scratch, and not looked at."""
+    for layer in told.layers:
+        upper = target / layer.upper
+        upper.parent.mkdir(parents=True, exist_ok=True)
+        if layer.at.startswith(f"{SPELL}/"):
+            link_tree(directory / layer.upper, upper, abort)
+        else:
+            upper.mkdir()
+    if told.files:
+        # Nobody writes to these.
+        files = target / told.files
+        files.parent.mkdir(parents=True, exist_ok=True)
+        files.symlink_to(Path(directory / told.files).absolute())
+
+
+def _copy_of_code(directory: Directory, target: Path, abort: Abort) -> None:
+    """A workspace that holds the code as well: without what is as it was at the start, and its baseline without that."""
+    baseline = read_baseline(Path(directory / BASELINE).read_bytes())
+    changed = dict(baseline)
+
+    def untouched(path: str, status: os.stat_result) -> bool:
+        if baseline.get(path) != signature(status):
+            return False
+        del changed[path]
+        return True
+
+    link_tree(directory / WORKSPACE, target / WORKSPACE, abort, untouched)
+    written = {os.fsencode(path).hex(): value for path, value in changed.items()}
+    (target / BASELINE).write_bytes(orjson.dumps(written))
+
+
+def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None) -> None:
+    """Make the directory `target`, with hard links to all files and links below `source`, bar what is called `.git`.
+
+    What vanishes meanwhile is not there; what comes meanwhile may be.
+    """
+    target.mkdir(mode=0o700)
+    with _opened(os.open(source, _DIRECTORY)) as root, _opened(os.open(target, _DIRECTORY)) as copy:
+        pending = [""]
+        while pending:
+            abort.check()
+            path = pending.pop()
+            try:
+                directory = _open_beneath(root, path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            with _opened(directory):
+                if path:
+                    _copy_opacity(directory, copy, path)
+                pending += _link_entries(directory, copy, path, abort, skip)
+
+
+def _link_entries(directory: int, copy: int, above: str, abort: Abort, skip: Skip | None) -> list[str]:
+    """Link the files of one directory; which directories there are in it."""
+    found = []
+    for name in sorted(os.listdir(directory)):
+        abort.check()
+        path = f"{above}/{name}" if above else name
+        if name == ".git" or len(os.fsencode(path)) > PATH_BYTES_MAX:
+            continue
+        # It may be gone between two calls, or be something else by then.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                os.mkdir(path, 0o700, dir_fd=copy)
+                found.append(path)
+            elif skip is None or not skip(path, status):
+                _link(directory, name, copy, path)
+    return found
+
+
+def _link(directory: int, name: str, copy: int, path: str) -> None:
+    try:
+        os.link(name, path, src_dir_fd=directory, dst_dir_fd=copy, follow_symlinks=False)
+    except PermissionError:
+        # Of a directory, which it may be by now, there are no hard links. What it is now it stays in our hands.
+        with _opened(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as held:
+            if not stat.S_ISDIR(os.fstat(held).st_mode):
+                os.link(f"/proc/self/fd/{held}", path, dst_dir_fd=copy, follow_symlinks=True)
+
+
+def _open_beneath(root: int, path: str) -> int:
+    """A descriptor of a directory below another one, through directories alone.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: a part of the path is none, or none any more.
+    """
+    at = os.dup(root)
+    try:
+        for part in path.split("/") if path else ():
+            below = _open_directory(at, part)
+            os.close(at)
+            at = below
+    except OSError:
+        os.close(at)
+        raise
+    return at
+
+
+def _open_directory(above: int, name: str) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=above)
+    except PermissionError:
+        # The command took its own right to look into it away. By descriptor, so that nothing else is given it.
+        with _opened(os.open(name, os.O_PATH | _DIRECTORY, dir_fd=above)) as directory:
+            mode = stat.S_IMODE(os.fstat(directory).st_mode)
+            os.chmod(f"/proc/self/fd/{directory}", mode | 0o700)
+            return os.open(f"/proc/self/fd/{directory}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _copy_opacity(directory: int, copy: int, path: str) -> None:
+    for name in _OPAQUE:
+        with contextlib.suppress(OSError):
+            value = os.getxattr(directory, name)
+            with _opened(os.open(path, _DIRECTORY, dir_fd=copy)) as there:
+                os.setxattr(there, name, value)
+
+
+@contextlib.contextmanager
+def _opened(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""What is frozen of a workspace that somebody works on at the same time."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spell_runner import freezing
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.outputs import in_copy
+from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE, Launch
+from spell_runner.workspace import Abort, copy_tree, read_baseline
+
+
+def launch_of(*, overlay, lower="/nowhere"):
+    return Launch(
+        argv=("true",),
+        env={},
+        isolation="none",
+        overlay=overlay,
+        lower=str(lower),
+        cwd="/",
+        root="/",
+        hidden=(),
+        read_only=(),
+        log_bytes_max=1,
+    )
+
+
+@pytest.fixture
+def overlaid(tmp_path):
+    directory = Directory(tmp_path)
+    (tmp_path / UPPER).mkdir()
+    (tmp_path / LAUNCH).write_bytes(launch_of(overlay=True).encode())
+    return directory
+
+
+def below(path):
+    return sorted(str(found.relative_to(path)) for found in Path(path).rglob("*"))
+
+
+def test_everything_is_there_under_its_name_and_nothing_is_copied(overlaid):
+    upper = Path(overlaid / UPPER)
+    (upper / "a/b").mkdir(parents=True)
+    (upper / "a/b/file").write_text("x")
+    (upper / "link").symlink_to("/etc/passwd")
+    (upper / ".git").mkdir()
+    (upper / ".git/object").write_text("o")
+    os.mkfifo(upper / "pipe")
+
+    frozen = Path(freezing.freeze(overlaid, Abort()) / UPPER)
+
+    assert below(frozen) == ["a", "a/b", "a/b/file", "link", "pipe"]
+    assert (frozen / "a/b/file").stat().st_ino == (upper / "a/b/file").stat().st_ino
+    assert str((frozen / "link").readlink()) == "/etc/passwd"
+
+
+def test_what_happens_afterwards_to_names_does_not_matter(overlaid):
+    upper = Path(overlaid / UPPER)
+    (upper / "model").write_text("first")
+    frozen = Path(freezing.freeze(overlaid, Abort()) / UPPER)
+
+    (upper / "model.new").write_text("second")
+    (upper / "model.new").rename(upper / "model")
+
+    assert (frozen / "model").read_text() == "first"
+
+
+def test_what_is_left_of_an_earlier_one_does_not_count(overlaid):
+    (Path(overlaid / UPPER) / "a").touch()
+    freezing.freeze(overlaid, Abort())
+    (Path(overlaid / UPPER) / "a").unlink()
+
+    frozen = freezing.freeze(overlaid, Abort())
+
+    assert below(frozen / UPPER) == []
+    freezing.thaw(overlaid)
+    assert not (overlaid.path / "snapshot").exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may look everywhere")
+def test_a_directory_without_rights_is_looked_into(overlaid):
+    closed = Path(overlaid / UPPER) / "closed"
+    closed.mkdir()
+    (closed / "file").touch()
+    closed.chmod(0)
+
+    assert below(freezing.freeze(overlaid, Abort()) / UPPER) == ["closed", "closed/file"]
+
+
+def test_of_a_copy_of_the_code_only_what_was_touched_is_looked_at(tmp_path):
+    lower, directory = tmp_path / "lower", Directory(tmp_path / "attempt")
+    workspace = directory.path / WORKSPACE
+    (lower / "repo").mkdir(parents=True)
+    for name in ("same", "touched", "changed", "gone"):
+        (lower / "repo" / name).write_text(name)
+    workspace.mkdir(parents=True)
+    (directory.path / BASELINE).write_bytes(copy_tree(lower, workspace, Abort()))
+    (directory.path / LAUNCH).write_bytes(launch_of(overlay=False, lower=lower).encode())
+    (workspace / "repo/touched").touch()
+    (workspace / "repo/changed").write_text("another")
+    (workspace / "repo/gone").unlink()
+    (workspace / "new").touch()
+    untouched = (workspace / "repo/same").stat().st_ctime_ns
+
+    frozen = freezing.freeze(directory, Abort())
+    baseline = read_baseline(Path(frozen / BASELINE).read_bytes())
+    found = in_copy(Path(frozen / WORKSPACE), lower, baseline, Abort())
+
+    assert below(frozen / WORKSPACE) == ["new", "repo", "repo/changed", "repo/touched"]
+    assert [one.path for one in found.found] == ["new", "repo/changed"]
+    assert found.deleted == ["repo/gone"]
+    assert (workspace / "repo/same").stat().st_ctime_ns == untouched
