@@ -10,6 +10,7 @@ from spell_proto.errors import InvalidError, shown
 from spell_proto.shapes import Shape
 
 BYTES_MAX = 1 << 53
+TUS_VERSION = "1.0.0"
 #: Where the one file of an upload that is compressed is found, and what all its members are below.
 ARCHIVE = "upload.tar.gz"
 ARCHIVE_ROOT = "upload"

@@ -33,6 +33,7 @@ from spell_gateway.scheduler import Scheduler
 from spell_gateway.service_api import ServiceApi
 from spell_gateway.settings import Settings
 from spell_gateway.storage import Storage
+from spell_gateway.uploads_api import UploadsApi
 from spell_proto import asyncapi, logs, settings
 from spell_proto.database import migrate, pool
 from spell_proto.http import Caller, serve
@@ -71,6 +72,7 @@ async def main(stop: asyncio.Event) -> None:
             *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
             *FilesApi(files, storage).routes(),
             *LinksApi(files, storage).routes(),
+            *UploadsApi(accounts, resolver, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),
             *RegistriesApi(accounts, storage).routes(),
             *BucketsApi(accounts, Buckets(storage_caller)).routes(),

@@ -58,11 +58,11 @@ def run_id(request: web.Request) -> int:
     return checks.run_id(request.match_info["id"])
 
 
-def row_id(request: web.Request, what: str) -> int:
-    """The id in the path of a token or a key."""
-    text = request.match_info["id"]
+def row_id(request: web.Request, what: str, part: str = "id") -> int:
+    """The id in the path of a token, a key, an upload or a file of one."""
+    text = request.match_info[part]
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise InvalidError("id_invalid", f"{what}: {shown(text)} is not an id; a whole number is", field="id")
+        raise InvalidError("id_invalid", f"{what}: {shown(text)} is not an id; a whole number is", field=part)
     return int(text)
 
 

@@ -22,6 +22,7 @@ _SHARED = {
 }
 _PATH_PARTS = {
     "id": {"type": "integer", "minimum": 1},
+    "file": {"type": "integer", "minimum": 1},
     "key": {
         "type": "string",
         "pattern": "^[0-9a-f]{4,64}$",

@@ -33,7 +33,7 @@ class Param:
 class Route:
     """One call. `path` is aiohttp's; `answer` is a shape, or media types of a body without one."""
 
-    method: Literal["GET", "POST", "PUT", "DELETE"]
+    method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     handler: Handler | None
     summary: str

@@ -1,5 +1,6 @@
 """Storage as the gateway sees it: typed calls over its internal HTTP (shell)."""
 
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from urllib.parse import quote
 
@@ -45,6 +46,11 @@ VERIFY_SECONDS_MAX = 600.0
 #: A login is tried before it is stored.
 TRIED_SECONDS_MAX = 60.0
 
+#: An archive is unpacked on completion.
+COMPLETED_SECONDS_MAX = 3600.0
+
+#: Bytes on their way from whoever asked us.
+Body = AsyncIterator[bytes]
 Response = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
 
@@ -56,6 +62,12 @@ class TailAt(BaseModel):
     offset: int
 
 
+class Missing(Shape):
+    """Blobs that an owner does not have."""
+
+    missing: tuple[str, ...]
+
+
 class Sizes(BaseModel):
     """How much output of an attempt is stored."""
 
@@ -65,6 +77,7 @@ class Sizes(BaseModel):
     stderr_bytes: int
 
 
+MISSING = TypeAdapter(Missing)
 SIZES = TypeAdapter(Sizes)
 TAIL_AT = TypeAdapter(TailAt)
 
@@ -137,6 +150,24 @@ class Storage:
         """The complete upload of that name; of what is published, the one at or above a path."""
         asked = {"owner_id": owner_id, "path": path}
         return await self._caller.call("GET", "/uploads/named", UPLOAD, params=asked)
+
+    async def missing(self, owner_id: int, digests: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that this owner would have to send."""
+        asked, body = {"owner_id": owner_id}, {"digests": digests}
+        return (await self._caller.call("POST", "/blobs/missing", MISSING, params=asked, body=body)).missing
+
+    def send_file(
+        self, method: str, owner_id: int, path: str, headers: dict[str, str], body: Body | None
+    ) -> Response:
+        """A request of tus, handed on."""
+        asked = {"owner_id": owner_id}
+        return self._caller.open(method, path, params=asked, headers=headers, data=body, stream=True)
+
+    async def complete_upload(self, owner_id: int, upload_id: int, body: Body | None) -> UploadView:
+        """With a manifest, as JSON, or without."""
+        path = f"/uploads/{upload_id}/complete?owner_id={owner_id}"
+        async with self._caller.open("POST", path, data=body, seconds=COMPLETED_SECONDS_MAX) as response:
+            return UPLOAD.validate_json(await response.read())
 
     async def remove_upload(self, owner_id: int, name: str) -> None:
         asked = {"owner_id": owner_id, "path": name}

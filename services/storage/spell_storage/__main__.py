@@ -26,7 +26,6 @@ from spell_storage.fetcher import Fetcher
 from spell_storage.garbage import Garbage, runs_with
 from spell_storage.housekeeping import Housekeeping, runs_of
 from spell_storage.journals import Journals
-from spell_storage.links import Links
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
 from spell_storage.registries import Registries, read_role
@@ -35,8 +34,7 @@ from spell_storage.registry_door import Door
 from spell_storage.remote import FetchLimits, Remote
 from spell_storage.sealed import Seal
 from spell_storage.settings import Settings
-from spell_storage.upload_api import LinkRoutes, UploadRoutes
-from spell_storage.uploads import Uploads
+from spell_storage.upload_api import upload_routes
 
 log = logs.get()
 
@@ -77,20 +75,21 @@ async def main(stop: asyncio.Event) -> None:
         code_in_use, files_in_use = (runs_of(scheduler), runs_with(scheduler)) if asks else (None, None)
         housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
         garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
+        incoming, uploads = upload_routes(pool, objects, blobs)
         routes: tuple[api.Routes, ...] = (
             CodeRoutes(code, repositories),
             FetchRoutes(fetcher, credentials),
             *_foreign(given, pool, seal),
             ArchiveRoutes(objects),
-            UploadRoutes(Uploads(pool, blobs)),
-            LinkRoutes(Links(pool)),
+            *uploads,
         )
         app = api.make(pool, journals, appender, blobs, *routes)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(appender.run())
             tasks.create_task(merger.run())
             every = given.collect_seconds
-            lasting = (fetcher.run(), housekeeping.run(stop, every), garbage.run(stop, every))
+            sweeping = incoming.run(stop, every, given.upload_kept_seconds)
+            lasting = (fetcher.run(), housekeeping.run(stop, every), garbage.run(stop, every), sweeping)
             going_on = [tasks.create_task(each) for each in lasting]
             async with git_server.serve(server, listener, key), http.serve(app, given.listen):
                 log.info("storage is ready", ssh_port=port)

@@ -3,7 +3,7 @@
 import asyncpg
 
 from spell_proto import database, resources
-from spell_proto.errors import ConflictError, NotFoundError
+from spell_proto.errors import ConflictError, NotFoundError, shown
 from spell_proto.uploads import LinkView
 
 _SQL = database.queries("spell_storage", "links.sql")
@@ -34,7 +34,7 @@ class Links:
         if row["target"] != target:
             raise ConflictError(
                 "link_exists",
-                f"alias: {alias} leads to {row['target']} already",
+                f"alias: {shown(alias)} leads to {shown(row['target'])} already",
                 field="alias",
                 hint=f"Take it away first: spell unlink {alias}",
             )
@@ -57,4 +57,4 @@ class Links:
 
 
 def _unknown(alias: str) -> NotFoundError:
-    return NotFoundError("link_not_found", f"No links with alias {alias} found.", field="alias")
+    return NotFoundError("link_not_found", f"No links with alias {shown(alias)} found.", field="alias")

@@ -55,3 +55,5 @@ class Settings:
     #: How long saved files are kept that nothing names any more, and those that nothing names yet: never so short that
     #: a save could not come to its end.
     files_kept_seconds: float = within(24 * 3600.0, 3600.0, 366 * 24 * 3600.0)
+    #: How long an upload waits for whoever began it to go on.
+    upload_kept_seconds: float = within(7 * 24 * 3600.0, 60.0, 366 * 24 * 3600.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 from aiohttp import web
 from pydantic import TypeAdapter
 
@@ -9,8 +10,13 @@ from spell_proto.http import json_response, parse_json, read_json
 from spell_proto.uploads import LinkList, LinkRequest, UploadList, UploadRequest
 from spell_storage import answers
 from spell_storage.blob_api import MANIFEST_BYTES_MAX
+from spell_storage.blobs import Blobs
+from spell_storage.incoming import Incoming
 from spell_storage.links import Links
 from spell_storage.manifests import MANIFEST
+from spell_storage.objects import Objects
+from spell_storage.tus_api import TusRoutes
+from spell_storage.unpacker import Unpacker
 from spell_storage.uploads import Uploads
 
 _REQUEST: TypeAdapter[UploadRequest] = TypeAdapter(UploadRequest)
@@ -49,10 +55,11 @@ class UploadRoutes:
 
     async def complete(self, request: web.Request) -> web.Response:
         owner_id, upload_id = answers.owner(request), _id(request)
+        await self._uploads.one(owner_id, upload_id)
         async with self._manifests:
             data = await answers.body(request, MANIFEST_BYTES_MAX)
-            manifest = await asyncio.to_thread(parse_json, data, MANIFEST)
-            return json_response(await self._uploads.complete(owner_id, upload_id, manifest))
+            manifest = await asyncio.to_thread(parse_json, data, MANIFEST) if data else None
+        return json_response(await self._uploads.complete(owner_id, upload_id, manifest))
 
     async def remove(self, request: web.Request) -> web.Response:
         await self._uploads.remove(answers.owner(request), request.query.get("path", ""))
@@ -89,3 +96,12 @@ class LinkRoutes:
 
 def _id(request: web.Request) -> int:
     return answers.number(request.match_info["id"], "id", least=1)
+
+
+def upload_routes(
+    pool: asyncpg.Pool, objects: Objects, blobs: Blobs
+) -> tuple[Incoming, tuple[UploadRoutes, LinkRoutes, TusRoutes]]:
+    """What is on its way, and all routes of uploads and links."""
+    incoming = Incoming(pool, objects, blobs)
+    uploads = Uploads(pool, blobs, incoming, Unpacker(incoming, blobs))
+    return incoming, (UploadRoutes(uploads), LinkRoutes(Links(pool)), TusRoutes(uploads, incoming))

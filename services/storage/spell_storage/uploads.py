@@ -3,22 +3,28 @@
 import asyncpg
 
 from spell_proto import database, resources, uploads
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, UnavailableError, shown
 from spell_proto.git import PLATFORM
-from spell_proto.uploads import UploadRequest, UploadView
-from spell_proto.views import Manifest
+from spell_proto.uploads import ARCHIVE, UploadRequest, UploadView
+from spell_proto.views import Manifest, ManifestEntry
 from spell_storage.blobs import Blobs
+from spell_storage.incoming import Incoming, IncomingFile
 from spell_storage.manifest_rules import check_paths
+from spell_storage.unpacker import Unpacker
 
 _SQL = database.queries("spell_storage", "uploads.sql")
+#: Of a file of which nobody has said it.
+_MODE = 0o644
 
 
 class Uploads:
     """The table `uploads`. What belongs to another owner is not found."""
 
-    def __init__(self, pool: asyncpg.Pool, blobs: Blobs) -> None:
+    def __init__(self, pool: asyncpg.Pool, blobs: Blobs, incoming: Incoming, unpacker: Unpacker) -> None:
         self._pool = pool
         self._blobs = blobs
+        self._incoming = incoming
+        self._unpacker = unpacker
 
     async def begin(self, owner_id: int, request: UploadRequest) -> tuple[UploadView, bool]:
         """Begin an upload, or go on with one of that name; and whether it is new.
@@ -66,29 +72,77 @@ class Uploads:
         """Those that are complete, by name."""
         return tuple(_view(row) for row in await self._pool.fetch(_SQL["all"], owner_id))
 
-    async def complete(self, owner_id: int, upload_id: int, manifest: Manifest) -> UploadView:
-        """Make an upload the resource that `manifest` describes. One that is complete stays as it is.
+    async def complete(self, owner_id: int, upload_id: int, manifest: Manifest | None) -> UploadView:
+        """Make an upload the resource that `manifest` describes; without one, of the files that it was sent. Of one that
+        is compressed, what the archive holds. One that is complete stays as it is.
 
         Raises:
             NotFoundError: there is no such upload.
-            InvalidError: upload_empty, manifest_invalid, or blob_missing.
+            InvalidError: upload_empty, manifest_invalid, blob_missing, or archive_refused.
+            ConflictError: upload_incomplete, or upload_file_changed.
         """
         upload = await self.one(owner_id, upload_id)
         if upload.manifest is not None:
             return upload
+        if upload.compressed:
+            manifest = await self._unpacked(owner_id, upload)
+        elif manifest is None:
+            manifest = await self._sent(owner_id, upload)
+        else:
+            # A copy of this service may have been killed between the last part of a file and its blob.
+            await self._finished(owner_id, upload)
         if not manifest.entries:
             raise InvalidError("upload_empty", "Upload can not be empty", field="entries")
         check_paths(manifest)
         stored = await self._blobs.put_manifest(owner_id, manifest)
         told = stored.digest, stored.files, stored.bytes
         row = await self._pool.fetchrow(_SQL["complete"], upload_id, owner_id, *told)
-        # Somebody else completed it meanwhile, or took it away.
-        return await self.one(owner_id, upload_id) if row is None else _view(row)
+        if row is None:
+            # Somebody else completed it meanwhile, or took it away.
+            found = await self.one(owner_id, upload_id)
+            if found.manifest is None:
+                raise UnavailableError("unavailable", "its files were removed meanwhile; send them again")
+            return found
+        await self._incoming.clear(upload_id)
+        return _view(row)
 
     async def remove(self, owner_id: int, name: str) -> None:
         """Take an upload away, complete or not; its bytes follow when nothing else needs them. Raises NotFoundError."""
-        if await self._pool.fetchrow(_SQL["remove"], owner_id, name) is None:
+        row = await self._pool.fetchrow(_SQL["remove"], owner_id, name)
+        if row is None:
             raise NotFoundError("upload_not_found", f"{shown(name)}: no such upload", field="name")
+        await self._incoming.clear(row["id"])
+
+    async def _unpacked(self, owner_id: int, upload: UploadView) -> Manifest:
+        archives = [file for file in await self._incoming.all(owner_id, upload.id) if file.path == ARCHIVE]
+        if not archives or not archives[0].whole:
+            raise _incomplete(upload, ARCHIVE)
+        return await self._unpacker.manifest(owner_id, archives[0])
+
+    async def _finished(self, owner_id: int, upload: UploadView) -> list[IncomingFile]:
+        """Its files; those of which all is here are blobs."""
+        return [
+            await self._incoming.finish(owner_id, file) if file.whole and file.sha256 is None else file
+            for file in await self._incoming.all(owner_id, upload.id)
+        ]
+
+    async def _sent(self, owner_id: int, upload: UploadView) -> Manifest:
+        files = await self._finished(owner_id, upload)
+        for file in files:
+            if file.sha256 is None:
+                raise _incomplete(upload, file.path)
+        return Manifest(
+            entries=tuple(
+                ManifestEntry(
+                    path=file.path,
+                    size=file.length,
+                    sha256=file.sha256 or "",
+                    mode=_MODE,
+                    modified_at=upload.created_at,
+                )
+                for file in files
+            )
+        )
 
 
 def _view(row: asyncpg.Record) -> UploadView:
@@ -103,4 +157,12 @@ def _exists(name: str, *, public: bool) -> ConflictError:
         f"{path} is there already",
         field="name",
         hint=f"Choose another name, or remove it first: {remedy}",
+    )
+
+
+def _incomplete(upload: UploadView, path: str) -> ConflictError:
+    return ConflictError(
+        "upload_incomplete",
+        f"{shown(path)} of upload {upload.id} is not here, or not all of it",
+        field="files",
     )

@@ -30,9 +30,17 @@ SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at
 FROM uploads WHERE owner_id = $1 AND manifest IS NOT NULL ORDER BY name COLLATE "C";
 
 -- name: complete
-UPDATE uploads SET manifest = $3, files = $4, bytes = $5, completed_at = now(), used_at = now()
-WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
-RETURNING id, name, compressed, manifest, files, bytes, created_at, completed_at;
+-- What it was sent is in blobs by now. Its manifest stays while it is held here, and is named from then on.
+WITH held AS (
+    SELECT digest FROM manifests WHERE owner_id = $2 AND digest = $3 FOR KEY SHARE
+), named AS (
+    UPDATE uploads SET manifest = digest, files = $4, bytes = $5, completed_at = now(), used_at = now()
+    FROM held WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
+    RETURNING id, name, compressed, manifest, files, bytes, created_at, completed_at
+), gone AS (
+    DELETE FROM upload_files USING named WHERE upload_id = named.id
+)
+SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at FROM named;
 
 -- name: remove
 DELETE FROM uploads WHERE owner_id = $1 AND name = $2 RETURNING id, manifest IS NOT NULL AS complete;

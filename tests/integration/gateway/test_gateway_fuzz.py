@@ -140,6 +140,14 @@ PARTS = [
     ("GET", "/api/files/runs/{}/x"),
     ("GET", "/api/resources/{}"),
     ("GET", "/api/resources/runs/{}?recursive=1"),
+    ("DELETE", "/api/resources/{}"),
+    ("GET", "/api/links/{}"),
+    ("PUT", "/api/links/{}"),
+    ("DELETE", "/api/links/{}"),
+    ("GET", "/api/uploads/{}"),
+    ("POST", "/api/uploads/{}/files"),
+    ("POST", "/api/uploads/{}/complete"),
+    ("PATCH", "/api/uploads/9007199254740992/files/{}"),
     ("DELETE", "/api/tokens/{}"),
     ("DELETE", "/api/keys/{}"),
     ("GET", "/api/{}"),
@@ -157,6 +165,9 @@ MEMBERS = [
     ("/api/events", "after"),
     ("/api/resources", "recursive"),
     ("/api/verify", "run_id"),
+    ("/api/uploads/9007199254740992", "public"),
+    ("/api/buckets/list", "url"),
+    ("/api/buckets/object", "etag"),
 ]
 SENT = TEXT.map(lambda text: quote(text.encode(errors="surrogatepass"), safe="")) | st.binary(
     max_size=40

@@ -10,10 +10,12 @@ FILLED = {"id": "1", "label": "x", "path": "runs/1/x"}
 
 
 async def routes(client):
-    """Every call the service describes: its method, a path, and the members of its query by name."""
+    """Every call the service describes whose refusals have a body: its method, a path, and the members of its query by name."""
     _, document = await client.ask("GET", "/api/openapi.json")
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
+            if method == "head":
+                continue
             members = {
                 item["name"]: item["schema"]
                 for item in operation.get("parameters", [])

@@ -33,7 +33,7 @@ STRUCTURE = {
             "patternProperties": {
                 "^/": {
                     "type": "object",
-                    "propertyNames": {"enum": ["get", "put", "post", "delete"]},
+                    "propertyNames": {"enum": ["get", "head", "put", "post", "patch", "delete"]},
                     "additionalProperties": {"$ref": "#/$defs/operation"},
                 }
             },

@@ -1,0 +1,311 @@
+"""Files on their way into an upload: parts in the object store, a blob once all of them are there (shell).
+
+What was acknowledged is kept: a part is durable, and on record, before the offset behind it is told. Parts have keys of
+their own, so a copy of this service that was killed leaves nothing that another one could mistake for its own; what is
+under no record is swept away later.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from spell_proto import database, logs
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError, shown
+from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
+from spell_storage.objects import Objects
+from spell_storage.passes import alone, repeat
+
+log = logs.get()
+
+_SQL = database.queries("spell_storage", "incoming.sql")
+_PREFIX = "parts/"
+#: A part is as big as this, or what has arrived after so long: a bad line makes progress too.
+PART_BYTES_MAX = 4 << 20
+PART_SECONDS_MAX = 5.0
+#: Objects under no record are this old at least when they are removed: their record may be on its way.
+STRAY_SECONDS = 3600.0
+
+
+class LockedError(RefusedError):
+    """Somebody else is sending this file right now."""
+
+    status = 423
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingFile:
+    """How much of a file is here. With `sha256` it is a blob."""
+
+    id: int
+    upload_id: int
+    compressed: bool
+    path: str
+    length: int
+    received: int
+    announced: str | None
+    sha256: str | None
+
+    @property
+    def whole(self) -> bool:
+        return self.received == self.length
+
+
+class Incoming:
+    """The tables `upload_files` and `upload_parts`, and the parts."""
+
+    def __init__(self, pool: asyncpg.Pool, objects: Objects, blobs: Blobs) -> None:
+        self._pool = pool
+        self._objects = objects
+        self._blobs = blobs
+        self._busy: set[int] = set()
+
+    async def create(
+        self, owner_id: int, upload_id: int, path: str, length: int, announced: str | None
+    ) -> IncomingFile:
+        """Begin a file, or go on with it. One whose bytes its owner has here already is whole at once.
+
+        Raises:
+            NotFoundError: there is no such upload, or it is complete.
+            ConflictError: upload_file_changed.
+        """
+        await self._pool.execute(_SQL["add_file"], upload_id, owner_id, path, length, announced)
+        row = await self._pool.fetchrow(_SQL["file_at"], upload_id, owner_id, path)
+        if row is None:
+            raise NotFoundError(
+                "upload_not_found", f"there is no upload {upload_id} that waits for files", field="id"
+            )
+        file = IncomingFile(**dict(row))
+        if file.length != length or (announced is not None and announced != file.announced):
+            if not file.compressed:
+                raise ConflictError(
+                    "upload_file_changed",
+                    f"{shown(path)} was begun as another file, of {file.length} bytes, not {length}, or with "
+                    "another SHA-256",
+                    field="Upload-Length",
+                )
+            # There is one archive, and this is what it is now.
+            await self.begin_again(file)
+            await self._pool.execute(_SQL["set_file"], file.id, length, announced)
+            return await self.find(owner_id, upload_id, file.id)
+        if file.sha256 is not None or file.compressed:
+            return file
+        if length == 0:
+            return await self.finish(owner_id, file)
+        if announced is not None and not await self._blobs.missing(owner_id, [announced]):
+            await self._pool.execute(_SQL["finish"], file.id, announced)
+            return await self.find(owner_id, upload_id, file.id)
+        return file
+
+    async def find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
+        """A file on its way. Raises NotFoundError."""
+        row = await self._pool.fetchrow(_SQL["file"], upload_id, owner_id, file_id)
+        if row is None:
+            raise NotFoundError(
+                "upload_file_not_found", f"there is no file {file_id} in upload {upload_id}", field="file"
+            )
+        return IncomingFile(**dict(row))
+
+    async def all(self, owner_id: int, upload_id: int) -> list[IncomingFile]:
+        """By path."""
+        rows = await self._pool.fetch(_SQL["files"], upload_id, owner_id)
+        return [IncomingFile(**dict(row)) for row in rows]
+
+    async def append(
+        self, owner_id: int, file: IncomingFile, offset: int, pieces: AsyncIterator[bytes]
+    ) -> IncomingFile:
+        """Add bytes from `offset` on; with the last one the file becomes a blob. What breaks off is kept so far.
+
+        Raises:
+            LockedError: it is being sent already.
+            ConflictError: offset_conflict, upload_file_changed.
+            InvalidError: upload_too_long.
+        """
+        with self._alone(file):
+            file = await self.find(owner_id, file.upload_id, file.id)
+            received = file.received
+            if offset != received:
+                raise _moved(file, offset)
+            small = file.length <= SMALL_BYTES_MAX and not file.compressed
+            if small and offset == 0 and file.announced is not None:
+                return await self._at_once(owner_id, file, pieces)
+            async for data in _parts(file, received, pieces):
+                await self._add(file, received, data)
+                received += len(data)
+            if received == file.length and not file.compressed:
+                return await self._finished(owner_id, file)
+            return await self.find(owner_id, file.upload_id, file.id)
+
+    async def finish(self, owner_id: int, file: IncomingFile) -> IncomingFile:
+        """Make a file whose bytes are all here a blob; raises as `append` does. One that is a blob stays as it is."""
+        with self._alone(file):
+            return await self._finished(owner_id, file)
+
+    async def pieces(self, file: IncomingFile) -> AsyncGenerator[bytes, None]:
+        """All bytes of a file that is whole.
+
+        Raises:
+            FileNotFoundError: not all of its parts are there.
+        """
+        for row in await self._pool.fetch(_SQL["parts"], file.id):
+            async for piece in self._objects.stream(row["object_key"], 0, row["length"]):
+                yield piece
+
+    async def begin_again(self, file: IncomingFile) -> None:
+        """Forget what has arrived of a file: it is not what it should be."""
+        keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
+        await self._pool.execute(_SQL["begin_again"], file.id)
+        await self._remove(keys)
+
+    async def clear(self, upload_id: int) -> None:
+        """Remove the parts of an upload that has no files any more."""
+        async for keys in self._objects.keys(f"{_PREFIX}{upload_id}/"):
+            await self._remove([key for key, _ in keys])
+
+    async def run(self, stop: asyncio.Event, seconds: float, kept_seconds: float) -> None:
+        """Sweep every `seconds` until `stop` is set or this is cancelled, which is safe at every line."""
+        await repeat(stop, seconds, lambda now: self.sweep(now, kept_seconds), "abandoned uploads")
+
+    async def sweep(self, now: datetime, kept_seconds: float) -> None:
+        """Remove uploads that nobody has gone on with for long, and parts under no record."""
+        async with alone(self._pool, _SQL["try_lock"], _SQL["unlock"]) as turn:
+            if not turn:
+                return
+            gone = await self._pool.fetch(_SQL["remove_abandoned"], now - timedelta(seconds=kept_seconds))
+            strays = 0
+            async for objects in self._objects.keys(_PREFIX):
+                old = [key for key, at in objects if (now - at).total_seconds() >= STRAY_SECONDS]
+                rows = await self._pool.fetch(_SQL["known_parts"], old)
+                found = set(old) - {row["object_key"] for row in rows}
+                await self._remove(found)
+                strays += len(found)
+        if gone or strays:
+            log.info("abandoned uploads removed", uploads=len(gone), parts=strays)
+
+    async def _at_once(self, owner_id: int, file: IncomingFile, pieces: AsyncIterator[bytes]) -> IncomingFile:
+        """A small file in one go needs no parts; what is not all of it is asked for again."""
+        data = bytearray()
+        async for piece in pieces:
+            data += piece
+            if len(data) > file.length:
+                raise _too_long(file)
+        if len(data) == file.length:
+            await self._store(owner_id, file, file.announced, _once(bytes(data)))
+        elif data:
+            await self._add(file, 0, bytes(data))
+        return await self.find(owner_id, file.upload_id, file.id)
+
+    async def _add(self, file: IncomingFile, offset: int, data: bytes) -> None:
+        key = f"{_PREFIX}{file.upload_id}/{file.id}/{offset}-{secrets.token_hex(8)}"
+        await self._objects.put(key, data, synced=True)
+        if await self._pool.fetchval(_SQL["add_part"], file.id, offset, len(data), key) is None:
+            await self._objects.remove(key)
+            raise _moved(file, offset)
+
+    async def _finished(self, owner_id: int, file: IncomingFile) -> IncomingFile:
+        file = await self.find(owner_id, file.upload_id, file.id)
+        if file.sha256 is not None:
+            return file
+        try:
+            await self._store(owner_id, file, file.announced or await self._digest(file), self.pieces(file))
+        except FileNotFoundError as error:
+            # Another copy of this service may have finished it, or the disk has lost some of it.
+            found = await self.find(owner_id, file.upload_id, file.id)
+            if found.sha256 is None:
+                log.warning("parts of a file are lost", file_id=file.id, problem=str(error))
+                await self.begin_again(file)
+                raise self.changed(file, "some of what has arrived was lost") from None
+        return await self.find(owner_id, file.upload_id, file.id)
+
+    async def _store(
+        self, owner_id: int, file: IncomingFile, digest: str | None, pieces: AsyncIterator[bytes]
+    ) -> None:
+        assert digest is not None, "it was announced, or found"
+        try:
+            if file.length <= SMALL_BYTES_MAX:
+                await self._blobs.put(owner_id, digest, b"".join([piece async for piece in pieces]))
+            else:
+                await self._blobs.put_stream(owner_id, digest, pieces)
+        except InvalidError as error:
+            if error.code != "digest_mismatch":
+                raise
+            await self.begin_again(file)
+            raise self.changed(file, "what has arrived is not what was announced") from None
+        keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
+        await self._pool.execute(_SQL["finish"], file.id, digest)
+        await self._remove(keys)
+
+    @staticmethod
+    def changed(file: IncomingFile, why: str) -> ConflictError:
+        """That a file has to be sent again."""
+        return ConflictError(
+            "upload_file_changed", f"{shown(file.path)}: {why}; it has to be sent again", field="sha256"
+        )
+
+    async def _digest(self, file: IncomingFile) -> str:
+        hashing = hashlib.sha256()
+        async for piece in self.pieces(file):
+            await asyncio.to_thread(hashing.update, piece)
+        return hashing.hexdigest()
+
+    async def _remove(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            await self._objects.remove(key)
+
+    @contextmanager
+    def _alone(self, file: IncomingFile) -> Iterator[None]:
+        """Keep two requests of one client apart. Between copies of this service the record does, part by part."""
+        if file.id in self._busy:
+            raise LockedError("upload_locked", f"{shown(file.path)} is being sent already; try again")
+        self._busy.add(file.id)
+        try:
+            yield
+        finally:
+            self._busy.discard(file.id)
+
+
+async def _parts(file: IncomingFile, received: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The bytes in parts. What came before the sender was lost is a part too."""
+    held, since = bytearray(), time.monotonic()
+    try:
+        async for piece in pieces:
+            held += piece
+            if received + len(held) > file.length:
+                raise _too_long(file)
+            late = time.monotonic() - since >= PART_SECONDS_MAX
+            if len(held) >= PART_BYTES_MAX or (late and held):
+                received += len(held)
+                yield bytes(held)
+                held, since = bytearray(), time.monotonic()
+    except (ConnectionError, TimeoutError):
+        if held:
+            yield bytes(held)
+        raise
+    if held:
+        yield bytes(held)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _moved(file: IncomingFile, offset: int) -> ConflictError:
+    return ConflictError(
+        "offset_conflict",
+        f"Upload-Offset: {offset} is not where {shown(file.path)} goes on; a HEAD request says where",
+        field="Upload-Offset",
+    )
+
+
+def _too_long(file: IncomingFile) -> InvalidError:
+    return InvalidError(
+        "upload_too_long",
+        f"{shown(file.path)}: there are more than {file.length} bytes",
+        field="Upload-Length",
+    )
