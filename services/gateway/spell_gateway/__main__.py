@@ -62,7 +62,8 @@ async def main(stop: asyncio.Event) -> None:
         resolver = Resolver(scheduler, storage)
         files = Files(scheduler, storage, resolver)
         registries = Registries(storage, configured.docker_registries)
-        runs = Runs(scheduler, Code(storage), builder, registries, Mounts(resolver, files))
+        buckets = Buckets(storage_caller)
+        runs = Runs(scheduler, Code(storage), builder, registries, Mounts(resolver, files, buckets))
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
         doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)
@@ -75,7 +76,7 @@ async def main(stop: asyncio.Event) -> None:
             *UploadsApi(accounts, resolver, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),
             *RegistriesApi(accounts, storage).routes(),
-            *BucketsApi(accounts, Buckets(storage_caller)).routes(),
+            *BucketsApi(accounts, buckets).routes(),
             *AccountsApi(accounts, authenticator).routes(),
             *EnvironmentsApi(runs, builder).routes(),
             *ServiceApi(doctor, documents).routes(),

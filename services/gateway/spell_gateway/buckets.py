@@ -1,19 +1,27 @@
 """Buckets of others as the gateway sees them: typed calls to storage, which alone knows what they are read with (shell)."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 from pydantic import TypeAdapter
 
+from spell_proto import logs
 from spell_proto.buckets import BucketList, BucketView
+from spell_proto.errors import NotFoundError, RefusedError, UnavailableError
 from spell_proto.http import Caller
 from spell_proto.shapes import Shape
+
+log = logs.get()
 
 BUCKET = TypeAdapter(BucketView)
 BUCKETS = TypeAdapter(BucketList)
 NOTHING: TypeAdapter[dict[str, None]] = TypeAdapter(dict[str, None])
 #: Credentials are tried before they are stored.
 TRIED_SECONDS_MAX = 60.0
+#: What does not show at once will show when it is mounted.
+GLANCE_SECONDS_MAX = 3.0
+NOTHING_LISTED = b'{"end":0}\n'
 
 Response = AbstractAsyncContextManager[aiohttp.ClientResponse]
 
@@ -34,6 +42,26 @@ class Buckets:
 
     async def delete(self, url: str) -> None:
         await self._caller.call("DELETE", "/buckets", NOTHING, params={"url": url})
+
+    async def glance(self, url: str) -> None:
+        """See that there is something at a URL, as far as that shows at once.
+
+        Raises:
+            RefusedError: there is nothing, or it may not be read.
+        """
+        try:
+            async with asyncio.timeout(GLANCE_SECONDS_MAX), self.listing(url, recursive=False) as found:
+                async for line in found.content:
+                    if line == NOTHING_LISTED:
+                        raise NotFoundError("bucket_empty", "there is nothing in it")
+                    if line.strip():
+                        return
+        except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
+            log.info("a bucket could not be looked at", bucket=url, problem=repr(error))
+        except RefusedError as error:
+            if error.code != "bucket_unreachable":
+                raise
+            log.info("a bucket does not answer", bucket=url)
 
     def listing(self, url: str, *, recursive: bool) -> Response:
         """JSON lines of what is there, the last of which says how many there were."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from spell_gateway.buckets import Buckets
 from spell_gateway.files import Files
 from spell_gateway.resolving import Resolver
 from spell_gateway.shapes import User
-from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
+from spell_proto.errors import NotFoundError, RefusedError, UnavailableError, shown
 from spell_proto.mount_paths import source
 from spell_proto.mounts import Mount, placed
 from spell_proto.resources import InBucket, RunFiles
@@ -15,16 +16,17 @@ from spell_proto.spec import RunRequest
 class Mounts:
     """Finds what requests name."""
 
-    def __init__(self, resolver: Resolver, files: Files) -> None:
+    def __init__(self, resolver: Resolver, files: Files, buckets: Buckets) -> None:
         self._resolver = resolver
         self._files = files
+        self._buckets = buckets
 
     async def accept(self, user: User, request: RunRequest) -> tuple[Mount, ...]:
         """The mounts of a request, as its run will have them.
 
         Raises:
             InvalidError: one of them has no place in the run.
-            NotFoundError, ConflictError: one of them cannot be mounted.
+            RefusedError: one of them cannot be mounted.
         """
         targets = placed(request.mounts, request.working_directory)
         return tuple(
@@ -38,7 +40,7 @@ class Mounts:
         """See that mounts of an earlier run can be mounted once more, as they were then.
 
         Raises:
-            NotFoundError, ConflictError: one of them cannot.
+            RefusedError: one of them cannot.
         """
         for mount in mounts:
             resource = source(mount.resource)
@@ -47,23 +49,29 @@ class Mounts:
                     await self._resolver.resolve(user.id, resource)
                 if mount.manifest is not None:
                     await self._files.manifest(mount.owner_id, mount.manifest)
-            except NotFoundError as error:
-                raise refused(mount.resource, _nothing_there()) from error
-            except ConflictError as error:
-                raise refused(mount.resource, error) from error
+                if mount.bucket is not None:
+                    await self._buckets.glance(mount.bucket)
+            except UnavailableError:
+                raise
+            except RefusedError as error:
+                vanished = isinstance(error, NotFoundError) and mount.bucket is None
+                raise refused(mount.resource, _nothing_there() if vanished else error) from error
 
     async def _mount(self, user: User, resource: str, target: str) -> Mount:
         parsed = source(resource)
         try:
-            if isinstance(parsed, InBucket):
-                raise _no_buckets()
             found = await self._resolver.resolve(user.id, parsed)
+            if isinstance(found.resource, InBucket):
+                await self._buckets.glance(found.resource.url)
+                return Mount(resource=resource, target=target, owner_id=user.id, bucket=found.resource.url)
             if found.manifest is None:
                 raise _empty(found.run_id)
             place = (await self._files.tree(found)).place(found.path)
             if place is None:
                 raise _nothing_there()
-        except (NotFoundError, ConflictError) as error:
+        except UnavailableError:
+            raise
+        except RefusedError as error:
             raise refused(resource, error) from error
         path, is_file = place
         return Mount(
@@ -76,20 +84,18 @@ class Mounts:
         )
 
 
-def refused(resource: str, error: NotFoundError | ConflictError) -> RefusedError:
+def refused(resource: str, error: RefusedError) -> RefusedError:
     """Why a resource cannot be mounted. What is missing and what is somebody else's read alike."""
     message = f"--mount: Cannot mount resource {shown(resource)}: not a valid resource: {_why(error)}"
-    return type(error)(error.code, message, field="mounts")
+    told = type(error)(error.code, message, field="mounts")
+    told.status = error.status
+    return told
 
 
 def _why(error: RefusedError) -> str:
     """What became of a run is told to its owner; of everything else just that it is not there."""
-    told = error.code != "resource_not_found" or error.message.startswith("run ")
+    told = error.code != "resource_not_found" or error.message.startswith(("run ", "'s3://", "'gs://"))
     return error.message if told else "no such file or resource"
-
-
-def _no_buckets() -> NotFoundError:
-    return NotFoundError("bucket_invalid", "buckets cannot be mounted yet")
 
 
 def _empty(run_id: int | None) -> NotFoundError:

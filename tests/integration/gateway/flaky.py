@@ -16,6 +16,7 @@ from aiohttp import web
 from spell_gateway.accounts import new_token
 from spell_gateway.app import public_app
 from spell_gateway.auth import Authenticator
+from spell_gateway.buckets import Buckets
 from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.files import Files
@@ -224,7 +225,8 @@ class World:
         self.code = Code(storage)
         nobody = Builder(await opened.enter_async_context(Caller(storage_url)))
         resolver = Resolver(scheduler, storage)
-        mounts = Mounts(resolver, Files(scheduler, storage, resolver))
+        buckets = Buckets(await opened.enter_async_context(Caller(storage_url)))
+        mounts = Mounts(resolver, Files(scheduler, storage, resolver), buckets)
         self.made_of = Runs(scheduler, self.code, nobody, Registries(storage), mounts)
         api = FollowApi(Sources(self.made_of, scheduler, storage, self.live))
         app = public_app(api.routes(), Authenticator(ada))

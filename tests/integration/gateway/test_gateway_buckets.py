@@ -13,6 +13,14 @@ SECRET = "hunter2-hunter2"
 KEY = {"access_key_id": "AKIAREADER", "secret_access_key": SECRET}
 
 
+async def test_a_bucket_that_does_not_answer_keeps_no_run_from_being_made(client):
+    """What is wrong with it shows when it is mounted. This comes first: nothing answers for buckets yet."""
+    run = await client.create(mounts=[{"resource": "s3://away", "target": "/mnt/m"}])
+
+    assert run["spec"]["mounts"][0]["bucket"] == "s3://away"
+    await client.ask("POST", f"/api/runs/{run['id']}/kill")
+
+
 @pytest.fixture(scope="module")
 def clouds(stage, tmp_path_factory):
     with buckets.clouds(tmp_path_factory.mktemp("clouds"), stage.clouds_port) as made:
@@ -140,3 +148,52 @@ async def test_credentials_that_make_no_sense_are_refused_and_not_echoed(client,
     assert (status, answer["code"], answer["field"]) == (422, code, field), answer
     assert "hunter2" not in answer["message"]
     sensible(answer)
+
+
+async def test_what_a_bucket_holds_is_mounted_by_its_url_or_by_a_link_to_it(clouds, client):
+    await client.ask("PUT", "/api/links/weather", json={"target": "s3://rain/annual"})
+    mounts = [
+        {"resource": "s3://rain"},
+        {"resource": "gs://rain/annual/2025.csv", "target": "/mnt/one.csv"},
+        {"resource": "weather", "target": "/mnt/w"},
+    ]
+
+    run = await client.create(mounts=mounts)
+
+    found = [(one["resource"], one["target"], one["bucket"]) for one in run["spec"]["mounts"]]
+    assert found == [
+        ("s3://rain", "/spell/rain", "s3://rain"),
+        ("gs://rain/annual/2025.csv", "/mnt/one.csv", "gs://rain/annual/2025.csv"),
+        ("weather", "/mnt/w", "s3://rain/annual"),
+    ]
+    status, again = await client.ask("POST", f"/api/runs/{run['id']}/rerun")
+    assert (status, again["spec"]["mounts"]) == (201, run["spec"]["mounts"])
+    for each in (run, again):
+        await client.ask("POST", f"/api/runs/{each['id']}/kill")
+    await client.ask("DELETE", "/api/links/weather")
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "code", "why"),
+    [
+        ("s3://", 422, "bucket_invalid", "after '://' comes the name of a bucket"),
+        ("s3://UPPER_/", 422, "bucket_invalid", "after '://' comes the name of a bucket"),
+        ("s3://nowhere", 404, "bucket_not_found", "'s3://nowhere': there is no such bucket"),
+        ("s3://rain/x", 404, "resource_not_found", "'s3://rain/x': no such object, nor any below it"),
+        ("s3://hollow", 404, "bucket_empty", "there is nothing in it"),
+        ("gs://locked/k", 403, "bucket_denied", "'gs://locked/k' may not be read: it is not public"),
+    ],
+)
+async def test_a_bucket_that_cannot_be_mounted_is_refused_before_there_is_a_run(
+    clouds, client, url, status, code, why
+):
+    clouds.bucket("hollow")
+    clouds.bucket("locked", {"k": b"x"}, public=False)
+    wanted = {"command": "true", "mounts": [{"resource": url, "target": "/mnt/m"}]}
+
+    for path in ("/api/runs", "/api/runs/plan"):
+        found, answer = await client.ask("POST", path, json=wanted)
+
+        assert (found, answer["code"]) == (status, code), answer
+        assert why in answer["message"]
+        assert answer["field"].startswith("mounts")

@@ -85,6 +85,8 @@ class Services:
         self.git = git
         self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="1000")
         self.storage_url = f"unix://{directory}/storage.sock"
+        #: Where buckets are looked for; a test that needs some starts what answers there.
+        self.clouds_port = stack.free_port()
         self.storage = Process(
             "storage",
             directory,
@@ -95,6 +97,8 @@ class Services:
                 "SPELL_GATEWAY_URL": f"unix://{directory}/gateway.sock",
                 "SPELL_DOCKER_REGISTRIES": "127.0.0.1:*",
                 "SPELL_REGISTRY_TOKEN": registries.TOKEN,
+                "SPELL_S3_ENDPOINT": f"http://127.0.0.1:{self.clouds_port}",
+                "SPELL_GS_ENDPOINT": f"http://127.0.0.1:{self.clouds_port}",
                 **git.settings,
             },
         )
@@ -163,6 +167,7 @@ class Front:
             headers={
                 "Content-Type": request.headers.get("Content-Type", "application/octet-stream"),
                 "Authorization": request.headers.get("Authorization", ""),
+                **({"Range": request.headers["Range"]} if "Range" in request.headers else {}),
             },
         ) as answer:
             body = bytearray(await answer.read())

@@ -32,7 +32,6 @@ from spell_runner.workspace import Abort
 log = logs.get()
 
 DIRECTORY, FILES = "mounts", "files"
-STORAGE_AWAY = "Storage does not answer; waiting for it"
 LAY_TRIES = 5
 #: How often the log says how far a mount is.
 PROGRESS_SECONDS = 2.0
@@ -111,7 +110,7 @@ class Cache:
 
     async def _make(self, name: str, place: Path, source: Source, run_id: int, notes: Notes) -> None:
         try:
-            found = await asking.until_answered(source.content, notes, run_id, "storage", STORAGE_AWAY)
+            found = await asking.until_answered(source.content, notes, run_id, "storage", source.away)
             items = await asyncio.to_thread(checked, found)
         except (RefusedError, TreeRefusedError) as error:
             message = error.message if isinstance(error, RefusedError) else str(error)
@@ -142,7 +141,7 @@ class Cache:
             nonlocal said
             if not said:
                 said = True
-                notes.line(STORAGE_AWAY)
+                notes.line(source.away)
 
         telling = asyncio.ensure_future(_tell(name, progress, notes))
         try:

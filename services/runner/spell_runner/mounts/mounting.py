@@ -15,7 +15,8 @@ from spell_proto.state import Reason
 from spell_runner import asking, workspace
 from spell_runner.directory import Directory
 from spell_runner.errors import AttemptError
-from spell_runner.mounts.cache import STORAGE_AWAY, Cache
+from spell_runner.mounts.bucket_source import BucketSource
+from spell_runner.mounts.cache import Cache
 from spell_runner.mounts.content import Look
 from spell_runner.mounts.layers import Mounted, layers, skeletons
 from spell_runner.mounts.sources import ManifestSource, Source
@@ -42,7 +43,7 @@ class Mounting:
         found: list[tuple[Mount, Source, Look]] = []
         for mount in spec.spec.mounts:
             notes.line(f"Mounting {mount.resource} at {mount.target}")
-            source = self._source(mount)
+            source = self._source(mount, notes)
             look = await self._asked(mount, source, spec, notes)
             found.append((mount, source, look))
         trees = [str(self._cache.tree(look.key)) for _, _, look in found]
@@ -59,11 +60,13 @@ class Mounting:
 
     async def _asked(self, mount: Mount, source: Source, spec: AttemptSpec, notes: Notes) -> Look:
         try:
-            return await asking.until_answered(source.look, notes, spec.run_id, "storage", STORAGE_AWAY)
+            return await asking.until_answered(source.look, notes, spec.run_id, "storage", source.away)
         except (AttemptError, RefusedError) as error:
             raise _named(mount, error.message) from error
 
-    def _source(self, mount: Mount) -> Source:
+    def _source(self, mount: Mount, notes: Notes) -> Source:
+        if mount.bucket is not None:
+            return BucketSource(self._storage, mount.bucket, notes)
         if mount.manifest is None:
             raise _named(mount, "this machine cannot fetch it")
         return ManifestSource(self._storage, mount)

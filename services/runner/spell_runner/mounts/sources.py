@@ -28,6 +28,11 @@ class Source(Protocol):
     the name of the resource.
     """
 
+    @property
+    def away(self) -> str:
+        """What the log of a run says while it waits for it."""
+        ...
+
     async def look(self) -> Look:
         """What it is now. Quick where that is known beforehand; else it is listed, and `content` is of that moment."""
         ...
@@ -51,6 +56,10 @@ class ManifestSource:
         self._owner = {"owner_id": mount.owner_id}
         self._path = mount.path
         self._is_file = mount.is_file
+
+    @property
+    def away(self) -> str:
+        return "Storage does not answer; waiting for it"
 
     async def look(self) -> Look:
         return Look(key_of("manifest", self._manifest, self._path, self._is_file), self._is_file)
