@@ -218,6 +218,10 @@ class Client:
         query = urlencode({"follow": int(live), "after": after})
         return self.stream(f"/api/events?{query}", accept="application/x-ndjson")
 
+    def check_storage(self) -> http.client.HTTPResponse:
+        """All stored files are read again; lines of what is damaged. One attempt."""
+        return self.stream("/api/storage/check", accept="application/x-ndjson", method="POST")
+
     def machine_types(self) -> answers.MachineTypes:
         return cast(answers.MachineTypes, self._json("GET", "/api/machine-types"))
 
@@ -252,15 +256,15 @@ class Client:
         self._address = None
 
     def stream(
-        self, path: str, *, accept: str, headers: dict[str, str] | None = None
+        self, path: str, *, accept: str, headers: dict[str, str] | None = None, method: str = "GET"
     ) -> http.client.HTTPResponse:
-        """A GET whose answer is read bit by bit. Losing the connection is the caller's business.
+        """A request whose answer is read bit by bit. Losing the connection is the caller's business.
 
         Raises:
             RefusedError: the server says no.
             OSError, HTTPException: the server cannot be reached, or is just restarting.
         """
-        call = Call("GET", path, None, {"Accept": accept} | (headers or {}), STREAM_SILENCE_SECONDS)
+        call = Call(method, path, None, {"Accept": accept} | (headers or {}), STREAM_SILENCE_SECONDS)
         response = self._send(call)
         if response.status >= 400:
             answer = Answer(response.status, response.reason, response.read())

@@ -40,6 +40,7 @@ COMMANDS = {
     "repos": ("code", "List the repositories whose code the server has."),
     "events": ("events", "Show what happens to all runs."),
     "verify": ("verify", "Check that nothing was lost and every rule was kept."),
+    "storage": ("storage", "Look after the stored files."),
     "status": ("stack", "Show the services, limits and counts."),
     "machine-types": ("machines", "Show the types of machines and what they have."),
     "up": ("stack", "Start the local stack."),

@@ -33,6 +33,8 @@ from spell_gateway.scheduler import Scheduler
 from spell_gateway.service_api import ServiceApi
 from spell_gateway.settings import Settings
 from spell_gateway.storage import Storage
+from spell_gateway.store_check import StoreCheck
+from spell_gateway.store_check_api import StoreCheckApi
 from spell_gateway.uploads_api import UploadsApi
 from spell_proto import asyncapi, logs, settings
 from spell_proto.database import migrate, pool
@@ -79,6 +81,7 @@ async def main(stop: asyncio.Event) -> None:
             *BucketsApi(accounts, buckets).routes(),
             *AccountsApi(accounts, authenticator).routes(),
             *EnvironmentsApi(runs, builder).routes(),
+            *StoreCheckApi(StoreCheck(scheduler, storage)).routes(),
             *ServiceApi(doctor, documents).routes(),
         ]
         documents["/api/openapi.json"] = orjson.dumps(openapi.document(routes))

@@ -8,12 +8,14 @@ from pydantic import TypeAdapter
 
 from spell_gateway.shapes import Created
 from spell_proto.http import Caller
+from spell_proto.scrubbing import ManifestNames
 from spell_proto.spec import RunSpec
 from spell_proto.views import (
     ArchiveOutcome,
     EndOutcome,
     Health,
     MachineTypeList,
+    ManifestsAsked,
     OwnerSummary,
     RunList,
     RunView,
@@ -27,6 +29,7 @@ RUNS = TypeAdapter(RunList)
 SPEC = TypeAdapter(RunSpec)
 TRANSITIONS = TypeAdapter(TransitionList)
 OUTCOME = TypeAdapter(EndOutcome)
+MANIFEST_NAMES = TypeAdapter(ManifestNames)
 ARCHIVED = TypeAdapter(ArchiveOutcome)
 SAVED = TypeAdapter(SaveOutcome)
 SUMMARY = TypeAdapter(OwnerSummary)
@@ -107,6 +110,12 @@ class Scheduler:
     async def save(self, owner_id: int, run_id: int) -> SaveOutcome:
         """Raises ConflictError when the run is not running."""
         return await self._caller.call("POST", f"/runs/{run_id}/save?owner_id={owner_id}", SAVED)
+
+    async def runs_with(self, owner_id: int, manifest: str) -> tuple[str, ...]:
+        """The runs and snapshots whose files a manifest is, as in `7` or `7@2`."""
+        asked = ManifestsAsked(owner_id=owner_id, digests=(manifest,))
+        named = await self._caller.call("POST", "/manifests/runs", MANIFEST_NAMES, body=asked)
+        return tuple(name for _, name in named.runs)
 
     async def label(
         self, method: Literal["PUT", "DELETE"], owner_id: int, run_id: int, label: str

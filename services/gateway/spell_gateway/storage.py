@@ -211,6 +211,10 @@ class Storage:
         except NotFoundError:
             return 0
 
+    def scrub(self) -> Response:
+        """All stored files read again: JSON lines of what is damaged."""
+        return self._caller.open("POST", "/scrub", stream=True)
+
     async def verify(self, run: RunView) -> Verdict:
         """Whether log and files of a final run are what the scheduler was told of them."""
         log = run.log

@@ -18,6 +18,7 @@ from spell_proto.errors import (
     UnavailableError,
     shown,
 )
+from spell_proto.scrubbing import ManifestNames
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import FINAL, Intent, Reason, RunState
 from spell_proto.views import (
@@ -80,6 +81,7 @@ class Api:
             web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
             web.post("/commits/in-use", self.commits_in_use),
             web.post("/manifests/in-use", self.manifests_in_use),
+            web.post("/manifests/runs", self.runs_with_manifests),
             web.post("/runs/active", self.active_runs),
             web.get("/verify", self.verify),
         ]
@@ -278,6 +280,12 @@ class Api:
             SQL["manifests_in_use"], asked.owner_id, list(asked.digests), [*FINAL]
         )
         return http.json_response(ManifestsInUse(digests=tuple(row["digest"] for row in rows)))
+
+    async def runs_with_manifests(self, request: web.Request) -> web.Response:
+        """What some manifests are called, below runs/."""
+        asked = await http.read_json(request, MANIFESTS_ASKED)
+        rows = await self._store.pool.fetch(SQL["runs_with_manifest"], asked.owner_id, list(asked.digests))
+        return http.json_response(ManifestNames(runs=tuple((row["manifest"], row["name"]) for row in rows)))
 
     async def active_runs(self, request: web.Request) -> web.Response:
         """Those of some runs that have not ended, whoever owns them."""

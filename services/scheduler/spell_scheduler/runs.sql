@@ -170,6 +170,15 @@ WHERE asked.digest IN (
     SELECT mount->>'manifest' FROM runs, jsonb_array_elements(spec->'mounts') AS mount WHERE state <> ALL ($3::text[])
   );
 
+-- name: runs_with_manifest
+-- Whose files some manifests are: runs of an owner that are not archived, and snapshots of them.
+SELECT manifest, id, id::text AS name FROM runs
+WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NULL
+UNION ALL
+SELECT s.manifest, r.id, r.id || '@' || s.number FROM snapshots s JOIN runs r ON r.id = s.run_id
+WHERE s.manifest = ANY ($2::text[]) AND s.owner_id = $1 AND r.archived_at IS NULL
+ORDER BY id, name;
+
 -- name: add_label
 UPDATE runs SET labels = array_append(labels, $3) WHERE id = $1 AND owner_id = $2 AND NOT labels @> ARRAY[$3::text]
   AND cardinality(labels) < $4;

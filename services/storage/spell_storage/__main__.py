@@ -24,7 +24,7 @@ from spell_storage.credentials import Credentials, read_hosts
 from spell_storage.fetch_api import FetchRoutes
 from spell_storage.fetcher import Fetcher
 from spell_storage.garbage import Garbage, runs_with
-from spell_storage.housekeeping import Housekeeping, runs_of
+from spell_storage.housekeeping import Housekeeping, InUse, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
@@ -32,6 +32,8 @@ from spell_storage.registries import Registries, read_role
 from spell_storage.registry_api import RegistryRoutes
 from spell_storage.registry_door import Door
 from spell_storage.remote import FetchLimits, Remote
+from spell_storage.scrub import Scrub
+from spell_storage.scrub_api import ScrubRoutes
 from spell_storage.sealed import Seal
 from spell_storage.settings import Settings
 from spell_storage.upload_api import upload_routes
@@ -71,8 +73,7 @@ async def main(stop: asyncio.Event) -> None:
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
         fetcher = Fetcher(code, repositories, credentials, remote)
         blobs = Blobs(pool, objects, given.files_kept_seconds)
-        asks = bool(given.scheduler_url)
-        code_in_use, files_in_use = (runs_of(scheduler), runs_with(scheduler)) if asks else (None, None)
+        code_in_use, files_in_use = _in_use(given, scheduler)
         housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
         garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
         incoming, uploads = upload_routes(pool, objects, blobs)
@@ -82,6 +83,7 @@ async def main(stop: asyncio.Event) -> None:
             *_foreign(given, pool, seal),
             ArchiveRoutes(objects),
             *uploads,
+            ScrubRoutes(Scrub(pool, objects, blobs, given.files_kept_seconds)),
         )
         app = api.make(pool, journals, appender, blobs, *routes)
         async with asyncio.TaskGroup() as tasks:
@@ -99,6 +101,11 @@ async def main(stop: asyncio.Event) -> None:
             await appender.close()
             merger.close()
     log.info("storage has stopped")
+
+
+def _in_use(given: Settings, scheduler: http.Caller) -> tuple[InUse | None, InUse | None]:
+    """Who says which commits and manifests are in use: without a scheduler, nobody can."""
+    return (runs_of(scheduler), runs_with(scheduler)) if given.scheduler_url else (None, None)
 
 
 def _remote(given: Settings, data: Path) -> Remote:

@@ -138,6 +138,21 @@ class Blobs:
             yield piece if skip == 0 and len(piece) <= end_of_it else piece[skip:end_of_it]
             position += len(piece)
 
+    async def checking(self, blob: Blob) -> AsyncGenerator[int, None]:
+        """Read a blob as a whole and compare its SHA-256; how many bytes each step has read.
+
+        Raises:
+            GoneError: it is damaged or lost, and missing from now on.
+        """
+        digesting = Digesting()
+        async for piece in self._pieces(blob, 0, blob.size):
+            await asyncio.to_thread(digesting.add, piece)
+            yield len(piece)
+        if digesting.sha256 != blob.sha256:
+            await self.quarantine(blob.sha256, blob.key, f"its SHA-256 is {digesting.sha256}")
+            raise _damaged(blob.sha256)
+        await self._pool.execute(_SQL["set_sums"], blob.sha256, blob.key, digesting.sums)
+
     async def read(self, owner_id: int, digest: str) -> bytes:
         """All of a small blob. Raises as `find` and `stream` do."""
         blob = await self.find(owner_id, digest)
@@ -265,14 +280,12 @@ class Blobs:
 
     async def _summed(self, blob: Blob) -> Blob:
         """A blob from a time without checksums, read once as a whole before any of it is given out."""
-        digesting = Digesting()
-        async for piece in self._pieces(blob, 0, blob.size):
-            digesting.add(piece)
-        if digesting.sha256 != blob.sha256:
-            await self.quarantine(blob.sha256, blob.key, f"its SHA-256 is {digesting.sha256}")
+        async for _ in self.checking(blob):
+            pass
+        found = await self._pool.fetchval(_SQL["sums_of"], blob.sha256, blob.key)
+        if found is None:
             raise _damaged(blob.sha256)
-        await self._pool.execute(_SQL["set_sums"], blob.sha256, blob.key, digesting.sums)
-        return replace(blob, sums=digesting.sums)
+        return replace(blob, sums=found)
 
 
 async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -78,7 +78,10 @@ SELECT objects.size, objects.key, objects.sums FROM blobs JOIN objects USING (sh
 WHERE blobs.owner_id = $1 AND blobs.sha256 = $2;
 
 -- name: set_sums
-UPDATE objects SET sums = $3 WHERE sha256 = $1 AND key = $2;
+UPDATE objects SET sums = $3 WHERE sha256 = $1 AND key = $2 AND sums IS DISTINCT FROM $3;
+
+-- name: sums_of
+SELECT sums FROM objects WHERE sha256 = $1 AND key = $2;
 
 -- name: hold_blobs
 -- Nobody removes these before this transaction has ended; their objects, and whether their bytes are here.

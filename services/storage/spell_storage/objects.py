@@ -26,6 +26,7 @@ KEYS_AT_ONCE = 1_000
 #: Measured: obstore writes a local file fastest in steps of this size; S3 wants at least 5 MiB per part.
 _UPLOAD_PART_BYTES = 8 << 20
 _UPLOAD_PARTS_AT_ONCE = 2
+_LISTED_AT_ONCE = 1_000
 
 
 class Objects:
@@ -81,6 +82,15 @@ class Objects:
         """Remove an object, whether it is there or not."""
         with suppress(FileNotFoundError), _answering():
             await obstore.delete_async(self._store, key)
+        if self._directory is not None:
+            # What a store in a directory writes to until an object is whole; a crash leaves it.
+            (self._directory / f"{key}#1").unlink(missing_ok=True)
+
+    async def listed(self, prefix: str) -> AsyncGenerator[list[tuple[str, datetime]], None]:
+        """Keys below a prefix, and when their objects were put, some at a time."""
+        with _answering():
+            async for page in obstore.list(self._store, prefix, chunk_size=_LISTED_AT_ONCE):
+                yield [(meta["path"], meta["last_modified"]) for meta in page]
 
     async def settle(self) -> None:
         """Everything stored so far survives a power cut."""

@@ -68,6 +68,7 @@ class Server:
         self.after_save: dict[str, Any] = {}
         self.streams: dict[int, list[Any]] = {}
         self.files: dict[str, bytes] = {}
+        self.check_lines: list[dict[str, Any]] = []
         self.entries: dict[str, list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
         self.refusals: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
@@ -351,6 +352,14 @@ class Handler(BaseHTTPRequestHandler):
             answer[kind].append(run_id)
         self._json(200, answer)
 
+    def check_storage(self, ours: Server, _: Any) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for line in ours.check_lines:
+            self.wfile.write(json.dumps(line).encode() + b"\n")
+        self.close_connection = True
+
     def label(self, ours: Server, _: Any, run_id: str, label: str) -> None:
         labels = ours.runs[int(run_id)]["labels"]
         labels.append(label) if self.command == "PUT" else labels.remove(label)
@@ -504,6 +513,7 @@ ROUTES = [
     (r"GET /api/runs", Handler.list_runs),
     (r"POST /api/runs/(stop|kill)", Handler.end_runs),
     (r"POST /api/runs/archive", Handler.archive),
+    (r"POST /api/storage/check", Handler.check_storage),
     (r"GET /api/runs/(\d+)", Handler.get_run),
     (r"GET /api/runs/(\d+)/follow", Handler.follow),
     (r"POST /api/runs/(\d+)/(stop|kill)", Handler.end_run),

@@ -108,6 +108,38 @@ def test_archive_takes_what_has_ended_and_names_the_rest(cli, server):
     assert re.search("^Archived +", out(cli("info", "1")), re.MULTILINE)
 
 
+def test_a_check_of_storage_names_what_is_damaged(cli, server):
+    line = {
+        "files": 2,
+        "bytes": 2_048,
+        "bytes_of_all": 2_048,
+        "damaged": 0,
+        "found": [],
+        "strays": 0,
+        "done": True,
+    }
+    file = {"sha256": "a" * 64, "size": 1_024, "owner_id": 1, "manifest": "b" * 64, "path": "x"}
+    found = [{**file, "name": "runs/1/x"}, {**file, "name": None}]
+
+    server.check_lines = [{**line, "done": False}, line]
+    whole = cli("storage", "check")
+    server.check_lines = [{**line, "done": False, "found": found}, {**line, "damaged": 1, "strays": 1}]
+    rotten, as_json = cli("storage", "check"), cli("storage", "check", "--json")
+    server.check_lines = [{**line, "done": False}]
+    broken = cli("storage", "check")
+
+    assert (whole.returncode, out(whole)) == (0, "2 stored files, 2.0K: all are whole.\n")
+    assert rotten.returncode == 1
+    assert out(rotten).splitlines() == [
+        "✖ runs/1/x: damaged or lost, 1.0K",
+        f"✖ a file that nothing names (SHA-256 {'a' * 64}): damaged or lost, 1.0K",
+        "1 stored file on no record will be removed.",
+        "1 of 2 stored files is damaged or lost. Whoever saves or uploads the same content again puts it right.",
+    ]
+    assert (as_json.returncode, json.loads(out(as_json))["found"]) == (1, found)
+    assert (broken.returncode, err(broken)) == (1, "ERROR: The check broke off. Try again.\n")
+
+
 def test_logs_of_a_run_that_goes_on_end_where_they_are(cli, server):
     server.add_run(state="running")
     server.script = [*whole()[:4], stdout(b"so far\n"), threading.Event()]

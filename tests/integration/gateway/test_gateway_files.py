@@ -4,10 +4,12 @@ import asyncio
 import hashlib
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 from pydantic import TypeAdapter
 
 from integration.gateway.wire import now
+from spell_proto.http import Caller
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 
 pytestmark = pytest.mark.integration
@@ -104,6 +106,35 @@ async def test_an_archived_run_is_in_no_list_and_has_no_files(client, saved):
     assert (shown["state"], shown["archived_at"] is not None) == ("complete", True)
     assert [check for check in verdict["checks"] if not check["ok"]] == []
     assert again[1]["already_archived"] == [saved]
+
+
+async def test_a_damaged_file_is_named_by_a_check_and_not_given_out(stage, client, saved):
+    digest = hashlib.sha256(FILES["ckpt/2/w"]).hexdigest()
+    [path] = (stage.directory / "storage" / "blobs").rglob(f"{digest}.*")
+    path.write_bytes(b"rot!")
+
+    async with stage.client("bob") as bob:
+        refused = await bob.ask("POST", "/api/storage/check")
+    async with client.session.post("/api/storage/check") as response:
+        lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
+    file = await client.ask("GET", f"/api/files/runs/{saved}/ckpt/2/w")
+    async with Caller(stage.sockets["storage"]) as storage:
+        owner = {"owner_id": found_in(lines, saved, "ckpt/2/w")["owner_id"]}
+        async with storage.open("PUT", f"/blobs/{digest}", params=owner, data=FILES["ckpt/2/w"]):
+            pass
+    healed = await client.ask("GET", f"/api/files/runs/{saved}/ckpt/2/w")
+
+    assert (refused[0], refused[1]["code"]) == (403, "admin_only")
+    assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    assert found_in(lines, saved, "ckpt/2/w")["sha256"] == digest
+    assert found_in(lines, saved, "ckpt/1/w") is None
+    assert (file[0], file[1]["code"]) == (410, "blob_damaged")
+    assert healed == (200, FILES["ckpt/2/w"])
+
+
+def found_in(lines, run_id, path):
+    named = {file["name"]: file for line in lines for file in line["found"]}
+    return named.get(f"runs/{run_id}/{path}")
 
 
 async def test_a_link_gives_what_it_leads_to_and_a_directory_gives_advice(client, saved):

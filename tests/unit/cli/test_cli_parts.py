@@ -7,7 +7,7 @@ from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
 from spell_gateway import shapes
-from spell_proto import buckets, environments, mounts, spec, uploads, views
+from spell_proto import buckets, environments, mounts, scrubbing, spec, uploads, views
 
 
 def test_status_tells_changed_from_untracked():
@@ -104,6 +104,8 @@ SAME = [
     (answers.Snapshot, views.SnapshotView),
     (answers.EndOutcomes, shapes.BatchOutcome),
     (answers.ArchiveOutcome, views.ArchiveOutcome),
+    (answers.DamagedFile, scrubbing.DamagedFile),
+    (answers.ScrubLine, scrubbing.ScrubLine),
     (answers.Transition, views.TransitionView),
     (answers.Entry, shapes.ResourceEntry),
     (answers.Listing, shapes.ResourceList),
