@@ -8,7 +8,7 @@ Standard library only, as the command line imports this module.
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from spell_proto import resources
 from spell_proto.errors import InvalidError, shown
@@ -111,6 +111,11 @@ def placed(asked: Sequence[tuple[str, str | None]], cwd: str) -> list[str]:
                 )
         targets.append(target)
     return targets
+
+
+def outside(targets: Iterable[str]) -> bool:
+    """Whether one of the absolute targets is outside the workspace."""
+    return any(not target.startswith(f"{SPELL}/") for target in targets)
 
 
 def working_directory(root_directory: str | None, cwd: str = ".") -> str:

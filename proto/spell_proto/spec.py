@@ -17,7 +17,7 @@ from spell_proto import apt, checks, frameworks, images, saves
 from spell_proto.conda import CondaFile
 from spell_proto.conda import parse_text as parse_conda
 from spell_proto.errors import InvalidError, shown
-from spell_proto.mount_paths import working_directory
+from spell_proto.mount_paths import outside, working_directory
 from spell_proto.mounts import Mount, MountRequest, placed
 from spell_proto.requirements import CONSTRAINTS, Editable, Parsed, no_editables, parse_text, refused
 from spell_proto.shapes import Shape
@@ -289,6 +289,11 @@ class RunRequest(Shape):
         return self
 
     @property
+    def outside(self) -> bool:
+        """Whether something is mounted outside the workspace."""
+        return outside(placed(self.mounts, self.working_directory))
+
+    @property
     def working_directory(self) -> str:
         """Where the command starts."""
         if self.github is not None:
@@ -340,6 +345,11 @@ class RunSpec(Shape):
     mounts: tuple[Mount, ...] = ()
     save_every_seconds: int | None = None
     no_save: tuple[str, ...] = ()
+
+    @property
+    def outside(self) -> bool:
+        """Whether something is mounted outside the workspace."""
+        return outside(mount.target for mount in self.mounts)
 
 
 class AttemptSpec(Shape):

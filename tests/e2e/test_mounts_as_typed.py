@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from support.standalone import standalone
+
 pytestmark = pytest.mark.e2e
 
 
@@ -154,3 +156,20 @@ def test_mounts_are_shown_foretold_and_made_again(stack, project, made):
     assert [path for path in kept.rglob("*") if path.is_file() and os.access(path, os.X_OK)], (
         "its mode is kept"
     )
+
+
+def test_without_namespaces_a_mount_outside_the_workspace_is_refused_and_names_what_helps():
+    with standalone(slots=1, isolation="none", engine="local") as bare:
+        made = bare.cast("echo one > data.txt")
+        bare.until_final(made)
+
+        refused = bare.spell("run", "-f", "-m", f"runs/{made}:/mnt/a", "true")
+        inside = bare.spell("run", "-f", "-m", f"runs/{made}:in", "cat in/data.txt; echo more >> in/data.txt")
+        again = bare.spell("run", "-f", "-m", f"runs/{made}:in", "cat in/data.txt")
+
+        said = " ".join(refused.stderr.split())
+        assert refused.rc == 2, refused
+        assert "none has namespaces, without which nothing can be mounted outside /spell" in said
+        assert "apt-get install bubblewrap" in said
+        assert "one" in inside.stdout.splitlines()
+        assert "more" not in again.stdout.splitlines(), "what is kept was not changed"

@@ -3,7 +3,7 @@
 import difflib
 
 from spell_proto import checks
-from spell_proto.engines import DOCKER, LOCAL, Engine, engine_for
+from spell_proto.engines import DOCKER, LOCAL, LOCAL_MOUNTS, Engine, engine_for
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import MachineTypeList, MachineTypeView
@@ -12,10 +12,14 @@ from spell_proto.views import MachineTypeList, MachineTypeView
 NAME_CHARS_COMPARED = 64
 #: Why no machine of a type can run something that needs the engine, and what helps.
 _MISSING = {
+    LOCAL_MOUNTS: (
+        "none has namespaces, without which nothing can be mounted outside /spell",
+        "Install bubblewrap on a machine of this type (apt-get install bubblewrap), or mount below /spell.",
+    ),
     DOCKER: (
         "Docker does not answer on any",
         "Install Docker on a machine of this type and start it (systemctl start docker); it is noticed within seconds.",
-    )
+    ),
 }
 
 
@@ -24,6 +28,7 @@ _FLAGS = {
     "docker_image": "--docker-image",
     "environment.apt": "--apt",
     "environment.framework": "--framework",
+    "mounts": "--mount",
 }
 
 
@@ -40,7 +45,7 @@ def pick(
         return found
     assert needs is not None
     problem, remedy = next(
-        (_MISSING[engine] for engine in sorted(needs) if engine in _MISSING),
+        (missing for engine, missing in _MISSING.items() if engine in needs),
         (
             f"none has the engine {' or '.join(sorted(needs))}",
             "SPELL_ENGINE of its runner says what a machine has.",
@@ -54,6 +59,13 @@ def pick(
         field=field,
         hint=remedy + elsewhere,
     )
+
+
+def field(image: str | None, environment: EnvironmentRequest) -> str:
+    """What of a run needs an engine that not every machine has, if anything does."""
+    if image is not None:
+        return "docker_image"
+    return "environment.apt" if environment.apt else "mounts"
 
 
 def _named(listed: MachineTypeList, name: str) -> MachineTypeView:
@@ -72,18 +84,19 @@ def _able(kind: MachineTypeView, needs: frozenset[str] | None) -> bool:
     return needs is None or not kind.machines or bool(needs & set(kind.engines))
 
 
-def engine(environment: EnvironmentRequest, kind: MachineTypeView) -> Engine:
-    """The engine that a run gets which names no image."""
-    return engine_for(environment, None, kind.engines or (LOCAL, DOCKER))
+def engine(environment: EnvironmentRequest, kind: MachineTypeView, *, outside: bool = False) -> Engine:
+    """The engine that a run gets which names no image; `outside` says that it mounts something outside the workspace."""
+    return engine_for(environment, None, kind.engines or (LOCAL, DOCKER), outside=outside)
 
 
 def accelerated(
-    environment: EnvironmentRequest, image: str | None, kind: MachineTypeView
+    environment: EnvironmentRequest, image: str | None, kind: MachineTypeView, *, outside: bool = False
 ) -> EnvironmentRequest:
     """The environment as the GPUs of a machine need it: a framework comes in a variant that uses them. So does the one
     that everybody gets in Docker who names none, and no conda file.
     """
-    unnamed = image is None and environment.conda is None and engine(environment, kind) == DOCKER
+    in_docker = engine(environment, kind, outside=outside) == DOCKER
+    unnamed = image is None and environment.conda is None and in_docker
     framework = environment.framework is not None or unnamed
     if not framework or environment.accelerator is not None or not kind.gpus:
         return environment

@@ -99,7 +99,8 @@ def _why(error: RefusedError) -> str:
 
 
 def _empty(run_id: int | None) -> NotFoundError:
-    return NotFoundError("resource_not_found", f"run {run_id} saved no files")
+    kept = "it holds no files" if run_id is None else f"run {run_id} saved no files"
+    return NotFoundError("resource_empty", kept)
 
 
 def _nothing_there() -> NotFoundError:

@@ -68,15 +68,20 @@ class Runs:
             ConflictError: the commit is not here, or the key was used for another request.
             NotFoundError, ConflictError: something cannot be mounted.
         """
-        machine = await self._machine(request.machine_type, request.docker_image, request.environment)
+        machine = await self._machine(
+            request.machine_type, request.docker_image, request.environment, outside=request.outside
+        )
         if request.github is not None:
             await self._code.check(request.github)
         await self._check_image(request)
         # Before the code is looked for: a client that has to push it hears of this first.
         mounts = await self._mounts.accept(user, request) if request.mounts else ()
-        environment = machine_types.accelerated(request.environment, request.docker_image, machine)
+        environment = machine_types.accelerated(
+            request.environment, request.docker_image, machine, outside=request.outside
+        )
         framework: str | None = None
-        image = (await self._builder.check(environment, machine_types.engine(environment, machine))).image
+        engine = machine_types.engine(environment, machine, outside=request.outside)
+        image = (await self._builder.check(environment, engine)).image
         if image is not None:
             # A framework that is an image is a run in that image, and nothing else.
             environment, framework = BARE, request.environment.framework
@@ -125,14 +130,17 @@ class Runs:
         """
         run = await self._scheduler.run(user.id, run_id)
         spec = await self._scheduler.spec(user.id, run_id)
-        machine = await self._machine(spec.machine_type, spec.docker_image, spec.environment)
+        machine = await self._machine(
+            spec.machine_type, spec.docker_image, spec.environment, outside=spec.outside
+        )
         await self._mounts.still_there(user, spec.mounts)
         if not spec.environment.bare:
             with contextlib.suppress(NotFoundError):
                 used = await self._builder.use(UseAsked(run_id=run_id))
                 exact = {"key": used.detail.environment.key, "latest": False}
                 environment = spec.environment.model_copy(update=exact)
-                await self._builder.check(environment, machine_types.engine(environment, machine))
+                engine = machine_types.engine(environment, machine, outside=spec.outside)
+                await self._builder.check(environment, engine)
                 spec = spec.model_copy(update={"environment": environment})
         return await self._made(user, spec, run.labels, canonical_json({"again": run_id}), key)
 
@@ -142,7 +150,9 @@ class Runs:
         Raises:
             InvalidError: it could not be created.
         """
-        machine = await self._machine(request.machine_type, request.docker_image, request.environment)
+        machine = await self._machine(
+            request.machine_type, request.docker_image, request.environment, outside=request.outside
+        )
         if request.github is not None:
             await self._code.check(request.github)
         await self._check_image(request)
@@ -156,8 +166,11 @@ class Runs:
                 code_known = False
         listed = await self.machine_types()
         machine = next(item for item in listed.machine_types if item.name == machine.name)
-        asked = machine_types.accelerated(request.environment, request.docker_image, machine)
-        environment = await self._builder.plan(asked, machine_types.engine(asked, machine))
+        asked = machine_types.accelerated(
+            request.environment, request.docker_image, machine, outside=request.outside
+        )
+        engine = machine_types.engine(asked, machine, outside=request.outside)
+        environment = await self._builder.plan(asked, engine)
         if environment.image is not None:
             await self._machine(machine.name, environment.image, BARE, "environment.framework")
         return RunPlan(environment=environment, machine=machine, code_known=code_known, mounts=mounts)
@@ -186,13 +199,20 @@ class Runs:
         return listed
 
     async def _machine(
-        self, name: str | None, image: str | None, environment: EnvironmentRequest, field: str | None = None
+        self,
+        name: str | None,
+        image: str | None,
+        environment: EnvironmentRequest,
+        field: str | None = None,
+        *,
+        outside: bool = False,
     ) -> MachineTypeView:
-        """The type of machine for a run; `field` is what asks for the image. What the list does not allow is looked up in a newer one before it is refused:
-        a machine of a new type may have come since it was read, or Docker may have been started.
+        """The type of machine for a run; `field` is what asks for the image, `outside` says that it mounts something
+        outside the workspace. What the list does not allow is looked up in a newer one before it is refused: a machine
+        of a new type may have come since it was read, or Docker may have been started.
         """
-        needs = engines_needed(image, environment)
-        field = field or ("environment.apt" if image is None else "docker_image")
+        needs = engines_needed(image, environment, outside=outside)
+        field = field or machine_types.field(image, environment)
         # What types there are hardly ever changes; what their machines can do does.
         believed = MACHINE_TYPES_BELIEVED_SECONDS if needs is None else MACHINE_TYPES_SECONDS
         try:

@@ -114,8 +114,6 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         kept_apart = await isolation.probe(chosen.isolation, data, hidden, place.root, place.empty)
     except IsolationError as error:
         raise SettingsError(f"the setting SPELL_ISOLATION: {error}") from error
-    cache = Cache(data, lambda: used_trees(data / "attempts"), chosen.mount_cache_bytes_max)
-    _after_reboot(data / "mounts/boot_id", here.boot_id, cache)
     log.info("isolation found", isolation=kept_apart.name, overlay=kept_apart.overlay)
     server = ShimServer(data, chosen.shimd_linger_seconds)
     local = LocalEngine(
@@ -125,7 +123,7 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         server,
         environments,
         trees,
-        Mounting(cache, storage),
+        _mounting(chosen, here, data, storage, None),
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
     )
@@ -133,6 +131,17 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         return local
     docker = _docker(chosen, here, place, server, storage, environments)
     return AutoEngine(local, docker, data, server, grace_seconds=chosen.grace_seconds)
+
+
+def _mounting(
+    chosen: Settings, here: Machine, data: Path, storage: Caller, owner: tuple[int, int] | None
+) -> Mounting:
+    """What keeps resources for an engine whose runs run as `owner`; None: as us."""
+    attempts = Path(chosen.data_dir) / "attempts"
+    cache = Cache(data, lambda: used_trees(attempts), chosen.mount_cache_bytes_max, owner)
+    # Where others run commands than before, what is kept belongs to the wrong ones.
+    _after_reboot(data / "mounts/boot_id", f"{here.boot_id} {owner or ''}", cache)
+    return Mounting(cache, storage)
 
 
 def _docker(
@@ -164,6 +173,7 @@ def _docker(
         limits,
         storage,
         environments,
+        lambda owner: _mounting(chosen, here, data, storage, owner),
         socket=chosen.docker_socket,
         image_bytes_max=chosen.image_bytes_max,
         floor=chosen.docker_floor,

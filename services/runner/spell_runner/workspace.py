@@ -20,6 +20,10 @@ _FICLONE = 0x40049409
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+#: Path -> signature.
+Baseline = dict[str, list[int]]
+
+
 class AbortedError(Exception):
     """What a thread was doing is not wanted any more."""
 
@@ -44,10 +48,15 @@ def signature(status: os.stat_result) -> list[int]:
 
 
 def copy_tree(source: Path, target: Path, abort: Abort, owner: tuple[int, int] | None = None) -> bytes:
+    """What `copied_tree` does, and the baseline as it is written down."""
+    return encode_baseline(copied_tree(source, target, abort, owner))
+
+
+def copied_tree(source: Path, target: Path, abort: Abort, owner: tuple[int, int] | None = None) -> Baseline:
     """Copy everything below `source` into the directory `target`; the baseline says what was there: path -> signature.
     `owner`, user and group, gets it all.
     """
-    baseline: dict[str, list[int]] = {}
+    baseline: Baseline = {}
     for path, entry in walk(source):
         abort.check()
         to = target / path
@@ -63,12 +72,17 @@ def copy_tree(source: Path, target: Path, abort: Abort, owner: tuple[int, int] |
             # Before the signature is taken, which this changes.
             os.chown(to, *owner, follow_symlinks=False)
         if not entry.is_dir(follow_symlinks=False):
-            baseline[os.fsencode(path).hex()] = signature(to.lstat())
-    return orjson.dumps(baseline)
+            baseline[path] = signature(to.lstat())
+    return baseline
 
 
-def read_baseline(data: bytes) -> dict[str, list[int]]:
-    """Path -> signature, as `copy_tree` made it."""
+def encode_baseline(baseline: Baseline) -> bytes:
+    """A baseline as it is written down: names may hold what no text can."""
+    return orjson.dumps({os.fsencode(path).hex(): value for path, value in baseline.items()})
+
+
+def read_baseline(data: bytes) -> Baseline:
+    """Path -> signature, as it was written down."""
     return {os.fsdecode(bytes.fromhex(path)): value for path, value in orjson.loads(data).items()}
 
 
@@ -168,6 +182,25 @@ def _same_time(entry: os.DirEntry[str], to: Path) -> None:
     """By its time, git knows a file for unchanged."""
     mtime = entry.stat(follow_symlinks=False).st_mtime_ns
     os.utime(to, ns=(mtime, mtime), follow_symlinks=False)
+
+
+def link_or_copy(source: str, target: str | Path, owner: tuple[int, int] | None = None) -> None:
+    """One more name for a file that nobody writes to; a copy where it has as many as a file can have."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        copy_as_it_is(source, target, owner)
+
+
+def copy_as_it_is(source: str, target: str | Path, owner: tuple[int, int] | None = None) -> None:
+    """A copy with the same time and mode; `owner` gets it."""
+    copy_file(source, Path(target))
+    mtime = os.lstat(source).st_mtime_ns
+    os.utime(target, ns=(mtime, mtime))
+    if owner is not None:
+        os.chown(target, *owner)
 
 
 def copy_file(source: str, target: Path) -> None:

@@ -167,7 +167,7 @@ def _fetched_code(run: Run, spec: RunSpec) -> CodeLocation | None:
 
 def needs_text(spec: RunSpec) -> str:
     """The engines of which one must be where the run goes, as its row has them; empty where it does not matter."""
-    return ",".join(sorted(engines_needed(spec.docker_image, spec.environment) or ()))
+    return ",".join(sorted(engines_needed(spec.docker_image, spec.environment, outside=spec.outside) or ()))
 
 
 def needs_of(row: Row) -> frozenset[str]:
@@ -236,7 +236,7 @@ def fact_post(logged: Logged, cause: str) -> Post:
 
 def build_post(run_id: int, spec: RunSpec, engines: Collection[str]) -> Post:
     """The request to build a queued run's environment ahead of time, for machines that have some engines."""
-    engine = engine_for(spec.environment, spec.docker_image, engines)
+    engine = engine_for(spec.environment, spec.docker_image, engines, outside=spec.outside)
     message = BuildEnvironment(
         run_id=run_id, environment=spec.environment, engine=engine, cause=f"run {run_id}"
     )

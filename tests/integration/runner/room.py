@@ -371,6 +371,14 @@ class Room:
                     saved[entry.path] = await answer.read()
             return saved
 
+    async def deleted(self, view: RunView) -> list[str]:
+        """What was recorded as removed."""
+        assert view.manifest is not None
+        owner = {"owner_id": view.owner_id}
+        async with http.Caller(self.services.storage_url) as caller:
+            manifest = await caller.call("GET", f"/manifests/{view.manifest}", MANIFEST, params=owner)
+        return list(manifest.deleted)
+
     async def assert_whole(self, view: RunView) -> None:
         """The scheduler's invariants hold, and the stored log is what was reported."""
         for check in (await self.client.verify()).checks:

@@ -1,36 +1,13 @@
 """Runs in containers of a daemon that cannot mount the layers of a workspace, as it stands on layers itself."""
 
 import os
-import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from integration.runner.room import in_docker, room
-from spell_runner import workspace
-from support import docker as daemons
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SAID = "Docker cannot mount layers on this machine, so the code is copied for this run"
-
-
-@pytest.fixture(name="layered")
-def _layered():
-    """A directory whose file system is an overlay, which holds no upper layer of another."""
-    if os.geteuid():
-        daemons.absent("only root can mount a file system")
-    place = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
-    for name in ("lower", "upper", "work", "on"):
-        (place / name).mkdir()
-    layers = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(place / "on")], check=True)
-    try:
-        yield str(place / "on")
-    finally:
-        # The fork server of the machine that was there goes on for a while.
-        subprocess.run(["umount", "--lazy", str(place / "on")], check=True)
-        workspace.remove(place)
 
 
 async def test_a_run_without_layers_sees_and_saves_what_one_with_them_does(services, docker, layered):

@@ -90,6 +90,7 @@ async def contained(docker, data):
             LIMITS,
             caller,
             Environments(caller, Copies(data, caller, caller, set, 10**9)),
+            lambda owner: Mounting(Cache(data, set, 10**9, owner), caller),
             socket=str(docker.socket),
             grace_seconds=1.0,
             log_bytes_max=1 << 20,

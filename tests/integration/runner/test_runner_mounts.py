@@ -12,11 +12,15 @@ from integration.runner.room import room
 from integration.runner.stowing import AT, mount, stow
 from spell_runner.mounts.mounting import TREES
 
-ISOLATIONS = [
+needs_bubblewrap = pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
+#: Every way in which runs see mounts outside their workspace.
+WAYS = [
     "unshare",
-    pytest.param(
-        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
-    ),
+    "unshare copies",
+    pytest.param("bubblewrap", marks=needs_bubblewrap),
+    pytest.param("bubblewrap copies", marks=needs_bubblewrap),
+    "docker",
+    "docker copies",
 ]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 FETCHED = re.compile(r"GET /(blobs|manifests)/")
@@ -32,10 +36,10 @@ def kept(here) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
-async def test_resources_are_seen_where_they_are_mounted_and_fetched_once(rooms, isolation):
-    here = await rooms(isolation)
-    name = isolation.encode()
+@pytest.mark.parametrize("way", WAYS)
+async def test_resources_are_seen_where_they_are_mounted_and_fetched_once(rooms, way):
+    here = await rooms(way)
+    name = way.encode()
     manifest = await stow(
         here, {"d/a": name + b"a\n", "d/e/b": name + b"b\n", "f": name + b"f\n"}, {"d/l": "e/b"}
     )
@@ -58,8 +62,9 @@ async def test_resources_are_seen_where_they_are_mounted_and_fetched_once(rooms,
     second = await here.create(command, mounts=mounts)
     await here.until_final(second)
 
+    assert view.state == "complete", await here.lines(first)
     output = (await here.output(first)).decode().splitlines()
-    assert output[:6] == [f"{isolation}{letter}" for letter in "abbff"] + ["e/b"]
+    assert output[:6] == [f"{way}{letter}" for letter in "abbff"] + ["e/b"]
     assert output[6:-1] == ["/data:", "x", "", "/data/x:", "y", "", "/mnt:", "all", "one"]
     assert output[-1].startswith("2001-09-09 0"), "its time is kept"
     assert output[-1].split(".")[1][:6] == f"{AT.microsecond:06}"
@@ -74,11 +79,69 @@ async def test_resources_are_seen_where_they_are_mounted_and_fetched_once(rooms,
     assert not [one for one in here.front.asked if FETCHED.match(one)], "what is here is not asked for"
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
-async def test_nobody_can_write_to_what_is_kept(rooms, isolation):
+@pytest.mark.parametrize("way", [*WAYS, "none"])
+async def test_what_a_run_changes_in_its_workspace_is_saved_and_nothing_else_is(rooms, way):
+    here = await rooms(way)
+    code = here.front.shelf.code({"kept": b"kept\n", "d/hidden": b"hidden\n", "m": b"old\n"})
+    manifest = await stow(
+        here, {"d/a": b"a\n", "d/b": b"b\n", "d/c": b"c\n", "d/e/f": b"f\n", "m": b"new\n"}, {"d/l": "a"}
+    )
+    root = "/spell/repo"
+    mounts = [
+        mount(here, manifest, f"{root}/d", "d"),
+        mount(here, manifest, f"{root}/m", "m", is_file=True),
+        mount(here, manifest, f"{root}/x/one", "d/a", is_file=True),
+        mount(here, manifest, f"{root}/x/two", "d/b", is_file=True),
+    ]
+    command = (
+        "ls d; cat m x/one; echo more >> d/a; touch d/c; echo new > d/hidden; rm d/b; rm -r d/e; rm x/one; echo two > x/two; "
+        "echo kept > kept; echo at > d/at; mkdir d/empty"
+    )
+
+    view = await here.until_final(await here.create(command, code=code, mounts=mounts))
+    again = await here.until_final(
+        await here.create("find d x m -type f | sort | xargs cat", code=code, mounts=mounts)
+    )
+    idle = await here.until_final(await here.create("true", code=code, mounts=mounts))
+
+    assert (await here.output(view.id)).split() == b"a b c e l new a".split()
+    assert await here.files(view) == {
+        "d/a": b"a\nmore\n", "d/hidden": b"new\n", "d/at": b"at\n", "x/two": b"two\n"
+    }  # fmt: skip
+    assert await here.deleted(view) == ["d/b", "d/e/f", "x/one"]
+    assert (await here.output(again.id)).split() == b"a b c f new a b".split()
+    assert idle.manifest is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_is_written_outside_the_workspace_is_named_and_gone(rooms, way):
+    here = await rooms(way)
+    manifest = await stow(here, {"d/a": b"a\n", "b": b"b\n"})
+    mounts = [
+        mount(here, manifest, "/mnt/in/d", "d"),
+        mount(here, manifest, "/mnt/b", "b", is_file=True),
+        mount(here, manifest, "/data/d", "d"),
+    ]
+
+    one = await here.until_final(await here.create("echo x > /mnt/in/d/x; echo y > here", mounts=mounts))
+    two = await here.until_final(await here.create("rm /mnt/b; echo x >> /data/d/a", mounts=mounts))
+    none = await here.until_final(await here.create("cat /mnt/in/d/a /mnt/b", mounts=mounts))
+
+    said = "Not saved: what was written below {}, as only files below /spell are"
+    assert [line for line in await here.lines(one.id) if "Not saved" in line] == [said.format("/mnt/in/d")]
+    assert await here.files(one) == {"here": b"y\n"}
+    (line,) = [line for line in await here.lines(two.id) if "Not saved" in line]
+    assert line in {said.format("/data/d and /mnt"), said.format("/data/d and /mnt/b")}
+    assert two.manifest is None
+    assert await here.output(none.id) == b"a\nb\n"
+    assert not [line for line in await here.lines(none.id) if "Not saved" in line]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_nobody_can_write_to_what_is_kept(rooms, way):
     """Neither where it is mounted, nor by any other path, whatever user the command is in whatever namespace."""
-    here = await rooms(isolation)
-    manifest = await stow(here, {"d/a": b"untouched " + isolation.encode()}, mode=0o666)
+    here = await rooms(way)
+    manifest = await stow(here, {"d/a": b"untouched " + way.encode()}, mode=0o666)
     mounts = [
         mount(here, manifest, "/mnt/d", "d"),
         mount(here, manifest, "/mnt/f", "d/a", is_file=True),

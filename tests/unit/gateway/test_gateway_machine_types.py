@@ -2,7 +2,7 @@
 
 import pytest
 
-from spell_gateway.machine_types import accelerated, pick
+from spell_gateway.machine_types import accelerated, field, pick
 from spell_proto.errors import InvalidError
 from spell_proto.spec import EnvironmentRequest
 from spell_proto.views import MachineTypeList, MachineTypeView
@@ -78,3 +78,19 @@ def test_the_framework_of_those_who_name_none_in_docker_is_the_one_for_the_gpus(
     assert accelerated(bare, "debian", docker) == bare
     assert accelerated(conda, None, docker) == conda
     assert accelerated(bare, None, kind("CPU", engines=("docker",))) == bare
+
+
+def test_without_namespaces_nothing_is_mounted_outside_the_workspace_and_what_helps_is_said():
+    bare = listed(kind("CPU", engines=("local",)), kind("T4", engines=("local", "local-mounts")))
+    needs = frozenset({"docker", "local-mounts"})
+
+    with pytest.raises(InvalidError) as refused:
+        pick(bare, "CPU", needs, field(None, EnvironmentRequest()))
+
+    assert refused.value.code == "engine_unavailable"
+    assert refused.value.message.startswith(
+        "--mount: no machine of type CPU can run this: none has namespaces"
+    )
+    assert "bubblewrap" in (refused.value.hint or "")
+    assert "choose another type of machine: T4" in (refused.value.hint or "")
+    assert pick(bare, "T4", needs, "mounts").name == "T4"

@@ -99,7 +99,8 @@ class AutoEngine(Shimmed):
         mounting: Callable[[], None],
     ) -> None:
         able = (*await self._local.able(), DOCKER)
-        if engine_for(spec.spec.environment, spec.spec.docker_image, able) == LOCAL:
+        asked = spec.spec
+        if engine_for(asked.environment, asked.docker_image, able, outside=asked.outside) == LOCAL:
             await self._local.prepare(spec, directory, notes, abort, mounting)
             return
         if not self._known.is_set():

@@ -1,15 +1,18 @@
-"""Workspaces that are copies of the code, where no layers can be mounted (shell)."""
+"""Workspaces that are copies of the code and of what is mounted, where no layers can be mounted (shell)."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from spell_proto.state import Reason
 from spell_runner import layout, skeleton
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.errors import AttemptError
+from spell_runner.mounts import copied
+from spell_runner.mounts.layers import Mounted
 from spell_runner.shim import launch
 from spell_runner.trees import Code
-from spell_runner.workspace import Abort, copy_tree, remove
+from spell_runner.workspace import Abort, Baseline, copied_tree, encode_baseline, remove
 
 
 def copy(
@@ -19,9 +22,10 @@ def copy(
     *,
     repository: bool = False,
     owner: tuple[int, int] | None = None,
+    mounted: Sequence[Mounted] = (),
 ) -> None:
-    """Lay the code out as an attempt's own, once, with the `repository` where nothing else brings it there. `owner` gets
-    all of it.
+    """Lay code and mounts out as an attempt's own, once, with the `repository` where nothing else brings it there. `owner`
+    gets all of it.
 
     Raises:
         AttemptError: there is no room for it, or nothing can be written.
@@ -35,13 +39,18 @@ def copy(
         workspace.mkdir()
         if owner is not None:
             os.chown(workspace, *owner)
-    baseline = b"{}"
+    baseline: Baseline = {}
+    reason, what = Reason.START_FAILED, "the code"
     try:
         if code is not None:
-            baseline = copy_tree(code.lower, workspace, abort, owner)
+            baseline = copied_tree(code.lower, workspace, abort, owner)
             if repository:
                 skeleton.copy(code.repository, code.objects, workspace / layout.REPOSITORY)
-        directory.write(BASELINE, baseline)
+        reason, what = Reason.MOUNT_FAILED, "what is mounted"
+        if mounted:
+            copied.into_workspace(mounted, workspace, baseline, abort, owner)
+            copied.outside(mounted, directory, abort, owner)
+        directory.write(BASELINE, encode_baseline(baseline))
     except OSError as error:
         remove(workspace)
-        raise AttemptError(Reason.START_FAILED, f"the code could not be copied: {error}") from error
+        raise AttemptError(reason, f"{what} could not be copied: {error}") from error

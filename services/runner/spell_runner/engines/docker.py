@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from spell_runner.directory import PUSHING, Directory
 from spell_runner.editables import Made
 from spell_runner.engines import hardening, laying, overlays
 from spell_runner.engines.about import About, read
-from spell_runner.engines.hardening import Bound, Limits, Overlay, Wanted
+from spell_runner.engines.hardening import Bound, Limits, Wanted
 from spell_runner.engines.images import Image, Images
 from spell_runner.engines.network import Network
 from spell_runner.engines.pulse import Pulse
@@ -32,6 +33,8 @@ from spell_runner.engines.server import ShimServer
 from spell_runner.engines.shimmed import Shimmed, choose_gpus
 from spell_runner.environments import Environments
 from spell_runner.errors import AttemptError, AwayError, EngineError
+from spell_runner.mounts.layers import Mounted
+from spell_runner.mounts.mounting import Mounting, with_mounts
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
@@ -67,7 +70,8 @@ def account() -> tuple[int, int]:
 
 class DockerEngine(Shimmed):
     """See `spell_runner.engines.engine`. `socket` is the path of the daemon's. `storage` is asked what private registries
-    are told. `floor` says what becomes of a daemon that is too old.
+    are told. `floor` says what becomes of a daemon that is too old. `mounting` is asked once for what keeps resources that belong
+    to whom commands run as.
     """
 
     isolation = ISOLATION
@@ -81,6 +85,7 @@ class DockerEngine(Shimmed):
         limits: Limits,
         storage: Caller,
         environments: Environments,
+        mounting: Callable[[tuple[int, int]], Mounting],
         *,
         socket: str,
         grace_seconds: float,
@@ -100,6 +105,8 @@ class DockerEngine(Shimmed):
         self._socket = socket
         self._pulse = Pulse(socket)
         self._environments = environments
+        self._mounting_of = mounting
+        self._mounting: Mounting | None = None
         self._log_bytes_max = log_bytes_max
         self._stack = contextlib.AsyncExitStack()
         self._control: aiodocker.Docker | None = None
@@ -130,6 +137,7 @@ class DockerEngine(Shimmed):
             if isinstance(error, _ODD):
                 raise EngineError(f"what is at {self._socket} does not answer as Docker does") from error
             raise
+        self._mounting = self._mounting_of(self._owner)
         self._control, self._images = control, Images(control, both.streams, about, self._image_bytes_max)
         log.info("docker found", version=about.version, api=about.api, mapped=about.mapped)
 
@@ -183,9 +191,6 @@ class DockerEngine(Shimmed):
         abort: Abort,
         mounting: Callable[[], None],
     ) -> None:
-        if spec.spec.mounts:
-            mounting()
-            raise AttemptError(Reason.MOUNT_FAILED, "resources cannot be mounted into containers yet")
         image = await self._image_of(spec, directory, notes)
         code = None
         if spec.spec.code is not None:
@@ -195,10 +200,15 @@ class DockerEngine(Shimmed):
                 lambda: notes.line(_STORAGE_AWAY),
             )
         overlay = await self._mounts(image, notes)
+        mounted: tuple[Mounted, ...] = ()
+        if spec.spec.mounts:
+            assert self._mounting is not None
+            mounting()
+            mounted = await self._mounting.fetch(spec, directory, notes)
         if not overlay:
             notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
         cwd = await asyncio.to_thread(
-            laying.lay_out, spec, directory, code, abort, overlay=overlay, owner=self._owner
+            laying.lay_out, spec, directory, code, mounted, abort, overlay=overlay, owner=self._owner
         )
         projects = None
         if code is not None and spec.spec.environment.editables:
@@ -208,7 +218,7 @@ class DockerEngine(Shimmed):
             )
         # Nothing may come between here and the writing: what is written is what makes them taken.
         mine = choose_gpus(self._machine, self._data / "attempts")
-        told = Launch(
+        plain = Launch(
             argv=(image.shell, "-c", spec.spec.command),
             env={},
             isolation=ISOLATION,
@@ -221,10 +231,11 @@ class DockerEngine(Shimmed):
             log_bytes_max=self._log_bytes_max,
             repository="" if code is None else str(code.repository),
             objects="" if code is None else str(code.objects),
-            container=self._container(spec, directory, image, code, cwd, mine, projects, overlay=overlay),
             gpus=mine,
         )
-        directory.write(launch.LAUNCH, told.encode())
+        told = with_mounts(plain, mounted, directory)
+        container = self._container(spec, directory, image, code, told, projects)
+        directory.write(launch.LAUNCH, replace(told, container=container).encode())
 
     async def _image_of(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> Image:
         """The image that a run names, or that its environment is.
@@ -303,11 +314,8 @@ class DockerEngine(Shimmed):
         directory: Directory,
         image: Image,
         code: Code | None,
-        cwd: str,
-        mine: tuple[str, ...],
+        told: Launch,
         projects: Made | None,
-        *,
-        overlay: bool,
     ) -> Container:
         bound = [Bound(directory / launch.TEMPORARY, _TMP, read_only=False)]
         if code is not None:
@@ -315,20 +323,18 @@ class DockerEngine(Shimmed):
             bound.append(Bound(str(code.objects), f"{_SPELL}/.git/objects"))
         passed_on, files = _within(self._machine.passed_on)
         bound += files
-        environ = _environ(passed_on, spec, image.shell) | {"SPELL_GPUS": ",".join(mine)}
+        environ = _environ(passed_on, spec, image.shell) | {"SPELL_GPUS": ",".join(told.gpus)}
         if projects is not None:
             bound.append(Bound(str(projects.directory), projects.seen_at))
             environ |= projects.within({"PATH": image.search, **environ})
         uid, gid = account()
-        workspace: Overlay | Bound = Bound(directory / launch.WORKSPACE, _SPELL, read_only=False)
-        if overlay:
-            workspace = Overlay(str(self._lower(code)), directory / launch.UPPER, directory / launch.WORK)
+        workspace, layers, copies = hardening.places(told, directory.base)
         wanted = Wanted(
             image=image.id,
             argv=(image.shell, "-c", spec.spec.command),
             env=environ,
             user=f"{uid}:{gid}",
-            cwd=cwd,
+            cwd=told.cwd,
             labels={
                 hardening.MANAGED: "run",
                 hardening.MACHINE: self._machine.id,
@@ -338,8 +344,9 @@ class DockerEngine(Shimmed):
             },
             network=self._network.name,
             workspace=workspace,
-            bound=tuple(bound),
-            gpus=mine,
+            bound=(*bound, *copies),
+            gpus=told.gpus,
+            layers=layers,
         )
         body = hardening.container(wanted, self._limits)
         return Container(self._socket, container_name(self._machine.id, spec), body, image.pinned)

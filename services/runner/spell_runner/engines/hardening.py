@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spell_proto.mount_paths import SPELL
+from spell_runner.shim.launch import UPPER, WORK, WORKSPACE, Launch
+
 FILES_MAX = 65_536
 #: What a run may not learn from its image, or have its image do to the machine: a name without a value removes it.
 #: The NVIDIA ones are read by the hook that brings GPUs into containers [S27].
@@ -53,7 +56,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """The layers of a workspace; the daemon mounts them when it starts the container."""
+    """Layers, of which there may be several below with colons between; the daemon mounts them when it starts a container."""
 
     lower: str
     upper: str
@@ -68,7 +71,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be run, and where. `user` is `uid:gid`, `gpus` are UUIDs."""
+    """What is to be run, and where. `user` is `uid:gid`, `gpus` are UUIDs. `layers` are mounted besides the workspace."""
 
     image: str
     argv: tuple[str, ...]
@@ -80,6 +83,7 @@ class Wanted:
     workspace: Overlay | Bound
     bound: tuple[Bound, ...]
     gpus: tuple[str, ...] = ()
+    layers: tuple[tuple[str, Overlay], ...] = ()
 
 
 def files_max() -> int:
@@ -144,7 +148,11 @@ def _host(wanted: Wanted, limits: Limits) -> dict[str, Any]:
         # A process 1 that buries the dead and hands signals on, which a shell does not.
         "Init": True,
         "NetworkMode": wanted.network,
-        "Mounts": [_workspace(wanted.workspace), *(_bound(one) for one in wanted.bound)],
+        "Mounts": [
+            _workspace(wanted.workspace),
+            *(_overlay(at, layers) for at, layers in wanted.layers),
+            *(_bound(one) for one in wanted.bound),
+        ],
     }
 
 
@@ -152,14 +160,37 @@ def _gpus(uuids: tuple[str, ...]) -> dict[str, Any]:
     return {"Driver": "nvidia", "DeviceIDs": list(uuids), "Capabilities": [["gpu"]]}
 
 
+def places(
+    told: Launch, base: str
+) -> tuple[Overlay | Bound, tuple[tuple[str, Overlay], ...], tuple[Bound, ...]]:
+    """The workspace of a launch, what is mounted besides it, and the copies that stand for that where no layers can be
+    mounted; `base` is the attempt's directory.
+    """
+    if not told.overlay:
+        copies = (
+            Bound(f"{base}/{layer.place}", layer.at, read_only=False)
+            for layer in told.layers
+            if layer.is_root
+        )
+        return Bound(f"{base}/{WORKSPACE}", SPELL, read_only=False), (), tuple(copies)
+    lower = f"{base}/{told.files}:{told.lower}" if told.files else told.lower
+    layers = (
+        (layer.at, Overlay(layer.lower, f"{base}/{layer.upper}", f"{base}/{layer.work}"))
+        for layer in told.layers
+    )
+    return Overlay(lower, f"{base}/{UPPER}", f"{base}/{WORK}"), tuple(layers), ()
+
+
 def _workspace(layers: Overlay | Bound) -> dict[str, Any]:
-    """A copy that is bound, or a volume without a name that is an overlay: the daemon mounts it, where runs can see it, and unmounts it."""
-    if isinstance(layers, Bound):
-        return _bound(layers)
+    return _bound(layers) if isinstance(layers, Bound) else _overlay(SPELL, layers)
+
+
+def _overlay(at: str, layers: Overlay) -> dict[str, Any]:
+    """A volume without a name that is an overlay: the daemon mounts it, where runs can see it, and unmounts it."""
     options = {"type": "overlay", "device": "overlay", "o": layers.options}
     return {
         "Type": "volume",
-        "Target": "/spell",
+        "Target": at,
         "VolumeOptions": {"NoCopy": True, "DriverConfig": {"Name": "local", "Options": options}},
     }
 

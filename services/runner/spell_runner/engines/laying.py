@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from spell_proto.spec import AttemptSpec
@@ -10,6 +11,8 @@ from spell_runner import layout
 from spell_runner.directory import Directory
 from spell_runner.engines import copying
 from spell_runner.errors import AttemptError
+from spell_runner.mounts.layers import Mounted
+from spell_runner.mounts.mounting import raise_layers
 from spell_runner.shim import launch
 from spell_runner.trees import Code
 from spell_runner.workspace import Abort, walk
@@ -21,6 +24,7 @@ def lay_out(
     spec: AttemptSpec,
     directory: Directory,
     code: Code | None,
+    mounted: Sequence[Mounted],
     abort: Abort,
     *,
     overlay: bool,
@@ -35,7 +39,9 @@ def lay_out(
         os.chown(path, uid, gid)
     where = spec.spec.code
     if not overlay:
-        copying.copy(code, directory, abort, owner=(uid, gid))
+        copying.copy(code, directory, abort, owner=(uid, gid), mounted=mounted)
+    elif mounted:
+        raise_layers(mounted, directory, (uid, gid))
     if code is None or where is None:
         return SPELL
     if overlay and code.lower.lstat().st_uid != uid:

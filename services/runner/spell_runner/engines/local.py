@@ -7,10 +7,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from spell_proto import apt, logs
-from spell_proto.engines import LOCAL, LOCAL_APT
+from spell_proto.engines import LOCAL, LOCAL_APT, LOCAL_MOUNTS
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import editables
@@ -22,8 +21,8 @@ from spell_runner.engines.shimmed import Shimmed, choose_gpus
 from spell_runner.environments import Environment, Environments
 from spell_runner.errors import AttemptError
 from spell_runner.isolation import Isolation
-from spell_runner.mounts.layers import Mounted, layers, skeletons
-from spell_runner.mounts.mounting import Mounting, raise_layers
+from spell_runner.mounts.layers import Mounted
+from spell_runner.mounts.mounting import Mounting, raise_layers, with_mounts
 from spell_runner.notes import Notes
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes, system
@@ -84,7 +83,12 @@ class LocalEngine(Shimmed):
         self._shell = next(path for path in SHELLS if Path(path).exists())
 
     async def able(self) -> tuple[str, ...]:
-        return (LOCAL, LOCAL_APT) if self._apt else (LOCAL,)
+        able = [LOCAL]
+        if self._apt:
+            able.append(LOCAL_APT)
+        if self.isolation != "none":
+            able.append(LOCAL_MOUNTS)
+        return tuple(able)
 
     def _can_apt(self) -> bool:
         """Whether system packages can be put over this machine, as far as can be told without trying."""
@@ -119,7 +123,7 @@ class LocalEngine(Shimmed):
         mounted: tuple[Mounted, ...] = ()
         if spec.spec.mounts:
             mounting()
-            mounted = await self._mount(spec, directory, notes)
+            mounted = await self._mounting.fetch(spec, directory, notes)
         parts = [launch.TEMPORARY]
         if self._isolation.overlay:
             parts += [launch.UPPER, launch.WORK]
@@ -130,25 +134,19 @@ class LocalEngine(Shimmed):
                 os.mkdir(directory / part, 0o755)  # noqa: PTH102 -- plain strings, on the way to a start
         if not self._isolation.overlay:
             bare = self.isolation == "none"
-            await asyncio.to_thread(copying.copy, code, directory, abort, repository=bare)
+            await asyncio.to_thread(copying.copy, code, directory, abort, repository=bare, mounted=mounted)
+        elif mounted:
+            await asyncio.to_thread(raise_layers, mounted, directory)
         projects = await self._projects(spec, directory, code, environment)
         # Nothing may come between: what is written is what makes them taken.
         mine = choose_gpus(self._machine, self._place.data / "attempts")
         told = self._launch(spec, directory, code, environment, mine)
         if mounted:
-            told = replace(told, **_laid(mounted, directory))
+            told = with_mounts(told, mounted, directory)
         if projects is not None:
             shown = (*told.read_only, str(projects.directory)) if self.isolation != "none" else ()
             told = replace(told, env=told.env | projects.within(told.env), read_only=shown)
         directory.write(launch.LAUNCH, told.encode())
-
-    async def _mount(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> tuple[Mounted, ...]:
-        """What the run mounts, as layers in its directory."""
-        if not self._isolation.overlay:
-            raise AttemptError(Reason.MOUNT_FAILED, "this machine mounts no overlays")
-        mounted = await self._mounting.fetch(spec, directory, notes)
-        await asyncio.to_thread(raise_layers, mounted, directory)
-        return mounted
 
     async def _projects(
         self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Environment
@@ -278,15 +276,6 @@ class LocalEngine(Shimmed):
     def clear(self, directory: Directory) -> None:
         # In a namespace, everything died with the shim; elsewhere this is how its children are known.
         processes.kill_marked(os.fsencode(directory / ""))
-
-
-def _laid(mounted: tuple[Mounted, ...], directory: Directory) -> dict[str, Any]:
-    """What a launch says of mounts."""
-    inside = next((one for one in skeletons(mounted) if one.root == SPELL), None)
-    return {
-        "files": "" if inside is None else inside.lower,
-        "layers": layers(mounted, directory.base),
-    }
 
 
 def _is_conda(environment: Environment) -> bool:

@@ -9,17 +9,16 @@ from pathlib import Path
 from spell_proto import logs
 from spell_proto.state import Intent, Reason
 from spell_runner import gpus
-from spell_runner.directory import BASELINE, Directory
+from spell_runner.directory import Directory
 from spell_runner.engines.server import ShimServer
 from spell_runner.errors import DiscardedError
-from spell_runner.lower import Lower
 from spell_runner.mounts import made
-from spell_runner.outputs import Changes, in_copy
+from spell_runner.outputs import Changes
 from spell_runner.phases import Exit, Look, Status
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
-from spell_runner.workspace import Abort, read_baseline
+from spell_runner.workspace import Abort
 
 log = logs.get()
 
@@ -88,7 +87,7 @@ class Shimmed:
     def touched(self, directory: Directory) -> bool:
         parts = [launch.UPPER, launch.WORKSPACE]
         if os.access(directory / launch.MOUNTS, os.F_OK):
-            parts += [layer.upper for layer in _told(directory).layers]
+            parts += [part for layer in _told(directory).layers for part in (layer.upper, layer.place)]
         try:
             there = [part for part in parts if os.access(directory / part, os.F_OK)]
             return not there or any(os.listdir(directory / part) for part in there)  # noqa: PTH208 -- plain strings
@@ -98,13 +97,10 @@ class Shimmed:
 
     def changes(self, directory: Directory, abort: Abort) -> Changes:
         told = _told(directory)
-        lower = Path(told.lower)
         if not os.path.lexists(directory / (launch.UPPER if told.overlay else launch.WORKSPACE)):
             raise DiscardedError
-        if told.overlay:
-            return made.in_layers(told, directory, abort)
-        baseline = read_baseline(Path(directory / BASELINE).read_bytes())
-        return in_copy(Path(directory / launch.WORKSPACE), Lower.of(lower), baseline, abort)
+        find = made.in_layers if told.overlay else made.in_copies
+        return find(told, directory, abort)
 
 
 def _told(directory: Directory) -> Launch:

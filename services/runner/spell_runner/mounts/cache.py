@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from errno import EMLINK
 from functools import partial
 from pathlib import Path
 
@@ -189,16 +188,7 @@ class Cache:
             os.utime(at, ns=(item.mtime_ns, item.mtime_ns), follow_symlinks=False)
             self._give(at)
             return
-        kept = self._blobs.path(item)
-        try:
-            os.link(kept, at, follow_symlinks=False)
-        except OSError as error:
-            if error.errno != EMLINK:
-                raise
-            # As many trees hold it as a file can have names.
-            workspace.copy_file(kept, Path(at))
-            os.utime(at, ns=(item.mtime_ns, item.mtime_ns))
-            self._give(at)
+        workspace.link_or_copy(self._blobs.path(item), at, self._owner)
 
     def _give(self, path: str | Path) -> None:
         if self._owner is not None:

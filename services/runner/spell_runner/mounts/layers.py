@@ -63,16 +63,24 @@ def skeletons(mounted: Sequence[Mounted]) -> tuple[Skeleton, ...]:
 
 def layers(mounted: Sequence[Mounted], base: str) -> tuple[Layer, ...]:
     """The overlays to be mounted besides that of the workspace, outer ones first; `base` is the attempt's directory."""
-    roots = [
+    directories = sorted((one for one in mounted if not one.is_file), key=lambda one: one.target)
+    return (
+        *_roots(mounted, base),
+        *(Layer(one.target, one.path, f"{MOUNTS}/{number}") for number, one in enumerate(directories)),
+    )
+
+
+def copies(mounted: Sequence[Mounted], base: str) -> tuple[Layer, ...]:
+    """The same where everything is copied: what is seen instead of the machine's directories, and what was copied."""
+    return (*_roots(mounted, base), *(Layer(one.target, one.path, "") for one in mounted))
+
+
+def _roots(mounted: Sequence[Mounted], base: str) -> list[Layer]:
+    return [
         Layer(skeleton.root, f"{base}/{skeleton.lower}", skeleton.part)
         for skeleton in skeletons(mounted)
         if skeleton.root != SPELL
     ]
-    directories = sorted((one for one in mounted if not one.is_file), key=lambda one: one.target)
-    return (
-        *roots,
-        *(Layer(one.target, one.path, f"{MOUNTS}/{number}") for number, one in enumerate(directories)),
-    )
 
 
 def _above(path: str) -> list[str]:

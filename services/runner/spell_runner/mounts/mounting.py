@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -18,10 +19,10 @@ from spell_runner.errors import AttemptError
 from spell_runner.mounts.bucket_source import BucketSource
 from spell_runner.mounts.cache import Cache
 from spell_runner.mounts.content import Look
-from spell_runner.mounts.layers import Mounted, layers, skeletons
+from spell_runner.mounts.layers import Mounted, copies, layers, skeletons
 from spell_runner.mounts.sources import ManifestSource, Source
 from spell_runner.notes import Notes
-from spell_runner.shim.launch import MOUNTS
+from spell_runner.shim.launch import MOUNTS, Launch
 
 #: Which trees an attempt stands on, or is about to.
 TREES = "trees.json"
@@ -75,7 +76,18 @@ class Mounting:
 def raise_layers(
     mounted: Sequence[Mounted], directory: Directory, owner: tuple[int, int] | None = None
 ) -> None:
-    """Make what the overlays of an attempt need in its directory. What an earlier runner has begun is made anew."""
+    """Make what the overlays of an attempt need in its directory. What an earlier runner has begun is made anew.
+
+    Raises:
+        AttemptError: there is no room for it.
+    """
+    try:
+        _raise(mounted, directory, owner)
+    except OSError as error:
+        raise AttemptError(Reason.MOUNT_FAILED, f"nothing can be mounted: {error}") from error
+
+
+def _raise(mounted: Sequence[Mounted], directory: Directory, owner: tuple[int, int] | None) -> None:
     top = Path(directory / MOUNTS)
     workspace.remove(top)
     _make(top, owner)
@@ -84,13 +96,22 @@ def raise_layers(
         for path in (lower.parent, lower, *(lower / name for name in skeleton.directories)):
             _make(path, owner)
         for name, source in skeleton.files:
-            os.link(source, lower / name, follow_symlinks=False)
+            workspace.link_or_copy(source, lower / name, owner)
         if skeleton.root != SPELL:
             _make(Path(directory / f"{skeleton.part}/at"), owner)
     for layer in layers(mounted, directory.base):
         own = Path(directory / layer.own)
-        for path in (own, own / "upper", own / "work"):
+        for path in (own, Path(directory / layer.upper), Path(directory / layer.work)):
             _make(path, owner)
+
+
+def with_mounts(told: Launch, mounted: Sequence[Mounted], directory: Directory) -> Launch:
+    """A launch that says what is mounted."""
+    if not told.overlay:
+        return replace(told, layers=copies(mounted, directory.base))
+    inside = next((one for one in skeletons(mounted) if one.root == SPELL), None)
+    files = "" if inside is None else inside.lower
+    return replace(told, files=files, layers=layers(mounted, directory.base))
 
 
 def used_trees(attempts: Path) -> set[str]:

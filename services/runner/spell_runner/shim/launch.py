@@ -58,7 +58,8 @@ class Container:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One more overlay, seen at `at`: the directory `lower`, never written to, below `upper` with `work` in the part `own`
-    of the attempt's directory. At a root like `/mnt` it stands instead of the machine's.
+    of the attempt's directory. At a root like `/mnt` it stands instead of the machine's. Where no overlays can be mounted,
+    a root is the directory `at` in its part, and what has no part of its own was copied from `lower`.
     """
 
     at: str
@@ -72,6 +73,10 @@ class Layer:
     @property
     def work(self) -> str:
         return f"{self.own}/{WORK}"
+
+    @property
+    def place(self) -> str:
+        return f"{self.own}/at"
 
     @property
     def is_root(self) -> bool:

@@ -58,7 +58,7 @@ def enter(launch: Launch) -> None:
     held = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in shown}
     repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
     layers = _open_layers(launch) if launch.overlay else ()
-    more = [(layer.at, _open_layer(layer)) for layer in launch.layers]
+    more = _open_mounts(launch)
     plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
     temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
     if launch.system:
@@ -79,7 +79,10 @@ def enter(launch: Launch) -> None:
     for root in _roots(launch):
         os.mkdir(root)
     for at, fds in more:
-        _mount_overlay(at[1:], fds)
+        if launch.overlay:
+            _mount_overlay(at[1:], fds)
+        else:
+            linux.mount(_fd(fds[0]), at[1:], None, linux.MS_BIND)
     for _, at in launch.bound:
         _make_way(launch, at)
     for at, fd in repository.items():
@@ -113,6 +116,13 @@ def _open_layers(launch: Launch) -> tuple[int, ...]:
 
 def _open_layer(layer: Layer) -> tuple[int, ...]:
     return _opened(layer.lower, layer.upper, layer.work)
+
+
+def _open_mounts(launch: Launch) -> list[tuple[str, tuple[int, ...]]]:
+    """Where something is mounted besides the workspace, and its layers; or its directory, where there are only copies."""
+    if launch.overlay:
+        return [(layer.at, _open_layer(layer)) for layer in launch.layers]
+    return [(layer.at, _opened(layer.place)) for layer in launch.layers if layer.is_root]
 
 
 def _opened(*paths: str) -> tuple[int, ...]:
