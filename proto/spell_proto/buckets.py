@@ -7,15 +7,18 @@ from spell_proto.shapes import Shape
 
 
 class BucketKind(StrEnum):
-    """What is stored for a bucket: an access key of Amazon's, or the key of a service account of Google's."""
+    """What a bucket is read with: an access key of Amazon's, the role of the cluster, or the key of a service account of
+    Google's.
+    """
 
     AWS_KEY = "aws_key"
+    AWS_ROLE = "aws_role"
     GOOGLE_KEY = "google_key"
 
 
 class BucketView(Shape):
-    """That credentials are stored for a bucket; their secret is never shown again. `username` is the id of an access key, or
-    the address of a service account.
+    """That credentials are stored for a bucket; their secret is never shown again. `username` is the id of an access key, a
+    role, or the address of a service account.
     """
 
     url: str

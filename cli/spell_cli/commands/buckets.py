@@ -28,7 +28,11 @@ _SECRET_CHARS_MAX = 256
         "spell cluster add-bucket gs://team-data --secret-stdin < key.json",
     ),
 )
-@click.option("--access-key-id", metavar="ID", help="The id of the access key. For s3.")
+@click.option(
+    "--access-key-id",
+    metavar="ID",
+    help="The id of an access key, for s3.  [default: the role of the cluster]",
+)
 @click.option(
     "--secret-stdin",
     is_flag=True,
@@ -39,7 +43,8 @@ def add_bucket(access_key_id: str | None, secret_stdin: bool, bucket: str) -> No
     """Let everybody list, copy and mount what is in a private bucket: s3://NAME or gs://NAME.
 
     What it is read with is tried at once, stored encrypted in place of what is stored already, and never shown again. Use
-    keys that can only list and read. Public buckets need none of this.
+    keys that can only list and read. Without a key, a bucket of s3 is read as the IAM role of the cluster. Public buckets need
+    none of this.
     """
     at = _whole(bucket)
     given = (
@@ -48,7 +53,8 @@ def add_bucket(access_key_id: str | None, secret_stdin: bool, bucket: str) -> No
         else _amazon(at, access_key_id, secret_stdin)
     )
     stored = _client().put_bucket(at.scheme, at.bucket, given)
-    say(f"Successfully added {stored['url']}, read with the key of {stored['username']}.")
+    with_what = "as" if stored["kind"] == "aws_role" else "with the key of"
+    say(f"Successfully added {stored['url']}, read {with_what} {stored['username']}.")
 
 
 @click.command(
@@ -66,7 +72,7 @@ def list_buckets(as_json: bool) -> None:
         say("There are no buckets added.")
     else:
         rows = [[known["url"], known["username"], local_time(known["created_at"])] for known in found]
-        say("\n".join(table(["BUCKET", "KEY", "ADDED"], rows)))
+        say("\n".join(table(["BUCKET", "READ AS", "ADDED"], rows)))
 
 
 @click.command("remove-bucket", cls=SpellCommand, examples=("spell cluster remove-bucket s3://team-data",))
@@ -92,7 +98,9 @@ def _whole(text: str) -> InBucket:
 
 def _amazon(at: InBucket, key_id: str | None, secret_stdin: bool) -> dict[str, Any]:
     if key_id is None:
-        raise _wrong("Missing option '--access-key-id': the access key that may read the bucket.")
+        if secret_stdin:
+            raise _wrong("Missing option '--access-key-id': whose secret is it?")
+        return {}
     prompt = f"Secret access key of {key_id} for {at.url}: "
     secret = (
         passwords.from_stdin(_SECRET_CHARS_MAX, "secret")

@@ -22,8 +22,8 @@ from spell_proto.shapes import Shape
 
 
 class BucketGiven(Shape):
-    """What a bucket is read with: an access key for s3, the JSON key of a service account for gs. It is tried before it is
-    stored.
+    """What a bucket is read with: an access key for s3, the JSON key of a service account for gs. A bucket of s3 without a
+    key is read as the role of the cluster. It is tried before it is stored.
     """
 
     access_key_id: Annotated[str | None, Field(max_length=128)] = None

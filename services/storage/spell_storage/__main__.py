@@ -16,6 +16,7 @@ from spell_storage.appender import Appender
 from spell_storage.archive_api import ArchiveRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.bucket_api import BucketRoutes
+from spell_storage.bucket_roles import Roles
 from spell_storage.bucket_stores import Stores, read_endpoints
 from spell_storage.buckets import Buckets
 from spell_storage.code import Code
@@ -119,7 +120,8 @@ def _foreign(given: Settings, pool: asyncpg.Pool, seal: Seal) -> tuple[api.Route
     """What is about registries and buckets of others."""
     door = Door(given.docker_registries)
     registries = Registries(pool, seal, door, Amazon(amazon.issue), read_role(given.aws_role))
-    buckets = Buckets(pool, seal, Stores(read_endpoints(given.s3_endpoint, given.gs_endpoint)))
+    stores = Stores(read_endpoints(given.s3_endpoint, given.gs_endpoint))
+    buckets = Buckets(pool, seal, stores, Roles(amazon.lend), registries.role)
     return RegistryRoutes(registries, read_token(given.registry_token)), BucketRoutes(buckets)
 
 

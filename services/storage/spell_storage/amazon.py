@@ -1,4 +1,4 @@
-"""Logins of Amazon's registries: they end within 12 hours, so they are got when they are needed, and kept in memory (shell)."""
+"""What Amazon gives us for a while: logins of its registries, kept in memory until they end, and what a role may do (shell)."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -111,13 +112,43 @@ class Amazon:
         self._issued.clear()
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Lent:
+    """What requests are signed with, and the time at which it ends."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return "Lent(…)"
+
+
 async def issue(identity: Identity) -> Issued:
-    """Have a process of its own ask Amazon.
+    """Have a process of its own ask Amazon for a login of its registries.
 
     Raises:
         AmazonError: it got none.
     """
+    told = await _asked("registry", identity)
+    login = RegistryLogin(username=told["username"], password=told["password"])
+    return Issued(login, float(told["expires_at"]))
+
+
+async def lend(role: str) -> Lent:
+    """Have a process of its own become a role.
+
+    Raises:
+        AmazonError: it may not.
+    """
+    told = await _asked("role", Identity("us-east-1", role=role))
+    return Lent(told["access_key"], told["secret_key"], told["token"], float(told["expires_at"]))
+
+
+async def _asked(what: str, identity: Identity) -> dict[str, Any]:
     asked = {
+        "what": what,
         "region": identity.region,
         "role": identity.role,
         "access_key": identity.access_key,
@@ -137,15 +168,14 @@ async def issue(identity: Identity) -> Issued:
             process.kill()
             await process.wait()
     try:
-        told = orjson.loads(said[:ANSWER_BYTES_MAX])
+        told: dict[str, Any] = orjson.loads(said[:ANSWER_BYTES_MAX])
     except ValueError:
         raise AmazonError("the program that asks Amazon broke off") from None
     if "problem" in told:
         problem = str(told["problem"])
         problem = problem.replace(identity.secret_key, "…") if identity.secret_key else problem
         raise AmazonError(problem, passing=bool(told.get("passing")))
-    login = RegistryLogin(username=told["username"], password=told["password"])
-    return Issued(login, float(told["expires_at"]))
+    return told
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:

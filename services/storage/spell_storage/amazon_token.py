@@ -1,10 +1,12 @@
-"""Asks Amazon for a login of its registries: a process of its own, so that the library for it is in no service's memory.
+"""Asks Amazon for a login of its registries, or to be a role: in a process of its own, so that the library for it is in no
+service's memory.
 
 One question as JSON on stdin, one answer as JSON on stdout: neither is an argument or a variable, which others could see.
 """
 
 import json
 import sys
+import time
 from base64 import b64decode
 from importlib import import_module
 from typing import Any
@@ -13,6 +15,8 @@ CONNECT_SECONDS = 5
 ANSWER_SECONDS = 10
 #: How long what an assumed role may do is asked for: it is used at once.
 ROLE_SECONDS = 900
+#: Less than that; and what a machine that is the role has itself, the library gets anew ten minutes before its end.
+SIGNATURE_SECONDS = 600
 REASON_CHARS_MAX = 500
 #: What is said of rights that were given just now as of those that were not.
 _SETTLING = frozenset({"AccessDenied", "AccessDeniedException"})
@@ -20,14 +24,15 @@ _NOT_YET = "is not authorized to perform"
 
 
 def answer(asked: dict[str, str]) -> dict[str, Any]:
-    """The login, or what is wrong in `problem`."""
+    """What was asked for, or what is wrong in `problem`."""
     try:
         botocore = import_module("botocore.session")
         errors = import_module("botocore.exceptions")
     except ModuleNotFoundError:
         return {"problem": "boto3 is not installed on the server: pip install 'spellrun[aws]'"}
     try:
-        return _login(botocore.get_session(), asked)
+        got = _login if asked["what"] == "registry" else _signature
+        return got(botocore.get_session(), asked)
     except errors.ClientError as error:
         told = error.response.get("Error", {})
         reason = " ".join(f"{told.get('Code', 'no reason')}: {told.get('Message', '')}".split())
@@ -51,6 +56,18 @@ def _login(session: Any, asked: dict[str, str]) -> dict[str, Any]:
     return {"username": username, "password": password, "expires_at": data["expiresAt"].timestamp()}
 
 
+def _signature(session: Any, asked: dict[str, str]) -> dict[str, Any]:
+    """What the role signs requests with."""
+    _become(session, asked["role"], asked["region"])
+    mine = session.get_credentials().get_frozen_credentials()
+    return {
+        "access_key": mine.access_key,
+        "secret_key": mine.secret_key,
+        "token": mine.token,
+        "expires_at": time.time() + SIGNATURE_SECONDS,
+    }
+
+
 def _become(session: Any, role: str, region: str) -> None:
     """Act as a role, unless that is who we are."""
     tokens = _client(session, "sts", region)
@@ -59,7 +76,7 @@ def _become(session: Any, role: str, region: str) -> None:
     account, name = role.split(":")[4], role.rpartition("/")[2]
     if here[4] == account and here[5].startswith(f"assumed-role/{name}/"):
         return
-    told = tokens.assume_role(RoleArn=role, RoleSessionName="spell-registries", DurationSeconds=ROLE_SECONDS)
+    told = tokens.assume_role(RoleArn=role, RoleSessionName="spell", DurationSeconds=ROLE_SECONDS)
     lent = told["Credentials"]
     session.set_credentials(lent["AccessKeyId"], lent["SecretAccessKey"], lent["SessionToken"])
 

@@ -6,6 +6,7 @@ Who names a bucket chooses nothing but its name: no address is made of it but a 
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from obstore.store import GCSStore, ObjectStore, S3Store
 from spell_proto import logs
 from spell_proto.errors import SettingsError, shown
 from spell_storage import bucket_complaints, bucket_keys
+from spell_storage.amazon import Lent
 from spell_storage.sealed import Login
 
 log = logs.get()
@@ -31,6 +33,9 @@ SILENT_SECONDS_MAX = 60.0
 READ_SECONDS_MAX = 7 * 24 * 3600.0
 _REGION = re.compile(r"[a-z]{2}[a-z0-9-]{1,30}", re.ASCII)
 _DEFAULT_REGION = "us-east-1"
+
+#: What the store's client asks when it has to say who it is.
+Signer = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +75,20 @@ class Stores:
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
 
-    async def open(self, scheme: str, bucket: str, login: Login | None) -> ObjectStore:
-        """The store of a bucket; read anonymously without a login.
+    async def open(self, scheme: str, bucket: str, signer: Signer | None) -> ObjectStore:
+        """The store of a bucket; read anonymously without a signer.
 
         Raises:
             NotFoundError: there is no such bucket.
             RefusedError: nobody answers.
         """
         if scheme == "gs":
-            return self._google(bucket, login)
-        return self._amazon(bucket, login, await self._region(bucket))
+            return self._google(bucket, signer)
+        return self._amazon(bucket, signer, await self._region(bucket))
 
-    def _google(self, bucket: str, login: Login | None) -> ObjectStore:
+    def _google(self, bucket: str, signer: Signer | None) -> ObjectStore:
         base = self._endpoints.gs or GOOGLE
-        if login is None:
+        if signer is None:
             return GCSStore(
                 bucket,
                 base_url=base,
@@ -94,12 +99,12 @@ class Stores:
         return GCSStore(
             bucket,
             base_url=base,
-            credential_provider=_GoogleTokens(login),
+            credential_provider=signer,
             client_options=_client(base),
             retry_config=_RETRIES,
         )
 
-    def _amazon(self, bucket: str, login: Login | None, region: str) -> ObjectStore:
+    def _amazon(self, bucket: str, signer: Signer | None, region: str) -> ObjectStore:
         # With the name of the bucket in the path: as part of a host name, one with dots fits no certificate.
         endpoint = self._endpoints.s3 or f"https://s3.{region}.amazonaws.com"
         common: dict[str, Any] = {
@@ -109,10 +114,10 @@ class Stores:
             "client_options": _client(endpoint),
             "retry_config": _RETRIES,
         }
-        if login is None:
+        if signer is None:
             return S3Store(bucket, skip_signature=True, **common)
         # Not as options: those of the process that say who it is itself would be mixed with them.
-        return S3Store(bucket, credential_provider=_AmazonKey(login), skip_signature=False, **common)
+        return S3Store(bucket, credential_provider=signer, skip_signature=False, **common)
 
     async def _region(self, bucket: str) -> str:
         """Where a bucket is. It says so to everybody, also to those who may not read it."""
@@ -137,26 +142,40 @@ class Stores:
         return region if _REGION.fullmatch(region) else _DEFAULT_REGION
 
 
-class _AmazonKey:
-    def __init__(self, login: Login) -> None:
-        self._login = login
+def amazon_key(login: Login) -> Signer:
+    """Sign with an access key."""
+    given = {
+        "access_key_id": login.username,
+        "secret_access_key": login.password,
+        "token": None,
+        "expires_at": None,
+    }
+    return lambda: given
 
-    def __call__(self) -> Any:
+
+def amazon_role(current: Callable[[], Lent]) -> Signer:
+    """Sign with what is lent to a role at the time."""
+
+    def sign() -> Any:
+        lent = current()
         return {
-            "access_key_id": self._login.username,
-            "secret_access_key": self._login.password,
-            "token": None,
-            "expires_at": None,
+            "access_key_id": lent.access_key,
+            "secret_access_key": lent.secret_key,
+            "token": lent.token,
+            "expires_at": datetime.fromtimestamp(lent.expires_at, UTC),
         }
 
+    return sign
 
-class _GoogleTokens:
-    def __init__(self, login: Login) -> None:
-        self._login = login
 
-    def __call__(self) -> Any:
-        token, ends = bucket_keys.token(self._login, datetime.now(UTC))
+def google_account(login: Login) -> Signer:
+    """Come with a token of a service account's own."""
+
+    def sign() -> Any:
+        token, ends = bucket_keys.token(login, datetime.now(UTC))
         return {"token": token, "expires_at": ends}
+
+    return sign
 
 
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}

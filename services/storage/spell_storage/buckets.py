@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -16,7 +17,9 @@ from spell_proto.buckets import BucketKind, BucketView, ObjectEntry
 from spell_proto.errors import InvalidError, NotFoundError, RefusedError, shown
 from spell_proto.resources import InBucket
 from spell_storage import bucket_complaints, bucket_keys, bucket_listing
-from spell_storage.bucket_stores import Stores
+from spell_storage.amazon import AmazonError
+from spell_storage.bucket_roles import Roles
+from spell_storage.bucket_stores import Signer, Stores, amazon_key, amazon_role, google_account
 from spell_storage.objects import PIECE_BYTES
 from spell_storage.sealed import Login, Seal, UnreadableError
 
@@ -27,6 +30,8 @@ STORES_KEPT_MAX = 64
 #: A bucket is tried before what it is read with is stored.
 TRIAL_SECONDS_MAX = 20.0
 _PAGE = 1000
+#: Where a bucket is, or who may read it, may have changed since its store was opened.
+_STALE = frozenset({"bucket_denied", "bucket_not_found", "bucket_odd"})
 
 
 class _Open(NamedTuple):
@@ -47,16 +52,20 @@ class Opened(NamedTuple):
 class Buckets:
     """The table `buckets`, and reading with what is in it."""
 
-    def __init__(self, pool: asyncpg.Pool, seal: Seal, stores: Stores) -> None:
+    def __init__(self, pool: asyncpg.Pool, seal: Seal, stores: Stores, roles: Roles, role: str) -> None:
         self._pool = pool
         self._seal = seal
         self._stores = stores
+        self._roles = roles
+        #: that of the cluster, if it has one
+        self._role = role
         self._open: dict[tuple[str, str], _Open] = {}
 
     async def put(
         self, url: str, key_id: str | None, secret: str | None, service_account: str | None
     ) -> BucketView:
-        """Store what a bucket is read with, instead of what was stored before, if it lets us read.
+        """Store what a bucket is read with, instead of what was stored before, if it lets us read. One of Amazon's may come
+        without a key: then it is read as the role of the cluster.
 
         Raises:
             InvalidError: it does not, or these are no credentials.
@@ -65,18 +74,51 @@ class Buckets:
         at = bucket_at(url)
         if at.scheme == "gs":
             kind, login = BucketKind.GOOGLE_KEY, bucket_keys.service_account(service_account)
+        elif key_id is None and secret is None:
+            kind, login = BucketKind.AWS_ROLE, Login(self._cluster(at), "")
         else:
             kind, login = BucketKind.AWS_KEY, bucket_keys.access_key(key_id, secret)
-        await self._try(at, login)
+        await self._try(at, kind, login)
         sealed = await self._seal.close(_place(at), login)
         row = await self._pool.fetchrow(_SQL["put"], at.url, kind, login.username, sealed)
         assert row is not None
         return _view(row)
 
-    async def _try(self, at: InBucket, login: Login) -> None:
+    def _cluster(self, at: InBucket) -> str:
+        if not self._role:
+            raise InvalidError(
+                "bucket_role_missing",
+                f"{at.url}: this cluster has no IAM role, which an operator names in SPELL_AWS_ROLE; without one, give an "
+                "access key: --access-key-id ID, and its secret",
+                field="url",
+            )
+        return self._role
+
+    async def _signer(self, at: InBucket, kind: BucketKind, login: Login) -> Signer:
+        match kind:
+            case BucketKind.GOOGLE_KEY:
+                return google_account(login)
+            case BucketKind.AWS_KEY:
+                return amazon_key(login)
+            case BucketKind.AWS_ROLE:
+                await self._become(at, login.username)
+                return amazon_role(partial(self._roles.current, login.username))
+
+    async def _become(self, at: InBucket, role: str) -> None:
+        try:
+            await self._roles.renew(role)
+        except AmazonError as error:
+            raise RefusedError(
+                "bucket_role_failed",
+                f"{at.url} cannot be read as the role of the cluster: {error}",
+                field="url",
+            ) from None
+
+    async def _try(self, at: InBucket, kind: BucketKind, login: Login) -> None:
         try:
             async with asyncio.timeout(TRIAL_SECONDS_MAX):
-                store = await self._stores.open(at.scheme, at.bucket, login)
+                signer = await self._signer(at, kind, login)
+                store = await self._stores.open(at.scheme, at.bucket, signer)
                 with _answering(at.url, stored=True):
                     async for page in obstore.list(store, chunk_size=1):
                         # Who may list may not always read.
@@ -89,7 +131,9 @@ class Buckets:
                 raise
             raise InvalidError(
                 "bucket_credentials_refused",
-                f"{at.url} does not let these credentials list and read it; nothing was stored",
+                f"{at.url} does not let "
+                + (f"the role {login.username}" if kind is BucketKind.AWS_ROLE else "these credentials")
+                + " list and read it; nothing was stored",
                 field="url",
             ) from None
 
@@ -116,7 +160,7 @@ class Buckets:
         """
         at = within_bucket(url)
         store, stored = await self._store(at)
-        with _answering(at.url, stored=stored):
+        with self._reading(at, stored=stored):
             alone, forbidden = await _alone(store, at.key)
             if alone is not None:
                 yield [bucket_listing.object_entry(alone)]
@@ -145,7 +189,7 @@ class Buckets:
             options["if_match"] = etag
         if part is not None:
             options["range"] = part
-        with _answering(at.url, stored=stored):
+        with self._reading(at, stored=stored):
             result = await obstore.get_async(store, at.key, options=options)
         first, end = result.range
         pieces = _pieces(result, at.url, stored=stored)
@@ -155,29 +199,45 @@ class Buckets:
         """How long an object is."""
         at = within_bucket(url)
         store, stored = await self._store(at)
-        with _answering(at.url, stored=stored):
+        with self._reading(at, stored=stored):
             return (await obstore.head_async(store, at.key))["size"]
 
     async def _store(self, at: InBucket) -> tuple[ObjectStore, bool]:
         """The store of a bucket, and whether credentials are stored for it."""
         row = await self._pool.fetchrow(_SQL["secret_of"], _bucket(at))
         stored_at = row["created_at"] if row is not None else None
+        if row is not None and row["kind"] == BucketKind.AWS_ROLE:
+            await self._become(at, row["username"])
         known = self._open.get((at.scheme, at.bucket))
         if known is None or known.stored_at != stored_at:
-            login = None
-            if row is not None:
-                try:
-                    login = await self._seal.open(_place(at), row["username"], row["secret"])
-                except UnreadableError:
-                    raise RefusedError(
-                        "bucket_credentials_unreadable",
-                        f"the credentials of {_bucket(at)} cannot be read; an administrator must store them again",
-                    ) from None
-            known = _Open(await self._stores.open(at.scheme, at.bucket, login), stored_at)
+            signer = (
+                await self._signer(at, BucketKind(row["kind"]), await self._login(at, row)) if row else None
+            )
+            known = _Open(await self._stores.open(at.scheme, at.bucket, signer), stored_at)
             if len(self._open) >= STORES_KEPT_MAX:
                 self._open.clear()
             self._open[at.scheme, at.bucket] = known
         return known.store, row is not None
+
+    async def _login(self, at: InBucket, row: asyncpg.Record) -> Login:
+        try:
+            return await self._seal.open(_place(at), row["username"], row["secret"])
+        except UnreadableError:
+            raise RefusedError(
+                "bucket_credentials_unreadable",
+                f"the credentials of {_bucket(at)} cannot be read; an administrator must store them again",
+            ) from None
+
+    @contextmanager
+    def _reading(self, at: InBucket, *, stored: bool) -> Iterator[None]:
+        """What goes wrong in it comes out as what it means."""
+        try:
+            with _answering(at.url, stored=stored):
+                yield
+        except RefusedError as error:
+            if error.code in _STALE:
+                self._open.pop((at.scheme, at.bucket), None)
+            raise
 
 
 def within_bucket(url: str) -> InBucket:

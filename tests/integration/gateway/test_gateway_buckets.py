@@ -95,31 +95,31 @@ async def test_what_cannot_be_listed_or_read_is_said_in_a_sentence(stage, clouds
 
 async def test_credentials_are_for_administrators_and_never_shown(stage, clouds, client):
     """Stored, listed without the secret, recorded, deleted; nobody else may even look."""
-    clouds.bucket("team-data", {"a": b"private"}, public=False)
+    clouds.bucket("audited-data", {"a": b"private"}, public=False)
     async with stage.client("bob") as bob:
         for method, path, given in (
             ("GET", "/api/buckets", {}),
-            ("PUT", "/api/buckets/s3/team-data", {"json": KEY}),
-            ("DELETE", "/api/buckets/s3/team-data", {}),
+            ("PUT", "/api/buckets/s3/audited-data", {"json": KEY}),
+            ("DELETE", "/api/buckets/s3/audited-data", {}),
         ):
             status, answer = await bob.ask(method, path, **given)
             assert (status, answer["code"]) == (403, "admin_only")
-    closed = "/api/buckets/object?url=s3://team-data/a"
+    closed = "/api/buckets/object?url=s3://audited-data/a"
     assert (await get(stage, closed, "bob"))[0] == 403
 
-    status, stored = await client.ask("PUT", "/api/buckets/s3/team-data", json=KEY)
+    status, stored = await client.ask("PUT", "/api/buckets/s3/audited-data", json=KEY)
 
-    assert (status, stored["url"], stored["username"]) == (200, "s3://team-data", "AKIAREADER")
+    assert (status, stored["url"], stored["username"]) == (200, "s3://audited-data", "AKIAREADER")
     _, known = await client.ask("GET", "/api/buckets")
     assert known == {"buckets": [stored]}
     assert (await get(stage, closed, "bob"))[2] == b"private"
-    assert (await client.ask("DELETE", "/api/buckets/s3/team-data"))[0] == 204
-    status, answer = await client.ask("DELETE", "/api/buckets/s3/team-data")
+    assert (await client.ask("DELETE", "/api/buckets/s3/audited-data"))[0] == 204
+    status, answer = await client.ask("DELETE", "/api/buckets/s3/audited-data")
     assert (status, answer["code"]) == (404, "credentials_not_found")
     assert SECRET not in orjson.dumps([stored, known]).decode()
     async with database.pool(stage.postgres.url("gateway"), "gateway") as connections:
         rows = await connections.fetch(
-            "SELECT action FROM audit WHERE subject = 's3://team-data' ORDER BY id"
+            "SELECT action FROM audit WHERE subject = 's3://audited-data' ORDER BY id"
         )
     assert [row["action"] for row in rows] == [
         "bucket credentials sent",
@@ -134,7 +134,8 @@ async def test_credentials_are_for_administrators_and_never_shown(stage, clouds,
         ("ftp/team-data", KEY, "bucket_invalid", "bucket"),
         ("s3/UPPER_", KEY, "bucket_invalid", "bucket"),
         ("s3/team-data%2Fkey", KEY, "bucket_invalid", "bucket"),
-        ("s3/team-data", {}, "secret_invalid", "access_key_id"),
+        ("s3/team-data", {}, "bucket_role_missing", "url"),
+        ("s3/team-data", {"secret_access_key": "hunter2"}, "secret_invalid", "access_key_id"),
         ("s3/team-data", KEY | {"secret_access_key": "hunter2\n"}, "secret_invalid", "secret_access_key"),
         ("s3/team-data", KEY | {"secret_access_key": "hunter2" * 50}, "field_invalid", "secret_access_key"),
         ("s3/team-data", KEY | {"secret": "hunter2"}, "field_invalid", "secret"),

@@ -58,7 +58,7 @@ def test_a_bucket_is_added_listed_and_removed(spell, clouds):
 
     assert added == (0, f"Successfully added {URL}, read with the key of AKIAREADER.\n", "")
     header, row = spell("cluster", "list-buckets")[1].splitlines()
-    assert header.split() == ["BUCKET", "KEY", "ADDED"]
+    assert header.split() == ["BUCKET", "READ", "AS", "ADDED"]
     assert row.split()[:2] == [URL, "AKIAREADER"]
     assert json.loads(spell("cluster", "list-buckets", "--json")[1])[0]["kind"] == "aws_key"
     assert spell("cluster", "remove-bucket", URL) == (0, f"Access to {URL} has been removed.\n", "")
@@ -102,7 +102,8 @@ REFUSED = [
     (("s3://UPPER_",), b"", "after '://' comes the name of a bucket"),
     (("s3://team-data/key",), b"", "is no bucket, as s3://team-data"),
     (("https://team-data",), b"", "s3://BUCKET[/KEY] and gs://BUCKET[/KEY] are allowed"),
-    (("s3://team-data",), b"", "--access-key-id"),
+    (("s3://team-data",), b"", "this cluster has no IAM role, which an operator names in SPELL_AWS_ROLE"),
+    (("s3://team-data", "--secret-stdin"), b"hunter2", "--access-key-id"),
     (("s3://team-data", *KEY), b"", "use --secret-stdin"),
     (("s3://team-data", *KEY, "--secret", SECRET), b"", "No such option"),
     *(

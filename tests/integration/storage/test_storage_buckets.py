@@ -13,7 +13,7 @@ from spell_proto import database
 from spell_proto.buckets import BucketList, BucketView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError
 from spell_storage import bucket_stores
-from support import buckets
+from support import amazon, buckets
 
 pytestmark = pytest.mark.integration
 VIEW = TypeAdapter(BucketView)
@@ -260,11 +260,10 @@ async def test_the_key_of_a_service_account_reads_buckets_of_google(api, reading
 
 SECRET = "hunter2-hunter2"
 BAD = [
-    ("s3://team-data", {}, "access_key_id"),
+    ("s3://team-data", {"secret_access_key": SECRET}, "access_key_id"),
     ("s3://team-data", {"access_key_id": SECRET, "secret_access_key": ""}, "secret_access_key"),
     ("s3://team-data", {"access_key_id": f"{SECRET}\n", "secret_access_key": SECRET}, "access_key_id"),
     ("s3://team-data", {"access_key_id": "AKIA", "secret_access_key": f"{SECRET} x"}, "secret_access_key"),
-    ("s3://team-data", {"service_account_key": SECRET}, "access_key_id"),
     ("gs://gsteam", {"access_key_id": "AKIA", "secret_access_key": SECRET}, "service_account_key"),
     *(
         ("gs://gsteam", {"service_account_key": text}, "service_account_key")
@@ -286,6 +285,68 @@ async def test_credentials_that_are_none_are_sent_nowhere_and_not_echoed(api, ur
 
     assert (error.code, error.field) == ("secret_invalid", field)
     assert "hunter2" not in error.message
+
+
+READER = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetObject"], "Resource": "*"}]}'
+
+
+async def test_the_role_of_the_cluster_reads_a_bucket_once_it_may(postgres, start_storage, clouds):
+    """Signatures and policies count: the server itself may only become the role."""
+    clouds.amazon.reset()
+    clouds.bucket("role-data", {"a": b"for the role"}, public=False)
+    server = clouds.amazon.person("server", "sts:AssumeRole", "sts:GetCallerIdentity")
+    admin = clouds.amazon.person("admin", "iam:*")
+    settings = {**clouds.settings, **clouds.amazon.variables(*server), "SPELL_AWS_ROLE": amazon.ROLE}
+    service = start_storage(postgres.url("storage"), **settings)
+    clouds.amazon.guard()
+    try:
+        async with service.client() as caller:
+            error = await refused(InvalidError, put(caller, "s3://role-data"))
+            assert (error.code, error.message) == (
+                "bucket_credentials_refused",
+                f"s3://role-data does not let the role {amazon.ROLE} list and read it; nothing was stored",
+            )
+            clouds.amazon.client("iam", *admin).put_role_policy(
+                RoleName="spell-cluster", PolicyName="x", PolicyDocument=READER
+            )
+
+            stored = await put(caller, "s3://role-data")
+
+            assert (stored.kind, stored.username) == ("aws_role", amazon.ROLE)
+            assert (await read(caller, "s3://role-data/a"))[2] == b"for the role"
+            assert server[1] not in service.log
+            await remove(caller, "s3://role-data")
+    finally:
+        clouds.amazon.unguard()
+
+
+async def test_a_server_that_cannot_be_the_role_says_why(postgres, start_storage, clouds):
+    settings = {"SPELL_AWS_ROLE": amazon.ROLE, "AWS_EC2_METADATA_DISABLED": "true"}
+    service = start_storage(postgres.url("storage"), **clouds.settings, **settings)
+    async with service.client() as caller:
+        error = await refused(RefusedError, put(caller, "s3://role-data"))
+
+    assert error.code == "bucket_role_failed"
+    assert "the server has no AWS identity of its own" in error.message
+
+
+async def test_a_cluster_without_a_role_is_told_what_else_there_is(api):
+    error = await refused(InvalidError, put(api, "s3://team-data"))
+
+    assert error.code == "bucket_role_missing"
+    assert "--access-key-id" in error.message
+
+
+async def test_a_bucket_that_has_moved_is_found_again(api, clouds):
+    """Where it is was looked up once; that it was gone meanwhile is noticed."""
+    clouds.bucket("moving-house", {"a": b"here"})
+    assert await listed(api, "s3://moving-house") == [("a", 4)]
+    clouds.s3.delete_object(Bucket="moving-house", Key="a")
+    clouds.s3.delete_bucket(Bucket="moving-house")
+    assert (await refused(NotFoundError, lines(api, "s3://moving-house"))).code == "bucket_not_found"
+    clouds.bucket("moving-house", {"b": b"there"})
+
+    assert await listed(api, "s3://moving-house") == [("b", 5)]
 
 
 async def test_credentials_are_for_a_whole_bucket(api):
