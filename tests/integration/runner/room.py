@@ -141,6 +141,9 @@ class Front:
         self.gate = asyncio.Event()  # what matches `held` waits for it
         self.held: re.Pattern[str] | None = None
         self.asked: list[str] = []
+        self.sent: list[
+            tuple[str, int, int]
+        ] = []  # what was asked, the bytes that came with it, how it was answered
         self._session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -159,6 +162,16 @@ class Front:
             pack = await self.shelf.pack(await request.read())
             if pack is not None:
                 return web.Response(body=pack)
+        try:
+            return await self._passed_on(request)
+        except aiohttp.ClientConnectionError:
+            # The storage behind is away, and so are we.
+            assert request.transport is not None
+            request.transport.close()
+            raise web.HTTPServiceUnavailable from None
+
+    async def _passed_on(self, request: web.Request) -> web.Response:
+        asked = f"{request.method} {request.path}"
         assert self._session is not None
         async with self._session.request(
             request.method,
@@ -171,7 +184,8 @@ class Front:
             },
         ) as answer:
             body = bytearray(await answer.read())
-            if self.spoils is not None and self.spoils.search(self.asked[-1]) and body:
+            self.sent.append((asked, request.content_length or 0, answer.status))
+            if self.spoils is not None and self.spoils.search(asked) and body:
                 body[len(body) // 2] ^= 1
             return web.Response(body=bytes(body), status=answer.status, content_type=answer.content_type)
 
@@ -283,6 +297,7 @@ class Room:
         self.front.broken = self.front.spoils = self.front.full = self.front.held = None
         self.front.refused = None
         self.front.asked.clear()
+        self.front.sent.clear()
         self.builder.known = True
         self.builder.failure = None
         self.builder.release.set()

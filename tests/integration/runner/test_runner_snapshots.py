@@ -5,6 +5,7 @@ import re
 import pytest
 
 from integration.runner import shims
+from integration.runner.stowing import mount, stow
 from spell_proto.errors import ConflictError
 from support.scheduler import until
 
@@ -207,3 +208,26 @@ async def test_what_does_not_run_is_not_saved(rooms):
         ConflictError, match=f"run {run_id} is complete; a snapshot is taken of one that is running"
     ):
         await here.client.save(run_id)
+
+
+@pytest.mark.parametrize("isolation", ISOLATIONS[1:])
+async def test_what_was_changed_where_something_is_mounted_is_in_a_snapshot_too(rooms, isolation):
+    here = await rooms(isolation)
+    manifest = await stow(here, {"d/same": b"same", "d/old": b"old", "d/gone": b"gone"})
+    mounts = [
+        mount(here, manifest, "/spell/in", "d"),
+        mount(here, manifest, "/spell/one", "d/old", is_file=True),
+        mount(here, manifest, "/mnt/scratch", "d"),
+    ]
+    command = (
+        f"echo n > in/new; echo o > in/old; rm in/gone; echo s > /mnt/scratch/s; echo ready; {UNTIL_KILLED}"
+    )
+    run_id = await here.create(command, mounts=mounts)
+    await here.until_logged(run_id, b"ready\n")
+
+    await here.client.save(run_id)
+    view = await snapshots(here, run_id, 1)
+
+    assert await here.files(view, 1) == {"in/new": b"n\n", "in/old": b"o\n"}
+    await here.client.end(run_id, "stop")
+    assert (await here.until_final(run_id)).manifest == view.snapshots[0].manifest

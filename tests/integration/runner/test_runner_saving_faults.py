@@ -1,0 +1,155 @@
+"""Saving goes on from what is stored, whoever is killed wherever, and keeps files that change meanwhile whole."""
+
+import asyncio
+import hashlib
+import re
+
+import pytest
+
+from support.scheduler import until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+FILES = 12
+FILE_BYTES = 300_000
+#: Of so many files the bytes may be on their way when somebody dies.
+UPLOADS_AT_ONCE = 4
+MAKE = (
+    f"for i in $(seq {FILES}); do head -c {FILE_BYTES} /dev/urandom > $i; done; echo ready; "
+    "until [ -e go ]; do sleep 0.05; done"
+)
+POINTS = ["POST /blobs/missing", "PUT /blobs/", "PUT /blobs/", "PUT /blobs/", "PUT /manifests"]
+
+
+async def make(here):
+    """A run whose files are there, and which ends as soon as it is let."""
+    run_id = await here.create(MAKE)
+    await here.until_logged(run_id, b"ready\n")
+    workspace = here.attempt(run_id) / "spell"
+    made = {path.name: path.read_bytes() for path in workspace.iterdir()}
+    here.front.sent.clear()
+    return run_id, workspace, made | {"go": b""}
+
+
+def assert_little_was_sent_twice(here, made, deaths):
+    """What storage has said that it has never comes again; of the rest, what was on its way."""
+    known: set[str] = set()
+    total = 0
+    for asked, size, status in here.front.sent:
+        if asked.startswith("PUT /blobs/"):
+            assert asked not in known, "it was there already"
+            total += size
+            if status == 201:
+                known.add(asked)
+    whole = sum(len(data) for data in made.values())
+    assert whole <= total <= whole + deaths * UPLOADS_AT_ONCE * FILE_BYTES
+
+
+@pytest.mark.parametrize("point", sorted(set(POINTS)))
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_runner_killed_while_it_saves_sends_only_what_is_missing(rooms, point, count):
+    here = await rooms("none")
+    run_id, workspace, made = await make(here)
+    deaths = 0
+
+    (workspace / "go").touch()
+    for _ in range(count):
+        here.front.gate.clear()
+        here.front.asked.clear()
+        here.front.held = re.compile(point)
+        if point == "PUT /blobs/":
+            # A few come through each time.
+            await here.until_true(lambda: any(point in asked for asked in here.front.asked))
+            here.front.gate.set()
+            wanted = len(here.front.sent) + 2
+            await here.until_true(lambda wanted=wanted: len(here.front.sent) >= wanted)
+        else:
+            await here.until_true(lambda: any(point in asked for asked in here.front.asked))
+        if (await here.client.get(run_id)).state != "saving":
+            break
+        here.runner.kill9()
+        deaths += 1
+        here.front.held = None
+        here.front.gate.set()
+        here.runner.start()
+        await here.until_true(here.ready_since_start)
+    here.front.held = None
+    here.front.gate.set()
+    view = await here.until_final(run_id)
+
+    assert view.state == "complete"
+    assert await here.files(view) == made
+    assert_little_was_sent_twice(here, made, deaths)
+
+
+async def test_a_storage_killed_while_files_come_keeps_what_it_has_said_that_it_has(rooms, services):
+    here = await rooms("none")
+    run_id, workspace, made = await make(here)
+
+    (workspace / "go").touch()
+    await here.until_true(lambda: sum("PUT /blobs" in asked for asked, _, _ in here.front.sent) >= 3)
+    services.storage.kill9()
+    await services.start_storage()
+    view = await here.until_final(run_id)
+
+    assert view.state == "complete"
+    assert await here.files(view) == made
+    assert_little_was_sent_twice(here, made, deaths=1)
+
+
+async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms):
+    here = await rooms("none")
+    run_id = await here.create("head -c 9000000 /dev/zero > big; echo ready; while sleep 0.05; do :; done")
+    await here.until_logged(run_id, b"ready\n")
+    here.front.gate.clear()
+    here.front.held = re.compile("PUT /blobs/")
+
+    await here.client.save(run_id)
+    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
+    with (here.attempt(run_id) / "spell/big").open("r+b") as file:
+        file.seek(8_500_000)
+        file.write(b"x" * 500_000)
+    here.front.gate.set()
+
+    async def taken():
+        view = await here.client.get(run_id)
+        return view if view.saves_met else None
+
+    view = await until(taken)
+    assert view.save_problem is None
+    assert await here.files(view, 1) == {"big": bytes(8_500_000) + b"x" * 500_000}
+    await here.client.end(run_id, "kill")
+    await here.until_final(run_id)
+
+
+async def test_a_file_that_only_grows_is_what_it_was_when_it_was_read(rooms):
+    here = await rooms("none")
+    run_id = await here.create(
+        "head -c 9000000 /dev/zero | tr '\\0' a > log; echo ready; while echo more >> log; do sleep 0.01; done"
+    )
+    await here.until_logged(run_id, b"ready\n")
+
+    await here.client.save(run_id)
+
+    async def taken():
+        view = await here.client.get(run_id)
+        return view if view.saves_met else None
+
+    view = await until(taken)
+    content = (await here.files(view, 1))["log"]
+    assert content.startswith(b"a" * 9_000_000)
+    assert set(content[9_000_000:].splitlines()) <= {b"more", b"mor", b"mo", b"m"}
+    puts = [asked for asked, _, _ in here.front.sent if asked.startswith("PUT /blobs/")]
+    assert puts == [f"PUT /blobs/{hashlib.sha256(content).hexdigest()}"]
+    await here.client.end(run_id, "kill")
+    await here.until_final(run_id)
+
+
+async def test_a_huge_file_full_of_holes_is_no_trouble(rooms):
+    here = await rooms("none")
+
+    run_id = await here.create("truncate -s 300M holes; printf end >> holes")
+    view = await here.until_final(run_id, seconds=60)
+
+    assert (view.state, view.saved_bytes) == ("complete", 300 * 1024**2 + 3)
+    async with asyncio.timeout(5):
+        await here.until_gone(run_id)
