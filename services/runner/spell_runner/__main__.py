@@ -13,7 +13,7 @@ from spell_proto.errors import SettingsError
 from spell_proto.http import Caller, json_response, serve
 from spell_proto.registries import read_token
 from spell_proto.views import Health
-from spell_runner import doorbell, isolation, nvml
+from spell_runner import doorbell, isolation, nvml, quotas
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.copies import Copies
@@ -47,6 +47,7 @@ async def main(stop: asyncio.Event) -> None:
     os.umask(0o022)
     data = Path(chosen.data_dir)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    limits = quotas.check(quotas.Limits(chosen.run_bytes_max, chosen.run_files_max))
     here = machine(chosen, nvml.present())
     if here.gpus:
         log.info(
@@ -76,7 +77,7 @@ async def main(stop: asyncio.Event) -> None:
             forwarder = Forwarder(here.id, link, storage)
             reporter = Reporter(here.id, link, tasks, control.beat_soon)
             stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
-            control.open(Means(engine, forwarder, reporter, storage, builder, control.throw_away))
+            control.open(Means(engine, forwarder, reporter, storage, builder, control.throw_away, limits))
             for work in (
                 forwarder.run_live(),
                 forwarder.run_shipping(),

@@ -31,6 +31,7 @@ from spell_runner.forward import Forwarder
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
+from spell_runner.quotas import NO_LIMITS, Limits, Quota
 from spell_runner.reports import Account, Reporter
 from spell_runner.shim.launch import JOURNAL, LAUNCH, SCRATCH, Launch
 from spell_runner.snapshots import Snapshots
@@ -47,7 +48,9 @@ PUSHED = "Saving build environment for future runs"
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all attempts of a machine use. `throw_away` makes a directory vanish and its room free."""
+    """What all attempts of a machine use. `throw_away` makes a directory vanish and its room free; `limits` are those of
+    what each may write.
+    """
 
     engine: Engine
     forwarder: Forwarder
@@ -55,6 +58,7 @@ class Means:
     storage: Caller
     builder: Caller
     throw_away: Callable[[Path], None] = workspace.remove
+    limits: Limits = NO_LIMITS
 
 
 class Attempt:
@@ -83,6 +87,7 @@ class Attempt:
         self._seen: Look | None = None
         self._resumed = fresh
         self._snapshots = Snapshots(means.engine, means.storage, directory, self.account.steps, self._note)
+        self._quota = Quota(means.limits, directory, lambda why: means.engine.exceed(directory, why))
         # Last of all: what an earlier runner has left may be unreadable, and then nothing is to be carried.
         self.tail = means.forwarder.follow(
             spec.run_id, spec.attempt, spec.fence, directory / JOURNAL, fresh=fresh, same_boot=same_boot
@@ -113,6 +118,7 @@ class Attempt:
             await self._go_on()
         finally:
             self._snapshots.drop()
+            self._quota.drop()
 
     async def _go_on(self) -> None:
         """Whatever goes wrong is tried again from what is on disk."""
@@ -176,6 +182,7 @@ class Attempt:
                     await self._heard()
             case phases.Wait():
                 self._snapshots.look(self.spec, datetime.now(UTC))
+                self._quota.look()
                 await self._heard()
             case phases.Cancel():
                 self._engine.cancel(self.directory)
@@ -202,6 +209,7 @@ class Attempt:
         action = phases.decide(facts)
         if not isinstance(action, phases.Wait):
             # What comes now has all the command has made, or nothing of it is wanted.
+            self._quota.drop()
             await self._snapshots.end()
         return action
 

@@ -46,7 +46,7 @@ class Settings:
 
     What a run of the docker engine may use is `run_memory_bytes`, `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
-    Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
+    A run may write `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes. Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
     `mount_cache_bytes_max`.
     """
 
@@ -73,6 +73,8 @@ class Settings:
     run_cpus: float = within(0.0, 0.0, 10_000.0)
     run_shm_bytes: int = within(0, 0, 1 << 50)
     run_pids: int = within(4096, 16, 1 << 22)
+    run_bytes_max: int = within(0, 0, 1 << 60)
+    run_files_max: int = within(0, 0, 1 << 60)
     run_firewall: str = "auto"
     run_gpus: int = within(0, 0, 1024)
     machine_gpus: str = "auto"

@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Stop or kill the command. Harmless when repeated, or when it is over."""
         ...
 
+    def exceed(self, directory: Directory, message: str) -> None:
+        """End the command, as it has written more than it may: a sentence says how much. Harmless as `end` is."""
+        ...
+
     def clear(self, directory: Directory) -> None:
         """Kill what a lost command may have left behind."""
         ...

@@ -69,6 +69,9 @@ class NullEngine:
     def end(self, directory: Directory, intent: Intent) -> None:
         pass
 
+    def exceed(self, directory: Directory, message: str) -> None:
+        pass
+
     def clear(self, directory: Directory) -> None:
         pass
 

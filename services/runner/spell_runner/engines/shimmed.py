@@ -71,7 +71,12 @@ class Shimmed:
         launch.cancel(directory.base)
 
     def end(self, directory: Directory, intent: Intent) -> None:
-        order = "kill" if intent is Intent.KILL else f"stop {self._grace_seconds}"
+        self._tell(directory, "kill" if intent is Intent.KILL else f"stop {self._grace_seconds}")
+
+    def exceed(self, directory: Directory, message: str) -> None:
+        self._tell(directory, f"exceed {message}")
+
+    def _tell(self, directory: Directory, order: str) -> None:
         # Through a descriptor: the path of the socket itself may be too long for an address.
         fd = os.open(directory.path, os.O_PATH | os.O_CLOEXEC)
         try:

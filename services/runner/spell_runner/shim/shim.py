@@ -30,6 +30,8 @@ READ_BYTES = 64 * 1024
 RING_SECONDS = 0.002
 #: How long to wait between two rounds of killing what does not die.
 KILL_AGAIN_SECONDS = 0.02
+#: As `spell_proto.state` spells it, which is not loaded here.
+_DISK_QUOTA = "disk_quota"
 _KILLED = 128 + signal.SIGKILL
 #: How many processes between the shim and the command are not the command's: the sandbox's own.
 _SANDBOX_DEPTH = {"none": 0, "unshare": 1, "bubblewrap": 2}
@@ -56,6 +58,7 @@ class Shim:
         self._cause = "exit"
         self._reason: str | None = None
         self._message = ""
+        self._exceeded = ""
         self._grace: float | None = None
         self._kill_until: float | None = None
         self._started_us = 0
@@ -194,6 +197,8 @@ class Shim:
     def _write_down(self, problem: str | None) -> None:
         seconds = time.monotonic() - self._started if self._started else 0.0
         started = bool(self._command)
+        if self._exceeded and self._reason is None:
+            self._reason, self._message = _DISK_QUOTA, self._exceeded
         self._sink.close()
         ending = Ending(
             exit_code=_exit_code(self._status) if self._status is not None else 0,
@@ -248,8 +253,16 @@ class Shim:
                 return
             if words[:1] == ["kill"]:
                 self._kill("kill")
+            elif words[:1] == ["exceed"]:
+                self._exceed(" ".join(words[1:]))
             elif words[:1] == ["stop"] and self._grace is None:
                 self._stop(float(words[1]))
+
+    def _exceed(self, message: str) -> None:
+        """It has taken more of the disk than it may: it is ended at once, and by itself, as far as its files go."""
+        if not self._exceeded and not self._over():
+            self._exceeded = message
+            self._kill(self._cause)
 
     def _over(self) -> bool:
         """Whether the command ended before now: then what was ordered came too late, and its exit counts."""

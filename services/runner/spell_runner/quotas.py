@@ -1,0 +1,153 @@
+"""Sees to it that a run takes no more of its machine's disk than it may (shell).
+
+What a run has written is measured again and again while its command runs, by `du`, which is led astray by nothing that is
+swapped under its eyes. One that has written more than it may is ended; what it has made is saved.
+"""
+
+import asyncio
+import contextlib
+import glob
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spell_proto import logs
+from spell_proto.errors import SettingsError
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.shim import memory
+from spell_runner.shim.launch import LAUNCH, MOUNTS, TEMPORARY, UPPER, WORKSPACE, Launch
+from spell_runner.workspace import read_baseline
+
+log = logs.get()
+
+#: Between two looks: at least so long, and so many times what the last one took.
+LOOK_SECONDS = 1.0
+LOOK_SHARE = 20
+MEASURE_SECONDS_MAX = 300.0
+_BLOCK_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Room on the disk in bytes, and the number of files, links and directories."""
+
+    bytes: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may write; 0 means as much as it likes."""
+
+    bytes_max: int = 0
+    files_max: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.bytes_max or self.files_max)
+
+
+NO_LIMITS = Limits()
+
+
+def exceeded(usage: Usage, limits: Limits) -> str | None:
+    """A sentence about how a run has gone beyond its limits; None where it has not. Pure."""
+    if limits.bytes_max and usage.bytes > limits.bytes_max:
+        has, may = memory.text(usage.bytes), memory.text(limits.bytes_max)
+        return f"it has written {has}, and may write {may}"
+    if limits.files_max and usage.files > limits.files_max:
+        return f"it has made {usage.files:,} files and directories, and may make {limits.files_max:,}"
+    return None
+
+
+def pause(took_seconds: float) -> float:
+    """Seconds until the next look, when the last one took so long. Pure."""
+    return max(LOOK_SECONDS, LOOK_SHARE * took_seconds)
+
+
+def check(limits: Limits) -> Limits:
+    """`limits`, where they can be kept.
+
+    Raises:
+        SettingsError: nothing is here to measure with.
+    """
+    if limits and shutil.which("du") is None:
+        raise SettingsError(
+            "the settings SPELL_RUN_BYTES_MAX and SPELL_RUN_FILES_MAX need 'du' on the machine (coreutils)"
+        )
+    return limits
+
+
+class Quota:
+    """That of one attempt. `end` is called with a sentence, perhaps more than once, when it has written too much."""
+
+    def __init__(self, limits: Limits, directory: Directory, end: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._directory = directory
+        self._end = end
+        self._due = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Measure if it is time. The command runs."""
+        if not self._limits or (self._task is not None and not self._task.done()):
+            return
+        if asyncio.get_running_loop().time() >= self._due:
+            self._task = asyncio.ensure_future(self._look())
+
+    def drop(self) -> None:
+        """Measure no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(MEASURE_SECONDS_MAX):
+                problem = exceeded(await measure(self._directory, self._limits), self._limits)
+        except (OSError, ValueError, TimeoutError) as error:
+            log.warning("what a run has written cannot be measured", problem=repr(error))
+        else:
+            if problem is not None:
+                log.info("a run has written too much", attempt=self._directory.name, problem=problem)
+                self._end(problem)
+        self._due = loop.time() + pause(loop.time() - begun)
+
+
+async def measure(directory: Directory, limits: Limits) -> Usage:
+    """What the command of an attempt has written so far, of what is limited."""
+    told = Launch.decode(Path(directory / LAUNCH).read_bytes())
+    paths = [directory / (UPPER if told.overlay else WORKSPACE), directory / TEMPORARY]
+    paths += glob.glob(f"{glob.escape(directory / MOUNTS)}/*/{UPPER}")  # noqa: PTH207 -- plain strings
+    paths = [path for path in paths if os.path.isdir(path)]  # noqa: PTH112 -- plain strings
+    given = Usage() if told.overlay else await asyncio.to_thread(_given, directory)
+    taken = await _measured(paths, "--block-size=1") if limits.bytes_max else 0
+    files = await _measured(paths, "--inodes") if limits.files_max else 0
+    # The directories that we have made ourselves are none of its doing.
+    return Usage(max(0, taken - given.bytes), max(0, files - given.files - len(paths)))
+
+
+def _given(directory: Directory) -> Usage:
+    """What a copied workspace held at the start."""
+    baseline = read_baseline(Path(directory / BASELINE).read_bytes())
+    blocks = sum(-(-size // _BLOCK_BYTES) for size, _, _ in baseline.values())
+    return Usage(blocks * _BLOCK_BYTES, len(baseline))
+
+
+async def _measured(paths: Sequence[str], unit: str) -> int:
+    words = ("du", "--summarize", "--one-file-system", unit, "--", *paths)
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={"LC_ALL": "C", "PATH": os.defpath},
+    )
+    try:
+        # What vanishes meanwhile it complains about, and counts the rest.
+        told, _ = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return sum(int(line.split(b"\t", 1)[0]) for line in told.splitlines())

@@ -1,0 +1,91 @@
+"""How much a run has written, and what is said when it is too much."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spell_proto.errors import SettingsError
+from spell_runner import quotas
+from spell_runner.directory import BASELINE, Directory
+from spell_runner.quotas import LOOK_SECONDS, Limits, Usage, exceeded, measure, pause
+from spell_runner.shim.launch import LAUNCH, TEMPORARY, UPPER, WORKSPACE, Launch
+from spell_runner.workspace import Abort, copy_tree
+
+BOTH = Limits(10 << 20, 100)
+
+
+@pytest.mark.parametrize(
+    ("usage", "limits", "sentence"),
+    [
+        (Usage(10 << 20, 100), BOTH, None),
+        (Usage(12 << 20, 0), BOTH, "it has written 12 MiB, and may write 10 MiB"),
+        (Usage(0, 1_234), BOTH, "it has made 1,234 files and directories, and may make 100"),
+        (Usage(1 << 50, 1 << 30), Limits(), None),
+        (Usage(1 << 50, 1), Limits(files_max=1), None),
+        (Usage(1, 1 << 30), Limits(bytes_max=1), None),
+    ],
+)
+def test_only_what_is_above_a_limit_that_is_set_is_too_much(usage, limits, sentence):
+    assert exceeded(usage, limits) == sentence
+
+
+def test_measuring_takes_a_small_share_of_the_time():
+    assert (pause(0.001), pause(3.0)) == (LOOK_SECONDS, 60.0)
+
+
+def a_launch(directory, *, overlay, lower="/nowhere"):
+    told = Launch(
+        argv=("true",),
+        env={},
+        isolation="none",
+        overlay=overlay,
+        lower=str(lower),
+        cwd="/",
+        root="/",
+        hidden=(),
+        read_only=(),
+        log_bytes_max=1,
+    )
+    Path(directory / LAUNCH).write_bytes(told.encode())
+
+
+async def test_what_counts_is_everything_that_the_command_has_written(tmp_path):
+    directory = Directory(tmp_path)
+    a_launch(directory, overlay=True)
+    for part in (UPPER, TEMPORARY, "mounts/0/upper", "mounts/0/work", "mounts/spell/lower", "snapshot/upper"):
+        (tmp_path / part).mkdir(parents=True)
+        (tmp_path / part / "file").write_bytes(os.urandom(1 << 20))
+    os.link(tmp_path / UPPER / "file", tmp_path / UPPER / "again")
+    with (tmp_path / UPPER / "holes").open("wb") as file:
+        file.truncate(1 << 30)
+
+    usage = await measure(directory, BOTH)
+
+    assert 3 << 20 <= usage.bytes < 4 << 20, "holes take no room, and what has two names takes it once"
+    assert usage.files == 4
+
+
+async def test_the_code_that_was_copied_for_a_run_is_none_of_its_doing(tmp_path):
+    lower, directory = tmp_path / "lower", Directory(tmp_path / "attempt")
+    (lower / "repo").mkdir(parents=True)
+    for number in range(10):
+        (lower / f"repo/{number}").write_bytes(os.urandom(100_000))
+    workspace = directory.path / WORKSPACE
+    workspace.mkdir(parents=True)
+    (directory.path / BASELINE).write_bytes(copy_tree(lower, workspace, Abort()))
+    a_launch(directory, overlay=False, lower=lower)
+    (workspace / "made").write_bytes(os.urandom(1 << 20))
+
+    usage = await measure(directory, BOTH)
+
+    assert 1 << 20 <= usage.bytes < 1.2 * (1 << 20)
+    assert usage.files <= 3
+
+
+def test_without_du_there_are_no_quotas(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert quotas.check(Limits()) == Limits()
+    with pytest.raises(SettingsError, match="SPELL_RUN_BYTES_MAX"):
+        quotas.check(BOTH)
