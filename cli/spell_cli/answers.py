@@ -273,6 +273,13 @@ class Health(TypedDict):
     detail: str
 
 
+class FilesUse(TypedDict):
+    files: int
+    bytes: int
+    files_max: int
+    bytes_max: int
+
+
 class Status(TypedDict):
     """Limits and counts of the caller, and the health of every service behind the server."""
 
@@ -282,6 +289,7 @@ class Status(TypedDict):
     queued: int
     total: int
     services: list[Health]
+    saved: FilesUse | None
 
 
 class MachineType(TypedDict):

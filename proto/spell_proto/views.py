@@ -150,6 +150,17 @@ class OwnerSummary(Shape):
     total: int
 
 
+class FilesUse(Shape):
+    """What an owner has saved, contents that are in several resources counted once, and what he may have; a limit of 0
+    is none.
+    """
+
+    files: int
+    bytes: int
+    files_max: int
+    bytes_max: int
+
+
 class MachineTypeView(Shape):
     """A type of machine: how many machines of it answer, and how many slots they have and use.
 

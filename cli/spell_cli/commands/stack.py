@@ -124,6 +124,17 @@ def _show(stack: dict[str, Any] | None, answer: Status | None) -> None:
             f"- currently waiting for a machine: {for_machine} runs\n"
             f"- plan concurrency limit: {answer['runs_max']} runs"
         )
+        saved = answer.get("saved")
+        if saved is not None:
+            say(
+                "Saved files:\n"
+                f"- files: {saved['files']}{_of(str(saved['files_max'] or ''))}\n"
+                f"- size: {human_size(saved['bytes'])}B{_of(human_size(saved['bytes_max']) + 'B' if saved['bytes_max'] else '')}"
+            )
+
+
+def _of(limit: str) -> str:
+    return f" of {limit}" if limit else ""
 
 
 def _stack_row(service: dict[str, Any], health: Health | None) -> list[str]:

@@ -13,7 +13,7 @@ from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
 from spell_proto.service import version
 from spell_proto.state import FINAL
-from spell_proto.views import Check, Health, RunView, Verdict
+from spell_proto.views import Check, FilesUse, Health, RunView, Verdict
 
 ANSWER_SECONDS_MAX = 2.0
 VERIFIED_RUNS_MAX = 1000
@@ -72,8 +72,16 @@ class Doctor:
         summary = await self._scheduler.summary(user.id)
         async with asyncio.TaskGroup() as tasks:
             asked = [tasks.create_task(self._ask(name, to)) for name, to in self._services.items()]
+            saved = await self._saved(user)
         services = (self.own_health(), *(task.result() for task in asked))
-        return StatusView(**summary.model_dump(), user=user.name, services=services)
+        return StatusView(**summary.model_dump(), user=user.name, services=services, saved=saved)
+
+    async def _saved(self, user: User) -> FilesUse | None:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
+                return await self._storage.files_use(user.id)
+        except (RefusedError, TimeoutError):
+            return None
 
     async def _ask(self, name: str, service: Caller) -> Health:
         try:

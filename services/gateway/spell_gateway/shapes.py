@@ -10,7 +10,7 @@ from spell_proto.environments import PlanView
 from spell_proto.errors import InvalidError, shown
 from spell_proto.mounts import Mount
 from spell_proto.shapes import Shape
-from spell_proto.views import Health, MachineTypeView, OwnerSummary, RunView
+from spell_proto.views import FilesUse, Health, MachineTypeView, OwnerSummary, RunView
 
 TOKEN_SECONDS_MAX = 10 * 366 * 24 * 3600
 BATCH_MAX = 1000
@@ -198,10 +198,11 @@ class ResourceList(Shape):
 
 
 class StatusView(OwnerSummary):
-    """Limits and counts of the caller, and how the services are."""
+    """Limits and counts of the caller, and how the services are. `saved` is null where storage does not answer."""
 
     user: str
     services: tuple[Health, ...]
+    saved: FilesUse | None = None
 
 
 class Created(Shape):

@@ -15,6 +15,7 @@ from spell_proto.shapes import Shape
 from spell_proto.uploads import LinkList, LinkRequest, LinkView, UploadList, UploadRequest, UploadView
 from spell_proto.views import (
     Commit,
+    FilesUse,
     GitCredentialsList,
     GitCredentialsView,
     GitHosts,
@@ -36,6 +37,7 @@ REGISTRIES = TypeAdapter(RegistryList)
 NOTHING: TypeAdapter[dict[str, None]] = TypeAdapter(dict[str, None])
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
+FILES_USE = TypeAdapter(FilesUse)
 UPLOAD = TypeAdapter(UploadView)
 UPLOADS = TypeAdapter(UploadList)
 LINK = TypeAdapter(LinkView)
@@ -210,6 +212,10 @@ class Storage:
             return (await self._caller.call("GET", path, TAIL_AT)).offset
         except NotFoundError:
             return 0
+
+    async def files_use(self, owner_id: int) -> FilesUse:
+        """What an owner has saved, and may have."""
+        return await self._caller.call("GET", f"/files/{owner_id}/use", FILES_USE)
 
     def scrub(self) -> Response:
         """All stored files read again: JSON lines of what is damaged."""

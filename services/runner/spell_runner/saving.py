@@ -41,6 +41,8 @@ SAY_AFTER_SECONDS = 3.0
 #: How long a full disk of storage is waited for: other runs end meanwhile, and what they took becomes free.
 FULL_SECONDS_MAX = 20.0
 FULL_AGAIN_SECONDS = 1.0
+#: Its owner has as many saved files as he may.
+QUOTA_EXCEEDED = "quota_exceeded"
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
 
@@ -108,7 +110,9 @@ async def save(
             full += FULL_AGAIN_SECONDS
             await asyncio.sleep(FULL_AGAIN_SECONDS)
         except (RefusedError, OSError) as error:
-            raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {error}") from error
+            over = isinstance(error, RefusedError) and error.code == QUOTA_EXCEEDED
+            reason = Reason.DISK_QUOTA if over else Reason.SAVE_FAILED
+            raise AttemptError(reason, f"the files could not be saved: {error}") from error
         else:
             return OutputsSaved(
                 at=datetime.now(UTC), manifest=stored.digest, files=stored.files, bytes=stored.bytes

@@ -29,6 +29,8 @@ from spell_storage.housekeeping import Housekeeping, InUse, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
 from spell_storage.objects import Objects
+from spell_storage.quota_api import QuotaRoutes
+from spell_storage.quotas import Quotas
 from spell_storage.registries import Registries, read_role
 from spell_storage.registry_api import RegistryRoutes
 from spell_storage.registry_door import Door
@@ -73,8 +75,8 @@ async def main(stop: asyncio.Event) -> None:
         seal = Seal(data / "git-credentials.key")
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
         fetcher = Fetcher(code, repositories, credentials, remote)
-        blobs = Blobs(pool, objects, given.files_kept_seconds)
         code_in_use, files_in_use = _in_use(given, scheduler)
+        blobs, about_files = _files(given, pool, objects, files_in_use)
         housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
         garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
         incoming, uploads = upload_routes(pool, objects, blobs)
@@ -84,7 +86,7 @@ async def main(stop: asyncio.Event) -> None:
             *_foreign(given, pool, seal),
             ArchiveRoutes(objects),
             *uploads,
-            ScrubRoutes(Scrub(pool, objects, blobs, given.files_kept_seconds)),
+            *about_files,
         )
         app = api.make(pool, journals, appender, blobs, *routes)
         async with asyncio.TaskGroup() as tasks:
@@ -107,6 +109,15 @@ async def main(stop: asyncio.Event) -> None:
 def _in_use(given: Settings, scheduler: http.Caller) -> tuple[InUse | None, InUse | None]:
     """Who says which commits and manifests are in use: without a scheduler, nobody can."""
     return (runs_of(scheduler), runs_with(scheduler)) if given.scheduler_url else (None, None)
+
+
+def _files(
+    given: Settings, pool: asyncpg.Pool, objects: Objects, in_use: InUse | None
+) -> tuple[Blobs, tuple[api.Routes, ...]]:
+    """What is about all saved files."""
+    quotas = Quotas(pool, given.owner_files_max, given.owner_bytes_max, in_use)
+    blobs = Blobs(pool, objects, given.files_kept_seconds, quotas)
+    return blobs, (QuotaRoutes(quotas), ScrubRoutes(Scrub(pool, objects, blobs, given.files_kept_seconds)))
 
 
 def _remote(given: Settings, data: Path) -> Remote:

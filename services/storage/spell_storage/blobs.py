@@ -29,6 +29,7 @@ from spell_proto.spec import canonical_json
 from spell_proto.views import Manifest, ManifestStored
 from spell_storage import manifests, sums
 from spell_storage.objects import Objects
+from spell_storage.quotas import QuotaError, Quotas
 from spell_storage.sums import Digesting
 
 log = logs.get()
@@ -57,9 +58,16 @@ class Blob:
 class Blobs:
     """The tables `objects`, `loose`, `blobs` and `manifests`, and the bytes they are about."""
 
-    def __init__(self, pool: asyncpg.Pool, objects: Objects, kept_seconds: float = KEPT_SECONDS) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        objects: Objects,
+        kept_seconds: float = KEPT_SECONDS,
+        quotas: Quotas | None = None,
+    ) -> None:
         self._pool = pool
         self._objects = objects
+        self.quotas = quotas or Quotas(pool, 0, 0, None)
         #: What was used within this time is not marked again: half of the time that is left is enough for anybody.
         self._fresh = timedelta(seconds=kept_seconds / 2)
 
@@ -163,6 +171,7 @@ class Blobs:
 
         Raises:
             InvalidError: blob_missing, or manifest_invalid for paths no directory could hold.
+            QuotaError: its owner would have more than he may.
         """
         manifest = await asyncio.to_thread(manifests.canonical, manifest)
         wanted = manifests.digests(manifest)
@@ -176,7 +185,12 @@ class Blobs:
         )
         await self.put(owner_id, stored.digest, data)
         await self._objects.settle()
-        await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
+        try:
+            await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
+        except QuotaError:
+            if not await self.quotas.look_again(owner_id):
+                raise
+            await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
         return stored
 
     async def manifest(self, owner_id: int, digest: str) -> bytes:
@@ -232,12 +246,14 @@ class Blobs:
     async def _name_blobs(self, owner_id: int, stored: ManifestStored, digests: set[str]) -> None:
         """The commit that makes a manifest: from here on nothing it needs is removed."""
         async with self._pool.acquire() as connection, connection.transaction():
+            await self.quotas.lock(connection, owner_id)
             rows = await connection.fetch(_SQL["hold_blobs"], owner_id, list(digests))
             if len(rows) < len(digests):
                 raise UnavailableError("unavailable", "blobs were removed meanwhile; send them again")
             values = (owner_id, stored.digest, stored.files, stored.bytes)
             manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
+            await self.quotas.check_added(connection, owner_id, manifest_id)
 
     async def _lies_there(self, digest: str, key: str, size: int) -> bool:
         """Whether the bytes of an object are where they should be, as far as that is cheap to say."""

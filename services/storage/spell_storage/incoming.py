@@ -74,7 +74,9 @@ class Incoming:
         Raises:
             NotFoundError: there is no such upload, or it is complete.
             ConflictError: upload_file_changed.
+            QuotaError: its owner would have more than he may.
         """
+        await self._check_room(owner_id, upload_id, path, length)
         await self._pool.execute(_SQL["add_file"], upload_id, owner_id, path, length, announced)
         row = await self._pool.fetchrow(_SQL["file_at"], upload_id, owner_id, path)
         if row is None:
@@ -102,6 +104,13 @@ class Incoming:
             await self._pool.execute(_SQL["finish"], file.id, announced)
             return await self.find(owner_id, upload_id, file.id)
         return file
+
+    async def _check_room(self, owner_id: int, upload_id: int, path: str, length: int) -> None:
+        quotas = self._blobs.quotas
+        if quotas.limited(owner_id):
+            row = await self._pool.fetchrow(_SQL["announced"], upload_id, path)
+            assert row is not None, "an aggregate always has a row"
+            await quotas.check_room(owner_id, row["files"] + 1, row["bytes"] + length)
 
     async def find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
         """A file on its way. Raises NotFoundError."""

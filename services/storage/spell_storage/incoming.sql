@@ -1,3 +1,8 @@
+-- name: announced
+-- What an upload will be besides a file at some path, as far as its files were begun.
+SELECT count(*) AS files, coalesce(sum(length), 0)::bigint AS bytes
+FROM upload_files WHERE upload_id = $1 AND path <> $2;
+
 -- name: add_file
 INSERT INTO upload_files (upload_id, path, length, announced)
 SELECT id, $3, $4, $5 FROM uploads WHERE id = $1 AND owner_id = $2 AND manifest IS NULL

@@ -55,5 +55,8 @@ class Settings:
     #: How long saved files are kept that nothing names any more, and those that nothing names yet: never so short that
     #: a save could not come to its end.
     files_kept_seconds: float = within(24 * 3600.0, 3600.0, 366 * 24 * 3600.0)
+    #: What one owner may have saved, contents counted once; 0: no limit.
+    owner_bytes_max: int = within(0, 0, 1 << 60)
+    owner_files_max: int = within(0, 0, 1 << 40)
     #: How long an upload waits for whoever began it to go on.
     upload_kept_seconds: float = within(7 * 24 * 3600.0, 60.0, 366 * 24 * 3600.0)

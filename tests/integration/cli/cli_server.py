@@ -485,7 +485,8 @@ class Handler(BaseHTTPRequestHandler):
     def status(self, ours: Server, _: Any) -> None:
         services = [{"service": "gateway", "version": "0.1.0", "ok": True, "detail": ""}]
         counts = {"runs_max": 4, "active": 3, "queued": 3, "total": 9}
-        self._json(200, {"user": "alice", "services": services, **counts})
+        saved = {"files": 12, "bytes": 3_000_000, "files_max": 0, "bytes_max": 10 << 30}
+        self._json(200, {"user": "alice", "services": services, "saved": saved, **counts})
 
     def verify(self, ours: Server, _: Any) -> None:
         self._json(200, {"checks": ours.checks})

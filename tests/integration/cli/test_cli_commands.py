@@ -507,6 +507,9 @@ def test_status_shows_services_then_limits_and_counts(cli):
         "- currently queued due to concurrency: 2 runs",
         "- currently waiting for a machine: 1 runs",
         "- plan concurrency limit: 4 runs",
+        "Saved files:",
+        "- files: 12",
+        "- size: 2.9MB of 10GB",
     ]
     assert json.loads(out(cli("status", "--json")))["status"]["total"] == 9
 

@@ -7,8 +7,11 @@ from aiohttp import web
 
 from integration.runner import shims
 from spell_proto import http
+from spell_proto.errors import RefusedError
+from spell_proto.state import Reason
 from spell_runner import saving
 from spell_runner.directory import Directory
+from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
 from spell_runner.outputs import Changes, Found
 from spell_runner.workspace import Abort
@@ -59,6 +62,30 @@ async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
         saved = await saving.save(caller, 1, None, changes, notes(tmp_path), Abort())
 
     assert (saved.manifest, storage.puts) == (DIGEST, 2)
+
+
+class Full(Sleepy):
+    """A storage that takes no more of this owner."""
+
+    async def put(self, request):
+        return web.json_response({}, status=201)
+
+    async def manifest(self, request):
+        refused = RefusedError("quota_exceeded", "your saved files would be 2 GB, 1 GB are allowed")
+        return web.json_response(refused.body(), status=413)
+
+
+async def test_a_run_whose_owner_has_all_he_may_has_run_out_of_its_quota(tmp_path):
+    (tmp_path / "file").write_text("x")
+    changes = Changes([Found("file", str(tmp_path / "file"), 0o644, 1, 0)])
+    socket = f"unix://{tmp_path}/s.sock"
+
+    async with http.serve(Full().app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
+        with pytest.raises(AttemptError) as failed:
+            await saving.save(caller, 1, None, changes, notes(tmp_path), Abort())
+
+    assert failed.value.reason is Reason.DISK_QUOTA
+    assert "your saved files would be 2 GB, 1 GB are allowed" in str(failed.value)
 
 
 @pytest.mark.asyncio(loop_scope="session")

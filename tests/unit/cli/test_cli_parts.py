@@ -117,6 +117,7 @@ SAME = [
     (answers.Verdict, views.Verdict),
     (answers.Health, views.Health),
     (answers.Status, shapes.StatusView),
+    (answers.FilesUse, views.FilesUse),
     (answers.MachineType, views.MachineTypeView),
     (answers.MachineTypes, views.MachineTypeList),
     (answers.Key, shapes.KeyView),

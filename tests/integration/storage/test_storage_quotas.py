@@ -1,0 +1,105 @@
+"""Limits of what one owner may have saved, through the real service."""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+
+import pytest
+from pydantic import TypeAdapter
+
+from spell_proto.errors import RefusedError
+from spell_proto.views import FilesUse, ManifestStored
+
+pytestmark = pytest.mark.integration
+STORED = TypeAdapter(ManifestStored)
+USE = TypeAdapter(FilesUse)
+_owners = itertools.count(71_000)
+
+
+@pytest.fixture(scope="module")
+def limited(postgres, module_storage):
+    return module_storage(postgres.url("storage"), SPELL_OWNER_BYTES_MAX="100000", SPELL_OWNER_FILES_MAX="5")
+
+
+@pytest.fixture
+async def api(limited):
+    async with limited.client() as caller:
+        yield caller
+
+
+@pytest.fixture
+def owner():
+    return next(_owners)
+
+
+async def save(api, owner, **files):
+    entries = []
+    for path, data in files.items():
+        digest = hashlib.sha256(data).hexdigest()
+        async with api.open("PUT", f"/blobs/{digest}", params={"owner_id": owner}, data=data):
+            pass
+        entry = {"path": path, "size": len(data), "sha256": digest, "mode": 0o644}
+        entries.append({**entry, "modified_at": "2026-01-02T03:04:05+00:00"})
+    body = {"entries": entries}
+    return await api.call("PUT", "/manifests", STORED, params={"owner_id": owner}, body=body)
+
+
+async def used(api, owner):
+    return await api.call("GET", f"/files/{owner}/use", USE)
+
+
+async def test_contents_count_once_however_often_they_are_saved(api, owner):
+    data = os.urandom(60_000)
+
+    await save(api, owner, a=data)
+    await save(api, owner, b=data, c=data, d=b"x")
+
+    assert await used(api, owner) == FilesUse(files=2, bytes=60_001, files_max=5, bytes_max=100_000)
+
+
+async def test_what_would_pass_a_limit_is_refused_and_leaves_no_manifest(api, owner):
+    await save(api, owner, a=os.urandom(60_000))
+
+    with pytest.raises(RefusedError) as too_large:
+        await save(api, owner, b=os.urandom(60_000))
+    with pytest.raises(RefusedError) as too_many:
+        await save(api, owner, **{f"f{number}": b"%d" % number for number in range(5)})
+
+    assert (too_large.value.status, too_large.value.code) == (413, "quota_exceeded")
+    assert "117.2 KB, 97.66 KB are allowed" in too_large.value.message
+    assert "6 files, 5 are allowed" in too_many.value.message
+    assert (await used(api, owner)).files == 1
+    await save(api, next(_owners), b=os.urandom(60_000))
+
+
+async def test_two_saves_at_once_do_not_both_take_the_last_of_the_room(api, owner):
+    async def one(name):
+        try:
+            await save(api, owner, **{name: os.urandom(60_000)})
+        except RefusedError as error:
+            return error.code
+        return "saved"
+
+    outcomes = await asyncio.gather(*(one(f"f{number}") for number in range(4)))
+
+    assert sorted(outcomes) == ["quota_exceeded"] * 3 + ["saved"]
+
+
+async def test_an_upload_is_refused_before_its_bytes_are_sent(api, owner):
+    body = json.dumps({"name": f"u{owner}"})
+    headers = {"Content-Type": "application/json"}
+    async with api.open("POST", "/uploads", params={"owner_id": owner}, data=body, headers=headers) as answer:
+        upload_id = json.loads(await answer.read())["id"]
+
+    async def begin(path, length):
+        headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(length), "Upload-Metadata": f"path {path}"}
+        place = f"/uploads/{upload_id}/files"
+        async with api.open("POST", place, params={"owner_id": owner}, headers=headers) as answer:
+            return answer.status
+
+    assert await begin("YQ==", 60_000) == 201
+    with pytest.raises(RefusedError) as refused:
+        await begin("Yg==", 60_000)
+    assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
