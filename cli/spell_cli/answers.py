@@ -197,6 +197,17 @@ class Listing(TypedDict):
     target: str | None
 
 
+class Upload(TypedDict):
+    id: int
+    name: str
+    compressed: bool
+    manifest: str | None
+    files: int | None
+    bytes: int | None
+    created_at: str
+    completed_at: str | None
+
+
 class Link(TypedDict):
     alias: str
     target: str

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from spell_cli.errors import CliError, ConfigError
@@ -24,6 +26,7 @@ class Answer(NamedTuple):
     status: int
     reason: str
     body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
 
     @property
     def temporary(self) -> bool:

@@ -329,7 +329,7 @@ class Client:
 
     def _once(self, call: Call) -> Answer:
         response = self._send(call)
-        return Answer(response.status, response.reason, response.read())
+        return Answer(response.status, response.reason, response.read(), dict(response.getheaders()))
 
     def _send(self, call: Call) -> http.client.HTTPResponse:
         self._address = address = self._address or self.server.address()

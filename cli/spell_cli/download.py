@@ -4,17 +4,19 @@ import contextlib
 import hashlib
 import os
 import queue
-import tempfile
+import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from spell_cli.answers import Entry
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import CliError, UnreachableError
+from spell_cli.partial import Partial, partial
+from spell_cli.times import moment
 from spell_proto.errors import RefusedError, SpellError, UnavailableError
 
 PARALLEL = 4
@@ -79,6 +81,20 @@ def _escapes(root: Path, place: Path, link: str) -> bool:
 def clashes(fetches: Sequence[Fetch]) -> list[Fetch]:
     """Those whose target exists as a file or link."""
     return [fetch for fetch in fetches if os.path.lexists(fetch.target) and not _is_directory(fetch.target)]
+
+
+def is_there(fetch: Fetch) -> bool:
+    """Whether the target has the very content of a file already, or is the very link."""
+    try:
+        status = fetch.target.lstat()
+        if fetch.entry["link"] is not None:
+            return stat.S_ISLNK(status.st_mode) and str(fetch.target.readlink()) == fetch.entry["link"]
+        if not stat.S_ISREG(status.st_mode) or status.st_size != fetch.entry["size"]:
+            return False
+        with fetch.target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == fetch.entry["sha256"]
+    except OSError:
+        return False
 
 
 def blocked(fetches: Sequence[Fetch]) -> list[Fetch]:
@@ -155,47 +171,28 @@ def _link(fetch: Fetch) -> None:
 
 
 def _fetch(client: Client, fetch: Fetch, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
-    """One file: into a temporary name beside its target, verified, then renamed."""
+    """One file: into a file of another name beside its target, verified, then renamed."""
     fetch.target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".spell-", dir=fetch.target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            arrived = _Arrived(file, on_bytes)
-            _receive(client, fetch, arrived, stop)
+    with partial(fetch.target, fetch.entry, on_bytes) as arrived:
+        _receive(client, fetch, arrived, stop)
         if stop.is_set():
             return
+        arrived.finish()
         _check(fetch, arrived)
-        temporary.chmod((fetch.entry["mode"] or 0o644) & 0o777 | 0o600)
-        temporary.replace(fetch.target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        arrived.path.chmod((fetch.entry["mode"] or 0o644) & 0o777 | 0o600)
+        if fetch.entry["modified_at"] is not None:
+            seconds = moment(fetch.entry["modified_at"]).timestamp()
+            # A time that no file here can have is not worth a failure.
+            with contextlib.suppress(OSError, OverflowError):
+                os.utime(arrived.path, (seconds, seconds))
+        arrived.path.replace(fetch.target)
+        arrived.keep = False
 
 
-class _Arrived:
-    """The bytes of a file so far."""
-
-    def __init__(self, file: BinaryIO, on_bytes: Callable[[int], None]) -> None:
-        self._file = file
-        self._on_bytes = on_bytes
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def add(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            # Told apart from a connection that is lost: asking again would not help.
-            raise CliError(f"Ran out of disk space: {error.strerror}.") from None
-        self.digest.update(data)
-        self.size += len(data)
-        self._on_bytes(len(data))
-
-
-def _receive(client: Client, fetch: Fetch, arrived: _Arrived, stop: threading.Event) -> None:
+def _receive(client: Client, fetch: Fetch, arrived: Partial, stop: threading.Event) -> None:
     """All bytes of a file, over as many connections as it takes."""
     attempts, last = pauses(), time.monotonic()
-    while True:
+    while arrived.size < (fetch.entry["size"] or 0) or not arrived.size:
         before = arrived.size
         try:
             for data in chunks(client.file(fetch.source, arrived.size)):
@@ -215,9 +212,10 @@ def _receive(client: Client, fetch: Fetch, arrived: _Arrived, stop: threading.Ev
         time.sleep(next(attempts))
 
 
-def _check(fetch: Fetch, arrived: _Arrived) -> None:
+def _check(fetch: Fetch, arrived: Partial) -> None:
     wanted = fetch.entry["sha256"]
     if arrived.size != fetch.entry["size"] or wanted not in {None, arrived.digest.hexdigest()}:
+        arrived.keep = False
         raise CliError(
             f"{fetch.source} did not arrive as it was saved ({arrived.size} bytes). Nothing was kept of it."
         )

@@ -11,10 +11,26 @@ from typing import Self
 
 from spell_cli.tables import safe
 from spell_cli.terminal import note, of_stderr
+from spell_cli.times import human_size
 
 _QUIET_SECONDS = 1.0
 _FRAME_SECONDS = 0.25
 _WIDTH = 78
+#: Before that a rate is a guess.
+_RATE_AFTER_SECONDS = 1.0
+
+
+def rate(got: int, total: int, seconds: float) -> str:
+    """How far something is in bytes, how fast it goes, and how long it will take. Pure."""
+    share = min(20, got * 20 // max(1, total))
+    text = f"[{'#' * share}{'.' * (20 - share)}] {human_size(got)} of {human_size(total)}"
+    if seconds < _RATE_AFTER_SECONDS or not got:
+        return text
+    per_second = got / seconds
+    left = round(max(0, total - got) / per_second)
+    hours, minutes = left // 3600, left // 60 % 60
+    clock = f"{hours}h{minutes:02}m" if hours else f"{minutes}m{left % 60:02}s" if minutes else f"{left}s"
+    return f"{text}, {human_size(round(per_second))}/s, {clock} left"
 
 
 class Progress:
@@ -56,3 +72,31 @@ class Progress:
                 break
         sys.stderr.write("\r\x1b[2K")
         sys.stderr.flush()
+
+
+class Counted:
+    """Progress in bytes, told by several threads."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.total = total
+        self._progress = Progress(title)
+        self._got = 0
+        self._lock = threading.Lock()
+        self._began_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(*error)
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._got += count
+            self._progress.update(rate(self._got, self.total, time.monotonic() - self._began_at))
+
+    def begin_again(self) -> None:
+        """Some of it has to be sent once more."""
+        with self._lock:
+            self._got, self._began_at = 0, time.monotonic()

@@ -8,7 +8,7 @@ import click
 from spell_cli import config, passwords
 from spell_cli.args import Known, OrderedGroup, json_option
 from spell_cli.client import Client
-from spell_cli.commands import buckets, registries
+from spell_cli.commands import buckets, publishing, registries
 from spell_cli.tables import table
 from spell_cli.terminal import say
 from spell_cli.times import local_time
@@ -80,5 +80,6 @@ for _command in (
     buckets.add_bucket,
     buckets.list_buckets,
     buckets.remove_bucket,
+    publishing.publish,
 ):
     cluster.add_command(_command)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +13,10 @@ from spell_cli.answers import Entry
 from spell_cli.answers import Listing as Listed
 from spell_cli.args import SpellCommand, json_option
 from spell_cli.client import Client
-from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, plan
+from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, is_there, plan
 from spell_cli.errors import CliError, ConfigError, ExitCode
 from spell_cli.paths import typed
-from spell_cli.progress import Progress
+from spell_cli.progress import Counted
 from spell_cli.tables import safe
 from spell_cli.terminal import ask, can_ask, note, of_stdout, safe_path, say, warn
 from spell_cli.times import human_size, listing_date
@@ -84,7 +83,11 @@ def _line(entry: Entry, now: datetime, *, human: bool) -> str:
 @click.argument("source_path")
 @click.argument("local_dir", default=".", type=click.Path(file_okay=False))
 def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
-    """Fetch files into LOCAL_DIR: one file, or what a directory holds."""
+    """Fetch files into LOCAL_DIR: one file, or what a directory holds.
+
+    Every file is verified, and takes its place only when it is whole. A copy that breaks off goes on where it was: type
+    it again.
+    """
     if force and ignore:
         raise ConfigError("Force and ignore cannot both be true.")
     if source_path.startswith("/"):
@@ -104,10 +107,18 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     ignored = {fetch.target for fetch in blocked(fetches)}
     for place in sorted(ignored):
         warn(f"File '{safe_path(place.name)}' ignored: a local directory with that name already exists.")
-    kept = {fetch.target for fetch in _not_overwritten(clashes(fetches), force=force, ignore=ignore)}
+    there = clashes(fetches)
+    # What an earlier copy has brought need not be asked about.
+    same = {fetch.target for fetch in there if not force and is_there(fetch)}
+    others = [fetch for fetch in there if fetch.target not in same]
+    kept = same | {fetch.target for fetch in _not_overwritten(others, force=force, ignore=ignore)}
     wanted = [fetch for fetch in fetches if fetch.target not in ignored | kept]
     target.mkdir(parents=True, exist_ok=True)
-    refused = _copy(wanted, source.make_client)
+    try:
+        refused = _copy(wanted, source.make_client)
+    except KeyboardInterrupt:
+        note("\nCopy aborted. To go on, run the same command again.")
+        raise
     for problem in refused:
         warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
     copied = len(wanted) - len(refused)
@@ -157,16 +168,5 @@ def _not_overwritten(there: list[Fetch], *, force: bool, ignore: bool) -> list[F
 
 def _copy(wanted: list[Fetch], make_client: Callable[[], Client]) -> list[Problem]:
     total = sum(fetch.entry["size"] or 0 for fetch in wanted)
-    got = 0
-    lock = threading.Lock()
-    with Progress("Copying") as progress:
-
-        def on_bytes(count: int) -> None:
-            nonlocal got
-            with lock:
-                got += count
-                share = got * 20 // max(1, total)
-                bar = "#" * share + "." * (20 - share)
-                progress.update(f"[{bar}] {human_size(got)} of {human_size(total)}")
-
-        return fetch_all(make_client, wanted, on_bytes)
+    with Counted("Copying", total) as counted:
+        return fetch_all(make_client, wanted, counted.add)

@@ -110,6 +110,7 @@ SAME = [
     (answers.Entry, shapes.ResourceEntry),
     (answers.Listing, shapes.ResourceList),
     (answers.Link, uploads.LinkView),
+    (answers.Upload, uploads.UploadView),
     (answers.Repository, views.Repository),
     (answers.Bucket, buckets.BucketView),
     (answers.BucketObject, buckets.ObjectEntry),
