@@ -1,7 +1,8 @@
 """Sees to it that a run takes no more of its machine's disk than it may (shell).
 
 What a run has written is measured again and again while its command runs, by `du`, which is led astray by nothing that is
-swapped under its eyes. One that has written more than it may is ended; what it has made is saved.
+swapped under its eyes: seldom where that takes long, but at once when the whole disk has lost as much room as the run had
+left. One that has written more than it may is ended; what it has made is saved.
 """
 
 import asyncio
@@ -66,6 +67,17 @@ def pause(took_seconds: float) -> float:
     return max(LOOK_SECONDS, LOOK_SHARE * took_seconds)
 
 
+def may_have_exceeded(usage: Usage, limits: Limits, lost: Usage) -> bool:
+    """Whether a run of which this is known can be beyond its limits, when the disk has lost so much since. Pure.
+
+    It may be all the same where others have freed as much meanwhile: this is no reason not to look in the end.
+    """
+    bytes_left, files_left = limits.bytes_max - usage.bytes, limits.files_max - usage.files
+    return bool(limits.bytes_max and lost.bytes > bytes_left) or bool(
+        limits.files_max and lost.files > files_left
+    )
+
+
 def check(limits: Limits) -> Limits:
     """`limits`, where they can be kept.
 
@@ -87,14 +99,24 @@ class Quota:
         self._directory = directory
         self._end = end
         self._due = 0.0
+        self._soonest = 0.0
+        #: What was seen last, once something was.
+        self.measured: Usage | None = None
+        self._free = Usage()
         self._task: asyncio.Task[None] | None = None
 
     def look(self) -> None:
         """Measure if it is time. The command runs."""
         if not self._limits or (self._task is not None and not self._task.done()):
             return
-        if asyncio.get_running_loop().time() >= self._due:
+        now = asyncio.get_running_loop().time()
+        if now >= self._due or (now >= self._soonest and self._is_urgent()):
             self._task = asyncio.ensure_future(self._look())
+
+    def _is_urgent(self) -> bool:
+        free = _free(self._directory.base)
+        lost = Usage(self._free.bytes - free.bytes, self._free.files - free.files)
+        return may_have_exceeded(self.measured or Usage(), self._limits, lost)
 
     def drop(self) -> None:
         """Measure no more."""
@@ -105,15 +127,20 @@ class Quota:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
+            free = _free(self._directory.base)
             async with asyncio.timeout(MEASURE_SECONDS_MAX):
-                problem = exceeded(await measure(self._directory, self._limits), self._limits)
+                usage = await measure(self._directory, self._limits)
         except (OSError, ValueError, TimeoutError) as error:
             log.warning("what a run has written cannot be measured", problem=repr(error))
         else:
+            self.measured, self._free = usage, free
+            problem = exceeded(usage, self._limits)
             if problem is not None:
                 log.info("a run has written too much", attempt=self._directory.name, problem=problem)
                 self._end(problem)
-        self._due = loop.time() + pause(loop.time() - begun)
+        took = loop.time() - begun
+        self._soonest = loop.time() + max(LOOK_SECONDS, took)
+        self._due = loop.time() + pause(took)
 
 
 async def measure(directory: Directory, limits: Limits) -> Usage:
@@ -127,6 +154,12 @@ async def measure(directory: Directory, limits: Limits) -> Usage:
     files = await _measured(paths, "--inodes") if limits.files_max else 0
     # The directories that we have made ourselves are none of its doing.
     return Usage(max(0, taken - given.bytes), max(0, files - given.files - len(paths)))
+
+
+def _free(path: str) -> Usage:
+    """What is left of the disk that a path is on."""
+    about = os.statvfs(path)
+    return Usage(about.f_bfree * about.f_frsize, about.f_ffree)
 
 
 def _given(directory: Directory) -> Usage:

@@ -1,5 +1,6 @@
 """How much a run has written, and what is said when it is too much."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -28,6 +29,49 @@ BOTH = Limits(10 << 20, 100)
 )
 def test_only_what_is_above_a_limit_that_is_set_is_too_much(usage, limits, sentence):
     assert exceeded(usage, limits) == sentence
+
+
+@pytest.mark.parametrize(
+    ("lost", "possible"),
+    [
+        (Usage(0, 0), False),
+        (Usage(4 << 20, 40), False),
+        (Usage((4 << 20) + 1, 0), True),
+        (Usage(0, 41), True),
+        (Usage(-5, -5), False),
+    ],
+)
+def test_a_run_can_have_taken_no_more_than_the_disk_has_lost(lost, possible):
+    assert quotas.may_have_exceeded(Usage(6 << 20, 60), BOTH, lost) is possible
+    assert not quotas.may_have_exceeded(Usage(6 << 20, 60), Limits(), lost)
+
+
+async def test_a_look_that_is_far_off_comes_at_once_when_the_disk_has_lost_what_was_left(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quotas, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(quotas, "LOOK_SHARE", 1_000_000)
+    directory = Directory(tmp_path)
+    a_launch(directory, overlay=True)
+    (tmp_path / UPPER).mkdir()
+    said: list[str] = []
+    quota = quotas.Quota(Limits(bytes_max=100 << 20), directory, said.append)
+
+    async def looked(until):
+        async with asyncio.timeout(10):
+            while not until():
+                quota.look()
+                await asyncio.sleep(0.01)
+
+    (tmp_path / UPPER / "file").write_bytes(bytes(1 << 20))
+    await looked(lambda: quota.measured)
+    assert said == []
+    with (tmp_path / UPPER / "more").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 120 << 20)
+    await looked(lambda: said)
+    quota.drop()
+
+    assert said[0] == "it has written 121 MiB, and may write 100 MiB"
 
 
 def test_measuring_takes_a_small_share_of_the_time():
