@@ -311,6 +311,8 @@ class MachineType(TypedDict):
     engines: list[str]
     gpus: int
     gpu_models: list[str]
+    run_bytes_max: int
+    run_files_max: int
 
 
 class MachineTypes(TypedDict):

@@ -238,7 +238,8 @@ class Heartbeat(Message):
     """What a machine is and has. `boot_id` changes with every boot of its operating system.
 
     `engines` are those that can run commands there right now; null from a machine that does not say, which is taken
-    to have all. `gpus` is how many GPUs each of its runs gets, `gpu_models` what they are.
+    to have all. `gpus` is how many GPUs each of its runs gets, `gpu_models` what they are. Each of its runs may write
+    `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes.
     """
 
     kind: Literal["heartbeat"] = "heartbeat"
@@ -251,6 +252,8 @@ class Heartbeat(Message):
     engines: Annotated[tuple[EngineName, ...] | None, Field(max_length=16)] = None
     gpus: Annotated[int, Field(ge=0, le=1024)] = 0
     gpu_models: Annotated[tuple[ModelName, ...], Field(max_length=16)] = ()
+    run_bytes_max: Annotated[int, Field(ge=0, le=1 << 60)] = 0
+    run_files_max: Annotated[int, Field(ge=0, le=1 << 60)] = 0
     attempts: tuple[AttemptHeld, ...]
 
 

@@ -166,6 +166,7 @@ class MachineTypeView(Shape):
 
     `engines` are those that at least one of them can run commands with right now. `gpus` is how many GPUs each run
     gets, on the machine that gives the fewest, and `gpu_models` what they are; where no machine answers, as it was.
+    A run may write `run_bytes_max` bytes and make `run_files_max` files on any of them, 0 is as many as it likes.
     """
 
     name: str
@@ -175,6 +176,8 @@ class MachineTypeView(Shape):
     engines: tuple[str, ...] = ()
     gpus: int = 0
     gpu_models: tuple[str, ...] = ()
+    run_bytes_max: int = 0
+    run_files_max: int = 0
 
 
 class MachineTypeList(Shape):

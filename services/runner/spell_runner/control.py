@@ -223,6 +223,8 @@ class Control:
             engines=engines,
             gpus=machine.run_gpus,
             gpu_models=models(machine.gpus),
+            run_bytes_max=self._means.limits.bytes_max,
+            run_files_max=self._means.limits.files_max,
             attempts=tuple(_held(attempt) for attempt in held.values()),
         )
         bus = await self._link.get()

@@ -243,6 +243,8 @@ class Api:
                 engines=tuple(row["engines"]),
                 gpus=row["gpus"],
                 gpu_models=tuple(row["gpu_models"]),
+                run_bytes_max=row["run_bytes_max"],
+                run_files_max=row["run_files_max"],
             )
             for row in rows
         ]

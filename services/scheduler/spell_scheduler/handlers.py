@@ -86,6 +86,8 @@ class Handlers:
             EVERY_ENGINE if beat.engines is None else list(beat.engines),
             beat.gpus,
             list(beat.gpu_models),
+            beat.run_bytes_max,
+            beat.run_files_max,
         )
         if look_again:
             log.info(

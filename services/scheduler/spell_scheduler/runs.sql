@@ -217,7 +217,9 @@ SELECT m.machine_type, count(*) FILTER (WHERE m.answers)::int AS machines,
   coalesce(min(m.gpus) FILTER (WHERE m.answers), min(m.gpus)) AS gpus,
   ARRAY(SELECT DISTINCT unnest(o.gpu_models) FROM machines o WHERE o.machine_type = m.machine_type
     AND (o.last_seen > clock_timestamp() - make_interval(secs => $1) OR NOT bool_or(m.answers)) ORDER BY 1
-  ) AS gpu_models
+  ) AS gpu_models,
+  coalesce(min(nullif(m.run_bytes_max, 0)) FILTER (WHERE m.answers), 0) AS run_bytes_max,
+  coalesce(min(nullif(m.run_files_max, 0)) FILTER (WHERE m.answers), 0) AS run_files_max
 FROM (SELECT *, last_seen > clock_timestamp() - make_interval(secs => $1) AS answers FROM machines) AS m
 GROUP BY m.machine_type;
 
@@ -229,10 +231,12 @@ FROM machines, unnest(engines) AS engine WHERE machine_type = ANY ($1::text[]) G
 -- name: seen_machine
 -- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
 WITH old AS (SELECT * FROM machines WHERE id = $1)
-INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, engines, gpus, gpu_models, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, clock_timestamp())
+INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, engines, gpus, gpu_models,
+  run_bytes_max, run_files_max, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12, $13, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET boot_id = $2, machine_type = $3, slots = $4, spot = $5, isolation = $6,
-  held = $8, engines = $9, gpus = $10, gpu_models = $11, last_seen = clock_timestamp()
+  held = $8, engines = $9, gpus = $10, gpu_models = $11, run_bytes_max = $12, run_files_max = $13,
+  last_seen = clock_timestamp()
 RETURNING NOT EXISTS (SELECT 1 FROM old WHERE old.slots = $4 AND old.machine_type = $3 AND old.boot_id = $2
   AND old.engines = $9 AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
 

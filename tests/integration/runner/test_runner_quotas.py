@@ -46,6 +46,8 @@ async def test_a_run_that_writes_too_much_is_ended_and_keeps_its_files(services,
         assert len(await here.files(views[1])) == 600
         assert views[0].message in await here.lines(run_ids[0])
         assert (await here.client.get(neighbour)).state == "running"
+        kind = await here.client.machine_type(here.machine_type)
+        assert (kind.run_bytes_max, kind.run_files_max) == (20 << 20, 500)
         await here.client.end(neighbour, "kill")
         await here.until_final(neighbour)
 

@@ -198,6 +198,7 @@ async def test_a_run_goes_only_where_it_can_be_run_and_younger_ones_pass_it(plac
     async with machine(nats, "m-able", kind, slots=2) as box:
         assert (await client.machine_type(kind)).engines == ("docker", "local")
         box.has = {"engines": ("local",), "gpus": 2, "gpu_models": ("NVIDIA T4",)}
+        box.has |= {"run_bytes_max": 1 << 40, "run_files_max": 1_000}
         await box.beat()
 
         contained = await client.create(machine_type=kind, **image)
@@ -207,6 +208,7 @@ async def test_a_run_goes_only_where_it_can_be_run_and_younger_ones_pass_it(plac
         assert plain.state == "building"
         listed = await client.machine_type(kind)
         assert (listed.engines, listed.gpus, listed.gpu_models) == (("local",), 2, ("NVIDIA T4",))
+        assert (listed.run_bytes_max, listed.run_files_max) == (1 << 40, 1_000)
 
         box.has = {"engines": ("docker", "local")}
         await box.beat()
