@@ -197,6 +197,21 @@ class Listing(TypedDict):
     target: str | None
 
 
+class UsageEntry(TypedDict):
+    path: str
+    files: int
+    bytes: int
+
+
+class Usage(TypedDict):
+    """How much is at a path, and in each thing in it."""
+
+    path: str
+    entries: list[UsageEntry]
+    files: int
+    bytes: int
+
+
 class Upload(TypedDict):
     id: int
     name: str

@@ -117,6 +117,9 @@ class Client:
         place = f"/api/resources/{quote(path)}".removesuffix("/")
         return cast(answers.Listing, self._json("GET", place + ("?recursive=1" if recursive else "")))
 
+    def usage(self, path: str) -> answers.Usage:
+        return cast(answers.Usage, self._json("GET", f"/api/usage/{quote(path)}".removesuffix("/")))
+
     def is_file(self, path: str) -> bool:
         """Whether a path that exists is a file, and no directory."""
         return (

@@ -34,6 +34,8 @@ COMMANDS = {
     "label": ("control", "Give a run a label, or take one away."),
     "ls": ("files", "List files: of runs, uploads, and what is published."),
     "cp": ("files", "Fetch files."),
+    "du": ("looking", "Show how much resources hold."),
+    "diff": ("looking", "Show how two resources differ: files, sizes, lines."),
     "upload": ("uploads", "Bring data of your own, to be mounted into runs."),
     "rm": ("uploads", "Take uploads away."),
     "link": ("links", "Give a resource a name of your own."),

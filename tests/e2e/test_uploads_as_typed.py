@@ -365,3 +365,65 @@ def test_a_leftover_of_something_else_does_no_harm(stack, tmp_path):
     assert right.rc == linked.rc == 0
     assert (target / "big").read_bytes() == content
     assert elsewhere.read_text() == "mine"
+
+
+@pytest.fixture(scope="module", name="two")
+def _two(stack, tmp_path_factory):
+    """Two uploads that differ."""
+    root = tmp_path_factory.mktemp("two")
+    for name, files in {
+        "old": {"same": "x", "gone": "12", "log.txt": "one\ntwo\n", "d/bin": "\0a"},
+        "new": {"same": "x", "came": "123", "log.txt": "one\nthree\n", "d/bin": "\0b"},
+    }.items():
+        for path, text in files.items():
+            (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / name / path).write_text(text)
+        assert stack.spell("upload", str(root / name)).rc == 0
+
+
+def test_two_resources_are_compared(stack, two):
+    result = stack.spell("diff", "uploads/old", "uploads/new")
+    told = stack.json("diff", "uploads/old", "uploads/new")
+    files = stack.spell("diff", "uploads/old/log.txt", "uploads/new/came")
+    same = stack.spell("diff", "uploads/old", "uploads/old")
+    mixed = stack.spell("diff", "uploads/old", "uploads/new/came")
+
+    assert result.rc == 0, result
+    assert result.stdout.splitlines() == [
+        "--- uploads/old/log.txt",
+        "+++ uploads/new/log.txt",
+        "@@ -1,2 +1,2 @@",
+        " one",
+        "-two",
+        "+three",
+        "+ came  3",
+        "~ d/bin  2, other content",
+        "- gone  2",
+        "~ log.txt  8 became 10",
+        "1 added, 1 removed, 2 changed, 1 the same",
+    ]
+    assert [entry["path"] for entry in told["added"]] == ["came"]
+    assert [change["path"] for change in told["changed"]] == ["d/bin", "log.txt"]
+    assert "+++ uploads/new/came" in files.stdout
+    assert same.stdout == "0 added, 0 removed, 0 changed, 4 the same\n"
+    assert (mixed.rc, "One of the two is a file" in mixed.stderr) == (1, True)
+
+
+def test_how_much_there_is_is_added_up(stack, two):
+    whole = stack.spell("du", "uploads/new")
+    every = stack.json("du", "uploads")
+    top = stack.spell("du", "-h")
+    alone = stack.spell("du", "uploads/new/d/bin")
+
+    assert [line.split() for line in whole.stdout.splitlines()] == [
+        ["3", "uploads/new/came"],
+        ["2", "uploads/new/d"],
+        ["10", "uploads/new/log.txt"],
+        ["1", "uploads/new/same"],
+        ["16", "uploads/new"],
+    ]
+    assert {"path": "new", "files": 4, "bytes": 16} in every["entries"]
+    assert every["bytes"] == sum(entry["bytes"] for entry in every["entries"])
+    assert [line.split()[1] for line in top.stdout.splitlines()] == ["runs", "uploads", "total"]
+    assert [line.split()[0] for line in alone.stdout.splitlines()] == ["2", "2"]
+    assert stack.spell("du", "uploads/nothing").rc == 1

@@ -36,6 +36,7 @@ from spell_gateway.storage import Storage
 from spell_gateway.store_check import StoreCheck
 from spell_gateway.store_check_api import StoreCheckApi
 from spell_gateway.uploads_api import UploadsApi
+from spell_gateway.usage import UsageOf
 from spell_proto import asyncapi, logs, settings
 from spell_proto.database import migrate, pool
 from spell_proto.http import Caller, serve
@@ -73,7 +74,7 @@ async def main(stop: asyncio.Event) -> None:
         routes = [
             *RunsApi(runs, scheduler, storage).routes(),
             *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
-            *FilesApi(files, storage).routes(),
+            *FilesApi(files, UsageOf(resolver, files, storage), storage).routes(),
             *LinksApi(files, storage).routes(),
             *UploadsApi(accounts, resolver, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),

@@ -111,7 +111,7 @@ class Files:
     async def _listed(self, user: User, listing: Listing) -> list[ResourceEntry]:
         match listing.name:
             case resources.RUNS:
-                return await self._runs_with_files(user)
+                return [run_directory(run) for run in await self.runs_with_files(user)]
             case resources.UPLOADS:
                 uploads = (await self._storage.uploads(user.id)).uploads
                 return [directory(upload.name, upload.completed_at) for upload in uploads]
@@ -133,7 +133,8 @@ class Files:
                 found[name] = directory(name, None if slash else upload.completed_at)
         return list(found.values())
 
-    async def _runs_with_files(self, user: User) -> list[ResourceEntry]:
+    async def runs_with_files(self, user: User) -> list[RunView]:
+        """Runs that kept some, oldest first."""
         found: list[RunView] = []
         before: int | None = None
         for _ in range(PAGES_MAX):
@@ -142,7 +143,7 @@ class Files:
             if not page.more or not page.runs:
                 break
             before = page.runs[-1].id
-        return [run_directory(run) for run in sorted(found, key=lambda run: run.id)]
+        return sorted(found, key=lambda run: run.id)
 
 
 def _is_directory(path: str) -> ConflictError:

@@ -7,8 +7,9 @@ from spell_gateway.files import Files
 from spell_gateway.outlet import no_such_part, relay
 from spell_gateway.resources import disposition
 from spell_gateway.routes import BYTES, FLAG, PARTS, RANGE, Param, Route
-from spell_gateway.shapes import ResourceList, User
+from spell_gateway.shapes import ResourceList, Usage, User
 from spell_gateway.storage import Storage
+from spell_gateway.usage import UsageOf
 from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
 
@@ -23,8 +24,9 @@ REFUSED = {
 class FilesApi:
     """Answers about bytes that are kept."""
 
-    def __init__(self, files: Files, storage: Storage) -> None:
+    def __init__(self, files: Files, usage: UsageOf, storage: Storage) -> None:
         self._files = files
+        self._usage = usage
         self._storage = storage
 
     async def content(self, request: web.Request, user: User) -> web.StreamResponse:
@@ -58,6 +60,9 @@ class FilesApi:
         path = request.match_info.get("path", "")
         return json_response(await self._files.listing(user, path, recursive=recursive))
 
+    async def usage(self, request: web.Request, user: User) -> web.Response:
+        return json_response(await self._usage.at(user, request.match_info.get("path", "")))
+
     def routes(self) -> list[Route]:
         # One call per line reads as the table it is.
         # fmt: off
@@ -65,5 +70,7 @@ class FilesApi:
             Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
             Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
             Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
+            Route("GET", "/api/usage", self.usage, "How much your runs and uploads have kept", "files", Usage),
+            Route("GET", "/api/usage/{path:[\\s\\S]*}", self.usage, "How much is at a path, and in each thing in it", "files", Usage, also=REFUSED),
         ]
         # fmt: on

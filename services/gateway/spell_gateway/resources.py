@@ -4,7 +4,7 @@ import posixpath
 from bisect import bisect_left
 from datetime import datetime
 
-from spell_gateway.shapes import ResourceEntry
+from spell_gateway.shapes import ResourceEntry, UsageEntry
 from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
 from spell_proto.state import FINAL, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
@@ -123,6 +123,23 @@ class Tree:
                 parent, newest = name, self._entries[at].modified_at
                 found.append(directory(name, newest))
         return sorted(found, key=lambda item: item.path)
+
+    def usage(self, path: str) -> list[UsageEntry] | None:
+        """How much is in each thing in a directory, or a file alone; None when there is nothing of that name."""
+        entry = self._at(path)
+        if entry is not None:
+            return [UsageEntry(path=posixpath.basename(path), files=1, bytes=entry.size)]
+        if not self.is_directory(path):
+            return None
+        prefix = f"{path}/" if path else ""
+        sums: dict[str, tuple[int, int]] = {}
+        for at in range(bisect_left(self._paths, prefix), len(self._paths)):
+            if not self._paths[at].startswith(prefix):
+                break
+            name = self._paths[at][len(prefix) :].partition("/")[0]
+            files, size = sums.get(name, (0, 0))
+            sums[name] = files + 1, size + self._entries[at].size
+        return [UsageEntry(path=name, files=files, bytes=size) for name, (files, size) in sums.items()]
 
     def _at(self, path: str) -> ManifestEntry | None:
         at = bisect_left(self._paths, path)

@@ -197,6 +197,23 @@ class ResourceList(Shape):
     target: str | None = None
 
 
+class UsageEntry(Shape):
+    """Files, and how long they are together. Equal files count each, though their bytes are kept once."""
+
+    path: str
+    files: int
+    bytes: int
+
+
+class Usage(Shape):
+    """What is at `path`, and each thing in it."""
+
+    path: str
+    entries: tuple[UsageEntry, ...]
+    files: int
+    bytes: int
+
+
 class StatusView(OwnerSummary):
     """Limits and counts of the caller, and how the services are. `saved` is null where storage does not answer."""
 

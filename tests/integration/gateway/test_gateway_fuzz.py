@@ -140,6 +140,7 @@ PARTS = [
     ("GET", "/api/files/runs/{}/x"),
     ("GET", "/api/resources/{}"),
     ("GET", "/api/resources/runs/{}?recursive=1"),
+    ("GET", "/api/usage/{}"),
     ("DELETE", "/api/resources/{}"),
     ("GET", "/api/links/{}"),
     ("PUT", "/api/links/{}"),

@@ -111,6 +111,8 @@ SAME = [
     (answers.Listing, shapes.ResourceList),
     (answers.Link, uploads.LinkView),
     (answers.Upload, uploads.UploadView),
+    (answers.Usage, shapes.Usage),
+    (answers.UsageEntry, shapes.UsageEntry),
     (answers.Repository, views.Repository),
     (answers.Bucket, buckets.BucketView),
     (answers.BucketObject, buckets.ObjectEntry),
