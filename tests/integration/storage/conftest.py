@@ -20,7 +20,7 @@ from integration.storage.fetching import Owner, Source
 from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
-from support import git_https, registries, stack
+from support import buckets, git_https, registries, stack
 
 
 @dataclass
@@ -155,6 +155,13 @@ def start_storage() -> Iterator[Callable[..., Service]]:
 def module_storage() -> Iterator[Callable[..., Service]]:
     """Starts services that the tests of a module share."""
     yield from _starter()
+
+
+@pytest.fixture(scope="session")
+def clouds(tmp_path_factory):
+    """Where buckets are."""
+    with buckets.clouds(tmp_path_factory.mktemp("clouds")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from integration.storage.files_room import CrashError, a_files_room, sha256
+from integration.storage.files_room import (
+    CrashError,
+    a_files_room,
+    in_bucket,
+    in_directory,
+    manifest_of,
+    sha256,
+)
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
+from spell_proto.spec import canonical_json
 from spell_storage.garbage import Removed
 from support import stack
 
@@ -33,9 +41,11 @@ def cluster():
         runner.run(opened.__aexit__(None, None, None))
 
 
-@pytest.fixture
-async def room(cluster, tmp_path):
-    async with a_files_room(cluster.url("storage"), tmp_path / "blobs") as made:
+@pytest.fixture(params=["directory", "s3", "gcs"])
+async def room(cluster, clouds, tmp_path, request):
+    kind = request.param
+    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
+    async with a_files_room(cluster.url("storage"), objects) as made:
         yield made
 
 
@@ -56,7 +66,7 @@ async def test_files_go_when_nothing_has_named_them_for_a_while(room):
     with pytest.raises(NotFoundError):
         await room.blobs.manifest(1, gone)
     assert await room.read(1, kept) == {"a": b"both", "b": b"kept"}
-    assert room.files() == set((await room.objects_by_digest()).values())
+    assert await room.keys() == set((await room.objects_by_digest()).values())
 
 
 async def test_the_time_counts_from_when_nothing_names_them_any_more(room):
@@ -88,7 +98,7 @@ async def test_bytes_are_stored_once_whoever_sends_them(room):
         await room.blobs.put(owner_id, sha256(b"same"), b"same")
     await room.blobs.put(1, sha256(b"same"), b"same")
 
-    assert len(room.files()) == 1
+    assert len(await room.keys()) == 1
 
 
 async def test_uploads_keep_their_files_and_those_on_their_way(room):
@@ -114,7 +124,7 @@ async def test_uploads_keep_their_files_and_those_on_their_way(room):
     await room.clear()
 
     assert there == ({"a": b"upload"}, b"arrived")
-    assert room.files() == set()
+    assert await room.keys() == set()
 
 
 async def test_nothing_goes_while_nobody_can_say_what_is_in_use(room):
@@ -143,10 +153,10 @@ async def test_a_manifest_from_before_lists_were_kept_is_read_first(room):
 
 
 async def test_what_a_manifest_that_cannot_be_read_may_need_stays(room):
-    digest = await room.save(1, {"a": b"x"})
+    await room.save(1, {"a": b"x"})
     await room.pool.execute("UPDATE manifests SET listed = false")
     await room.pool.execute("DELETE FROM manifest_objects")
-    (room.data / (await room.objects_by_digest())[digest]).write_bytes(b"rot")
+    await room.rot(canonical_json(manifest_of({"a": b"x"}).model_dump()))
 
     await room.clear()
 
@@ -181,7 +191,7 @@ async def test_a_put_that_was_given_up_leaves_nothing(room):
     await room.clear()
 
     assert at > 4
-    assert room.files() == set()
+    assert await room.keys() == set()
     assert await room.pool.fetchval("SELECT count(*) FROM loose") == 0
 
 
@@ -198,7 +208,7 @@ async def test_a_put_that_lasts_too_long_is_refused_and_leaves_nothing(room):
         await room.blobs.put_stream(1, sha256(b"".join(data)), pieces())
 
     await room.clear()
-    assert room.files() == set()
+    assert await room.keys() == set()
 
 
 async def test_saves_go_on_while_everything_is_removed_as_soon_as_it_may_be(room):
@@ -243,14 +253,11 @@ class LifeOfFiles(RuleBasedStateMachine):
     things that can be seen from outside. The model knows who has named what, and nothing of rows, keys or locks.
     """
 
-    def __init__(self, cluster, directory):
+    def __init__(self, cluster, objects):
         super().__init__()
         self.runner = asyncio.Runner()
-        self.opened = a_files_room(cluster.url("storage"), directory)
+        self.opened = a_files_room(cluster.url("storage"), objects)
         self.room = self.runner.run(self.opened.__aenter__())
-        for path in directory.rglob("*"):
-            if path.is_file():
-                path.unlink()
         self.saved = {}
 
     def teardown(self):
@@ -304,12 +311,11 @@ class LifeOfFiles(RuleBasedStateMachine):
     @rule(data=st.data(), lost=st.booleans())
     def bytes_rot_and_are_sent_again(self, data, lost):
         keys = self.runner.run(self.room.objects_by_digest())
-        rotting = [digest for digest in (sha256(content) for content in CONTENTS) if keys.get(digest)]
+        rotting = [content for content in CONTENTS if keys.get(sha256(content))]
         if rotting:
-            digest = data.draw(st.sampled_from(rotting))
-            path = self.room.data / keys[digest]
-            path.unlink() if lost else path.write_bytes(path.read_bytes().upper())
-            self.runner.run(self._heal(digest))
+            content = data.draw(st.sampled_from(rotting))
+            self.runner.run(self.room.lose(content) if lost else self.room.rot(content))
+            self.runner.run(self._heal(content))
 
     @invariant()
     def all_that_is_named_is_whole(self):
@@ -330,8 +336,8 @@ class LifeOfFiles(RuleBasedStateMachine):
         digest = await self.room.save(owner_id, files)
         self.saved[owner_id, digest] = files
 
-    async def _heal(self, digest):
-        content = next(content for content in CONTENTS if sha256(content) == digest)
+    async def _heal(self, content):
+        digest = sha256(content)
         for owner_id in OWNERS:
             try:
                 assert await self.room.blobs.read(owner_id, digest) == content
@@ -351,15 +357,17 @@ class LifeOfFiles(RuleBasedStateMachine):
         needed |= {sha256(data) for files in self.saved.values() for data in files.values()}
         keys = await self.room.objects_by_digest()
         assert set(keys) == needed
-        assert self.room.files() == set(keys.values())
+        assert await self.room.keys() == set(keys.values())
         assert await self.room.pool.fetchval("SELECT count(*) FROM loose") == 0
 
 
-def test_never_a_live_blob_and_always_a_dead_one(cluster, tmp_path):
+@pytest.mark.parametrize(("kind", "examples"), [("directory", 25), ("s3", 6), ("gcs", 6)])
+def test_never_a_live_blob_and_always_a_dead_one(cluster, clouds, tmp_path, kind, examples):
+    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
     run_state_machine_as_test(
-        lambda: LifeOfFiles(cluster, tmp_path / "blobs"),
+        lambda: LifeOfFiles(cluster, objects),
         settings=settings(
-            max_examples=40,
+            max_examples=examples,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -5,14 +5,18 @@ import os
 
 import pytest
 
+from integration.storage.files_room import in_bucket
 from spell_proto.errors import SettingsError
 from spell_storage.objects import PIECE_BYTES, Objects
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(params=["directory", "file-url", "remote"])
-def objects(request, tmp_path):
+@pytest.fixture(params=["directory", "file-url", "remote", "s3", "gcs"])
+def objects(request, clouds, tmp_path):
+    if request.param in {"s3", "gcs"}:
+        made = in_bucket(request.param, clouds)
+        return Objects(made._store, None)
     # `memory:` takes every path that S3 takes here, short of the network.
     url = {"directory": "", "file-url": f"file://{tmp_path}/elsewhere", "remote": "memory:///"}[request.param]
     return Objects.open(url, tmp_path / "blobs")
@@ -53,6 +57,19 @@ async def test_a_stream_of_pieces_becomes_one_object(objects):
     await objects.put_stream("streamed", sent())
 
     assert await objects.get("streamed") == b"".join(pieces)
+
+
+async def test_objects_are_listed_by_what_their_keys_begin_with_and_removed(objects):
+    for key in ("a/1", "a/b/2", "c/3"):
+        await objects.put(key, b"x")
+
+    listed = {key async for page in objects.listed("a/") for key, _ in page}
+    for _ in range(2):
+        await objects.remove("a/b/2")
+    left = {key async for page in objects.listed("a/") for key, _ in page}
+
+    assert listed == {"a/1", "a/b/2"}
+    assert left == {"a/1"}
 
 
 async def test_a_stream_that_breaks_leaves_nothing(objects, tmp_path):
