@@ -85,7 +85,8 @@ docs: sync ## Write the generated parts of docs/ again
 	@"$(BIN)/python" docs/generate.py
 
 bench: sync ## Measure what docs and design promise
-	@for file in bench/warm_start.py bench/environments.py bench/code_sync.py bench/throughput.py bench/idle.py; do \
+	@for file in bench/warm_start.py bench/environments.py bench/code_sync.py bench/mounts.py \
+		bench/throughput.py bench/idle.py; do \
 		echo "== $$file"; "$(BIN)/python" $$file; done
 
 # ---- use -----------------------------------------------------------------------------------------------------

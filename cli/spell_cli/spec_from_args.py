@@ -4,13 +4,14 @@ Fields are checked here first, so that a typing error is answered before anythin
 checks them again.
 """
 
+import importlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spell_cli.repository import Repository, Snapshot
-from spell_proto import apt, checks, frameworks, images, mount_paths, saves
+from spell_proto import apt, checks, frameworks, images, saves
 from spell_proto.errors import InvalidError, shown
 
 _CREDENTIALS = re.compile(r"://[^/\s]*@")
@@ -171,7 +172,7 @@ def with_code(body: dict[str, Any], repository: Repository, snapshot: Snapshot |
 
 def mounts(given: Sequence[str]) -> list[dict[str, str]]:
     """What `--mount` named."""
-    found = [mount_paths.split(text) for text in given]
+    found = [_mount_paths().split(text) for text in given]
     return [
         {"resource": resource} | ({} if target is None else {"target": target}) for resource, target in found
     ]
@@ -179,6 +180,9 @@ def mounts(given: Sequence[str]) -> list[dict[str, str]]:
 
 def check_targets(body: dict[str, Any]) -> None:
     """See that mounts have places in the run, which depend on where its command starts."""
+    if not body.get("mounts"):
+        return
+    mount_paths = _mount_paths()
     code, source = body.get("code"), body.get("github")
     if code is not None:
         cwd = mount_paths.working_directory(code["root_directory"], code["cwd"])
@@ -186,8 +190,12 @@ def check_targets(body: dict[str, Any]) -> None:
         cwd = mount_paths.working_directory(checks.github_directory(source["url"]))
     else:
         cwd = mount_paths.working_directory(None)
-    asked = [(mount["resource"], mount.get("target")) for mount in body.get("mounts", ())]
-    mount_paths.placed(asked, cwd)
+    mount_paths.placed([(mount["resource"], mount.get("target")) for mount in body["mounts"]], cwd)
+
+
+def _mount_paths() -> Any:
+    """The rules of mounts: most runs have none."""
+    return importlib.import_module("spell_proto.mount_paths")
 
 
 def command_line(words: Sequence[str]) -> str:

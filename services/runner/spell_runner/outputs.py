@@ -111,11 +111,13 @@ def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[s
             placed[found.path.removeprefix(prefix)] = found
         else:
             outside.append(found)
+    directories = {directory for path in placed for directory in _above(path)}
     for found in outside:
         path = found.path
-        while _clashes(path, placed):
+        while path in placed or path in directories or any(above in placed for above in _above(path)):
             path = f"spell/{path}"
         placed[path] = found
+        directories.update(_above(path))
     deleted = [
         path.removeprefix(prefix)
         for path in changes.deleted
@@ -124,10 +126,9 @@ def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[s
     return placed, deleted
 
 
-def _clashes(path: str, placed: dict[str, Found]) -> bool:
-    parts = path.split("/")
-    above = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-    return any(one in placed for one in above) or any(other.startswith(f"{path}/") for other in placed)
+def _above(path: str) -> list[str]:
+    """The directories that a path is in."""
+    return [path[:at] for at, character in enumerate(path) if character == "/"]
 
 
 def _visible(

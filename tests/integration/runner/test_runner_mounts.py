@@ -1,7 +1,9 @@
 """Mounts on a machine: fetched once, seen by many, written to by nobody, whoever dies meanwhile."""
 
+import asyncio
 import hashlib
 import json
+import random
 import re
 from pathlib import Path
 
@@ -211,6 +213,44 @@ def forget(here, tree: Path, content: dict[str, bytes]) -> None:
         digest = hashlib.sha256(data).hexdigest()
         for path in (here.data / "mounts/blobs" / digest[:2]).glob(f"{digest}*"):
             path.unlink()
+
+
+async def test_a_runner_that_is_killed_at_any_moment_of_mounting_leaves_nothing_half_done(rooms):
+    here = await rooms("unshare")
+    moments = random.Random(5)
+    for number in range(5):
+        here.mend()
+        content = {f"d{at % 7}/f{at}": b"%d of %d\n" % (at, number) for at in range(150)}
+        manifest = await stow(here, content, {"l": "d0/f0"})
+        run_id = await here.create(
+            "cat $(find /mnt/m -type f | sort)", mounts=[mount(here, manifest, "/mnt/m")]
+        )
+        await here.until_true(lambda: any("GET /manifests" in one for one in here.front.asked))
+        await asyncio.sleep(moments.random() * 0.4)
+        here.runner.kill9()
+        here.runner.start()
+        view = await here.until_final(run_id)
+
+        assert view.state == "complete", view
+        assert await here.output(run_id) == b"".join(content[path] for path in sorted(content))
+        assert not list((here.data / "mounts/trees").glob(".*"))
+        assert not list((here.data / "mounts/new").iterdir())
+        await here.assert_whole(view)
+
+
+async def test_the_log_says_how_far_a_long_mount_is(rooms):
+    here = await rooms("unshare")
+    large, small = b"x" * 1_500_000, b"y" * 500_000
+    manifest = await stow(here, {"large": large, "small": small})
+    here.front.gate.clear()
+    here.front.held = re.compile(f"GET /blobs/{hashlib.sha256(small).hexdigest()}")
+
+    run_id = await here.create("true", mounts=[mount(here, manifest, "/mnt/m")])
+    await here.until_logged(run_id, b"Mounting runs/1: 1.5 MB of 2.0 MB")
+    here.front.gate.set()
+    view = await here.until_final(run_id)
+
+    assert view.state == "complete"
 
 
 async def test_a_file_that_comes_damaged_is_never_seen(rooms):

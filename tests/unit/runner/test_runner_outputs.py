@@ -161,6 +161,18 @@ def test_two_files_that_would_share_a_path_are_both_kept():
     }
 
 
+def test_many_files_outside_the_repository_find_their_places_at_once():
+    """Looking at every pair of them would take minutes."""
+    changes = Changes(
+        [found(f"out/{number % 100}/{number}") for number in range(30_000)] + [found("repo/out")]
+    )
+
+    placed, _ = resource_paths(changes, "repo")
+
+    assert len(placed) == 30_001
+    assert "spell/out/7/7" in placed
+
+
 def found(path):
     return Found(path, "/nowhere", 0o644, 1, 0)
 
