@@ -166,11 +166,10 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
                 group.create_task(one(path))
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
-    # Others of the same content follow what was really stored.
-    for path, blob in batch.items():
-        chosen = batch[todo[blob.sha256]] if blob.sha256 in todo else blob
-        if chosen.sha256 != blob.sha256:
-            batch[path] = Blob(blob.found, chosen.sha256, chosen.size)
+    # What one of several of the same content was is not stored if that one has changed: the others bring it.
+    lost = {digest for digest in answer.missing if batch[todo[digest]].sha256 != digest}
+    for path in [path for path, blob in batch.items() if blob.sha256 in lost]:
+        await one(path)
 
 
 async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:

@@ -121,6 +121,32 @@ async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms)
     await here.until_final(run_id)
 
 
+async def test_of_two_files_of_one_content_the_one_that_did_not_change_keeps_it(rooms):
+    here = await rooms("none")
+    run_id = await here.create(
+        "head -c 9000000 /dev/zero | tee a > b; echo ready; while sleep 0.05; do :; done"
+    )
+    await here.until_logged(run_id, b"ready\n")
+    here.front.gate.clear()
+    here.front.held = re.compile("PUT /blobs/")
+
+    await here.client.save(run_id)
+    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
+    with (here.attempt(run_id) / "spell/b").open("r+b") as file:
+        file.seek(8_999_999)
+        file.write(b"x")
+    here.front.gate.set()
+
+    async def taken():
+        view = await here.client.get(run_id)
+        return view if view.saves_met else None
+
+    view = await until(taken)
+    assert await here.files(view, 1) == {"a": bytes(9_000_000), "b": bytes(8_999_999) + b"x"}
+    await here.client.end(run_id, "kill")
+    await here.until_final(run_id)
+
+
 async def test_a_file_that_only_grows_is_what_it_was_when_it_was_read(rooms):
     here = await rooms("none")
     run_id = await here.create(

@@ -1,5 +1,7 @@
 """Snapshots of running runs: asked for or every now and then, whatever is killed or lost on the way."""
 
+import asyncio
+import itertools
 import re
 
 import pytest
@@ -111,6 +113,36 @@ async def test_a_run_saves_itself_every_now_and_then_as_long_as_there_is_somethi
 
     assert (await here.files(view, view.snapshots[-1].number))["file"] in {b"1\n", b"2\n"}
     assert (view.saves, view.saves_met) == (0, 0)
+    (workspace / "go2").touch()
+    view = await snapshots(here, run_id, len(view.snapshots) + 1)
+    here.front.asked.clear()
+    await here.until_true(lambda: here.front.asked.count("PUT /manifests") >= 2)
+    assert (await here.client.get(run_id)).snapshots[-1].manifest != view.snapshots[-2].manifest
+    manifests = [one.manifest for one in (await here.client.get(run_id)).snapshots]
+    assert all(one != following for one, following in itertools.pairwise(manifests)), (
+        "no two in a row are the same"
+    )
+    await here.client.end(run_id, "kill")
+    await here.until_final(run_id)
+
+
+async def test_a_runner_that_is_asked_to_end_does_not_wait_for_a_snapshot(rooms):
+    here = await rooms("none")
+    run_id = await here.create(f"echo never sent before > a; echo ready; {UNTIL_KILLED}")
+    await here.until_logged(run_id, b"ready\n")
+    here.front.gate.clear()
+    here.front.held = re.compile("PUT /blobs")
+
+    await here.client.save(run_id)
+    await here.until_true(lambda: any("PUT /blobs" in asked for asked in here.front.asked))
+    async with asyncio.timeout(10):
+        assert await here.runner.stop() == 0
+    assert not (here.attempt(run_id) / "snapshot").exists()
+    here.front.held = None
+    here.front.gate.set()
+    here.runner.start()
+
+    assert set(await here.files(await snapshots(here, run_id, 1), 1)) == {"a"}
     await here.client.end(run_id, "kill")
     await here.until_final(run_id)
 

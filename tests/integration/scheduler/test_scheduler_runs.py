@@ -389,7 +389,7 @@ async def test_a_silent_machine_is_given_up_and_its_later_words_are_void(postgre
 
 async def test_manifests_are_in_use_by_runs_that_made_them_and_runs_that_mount_them(postgres, nats):
     """Nobody is told so before every machine could have reported."""
-    made, mounted, other = "a" * 64, "b" * 64, "c" * 64
+    made, mounted, other, snapshot = "a" * 64, "b" * 64, "c" * 64, "d" * 64
     mount = {"resource": "runs/1", "target": "/mnt/x", "owner_id": 5, "manifest": mounted}
     with stack.short_directory() as directory:
         async with scheduler(postgres, nats, Path(directory), SPELL_LOST_AFTER_SECONDS="3") as (_, caller):
@@ -400,24 +400,25 @@ async def test_manifests_are_in_use_by_runs_that_made_them_and_runs_that_mount_t
             async with machine(nats, "m-manifests", kind, slots=2) as box:
                 run = await client.create(machine_type=kind)
                 await box.beat()
+                started, *rest = whole_life()
+                taken = SnapshotSaved(at=now(), number=1, asked=0, manifest=snapshot, files=1, bytes=1)
                 saved = OutputsSaved(at=now(), manifest=made, files=1, bytes=1)
-                await box.report(
-                    run.id, *(saved if step.kind == saved.kind else step for step in whole_life())
-                )
+                rest = [saved if step.kind == saved.kind else step for step in rest]
+                await box.report(run.id, started, taken, *rest)
                 await client.until_state(run.id, "complete")
             waiting = await client.create(machine_type=kind, mounts=[mount])
 
             async def answers() -> set[str] | None:
                 with contextlib.suppress(UnavailableError):
-                    return await client.manifests_in_use(made, mounted, other)
+                    return await client.manifests_in_use(made, mounted, other, snapshot)
                 return None
 
-            assert await until(answers) == {made, mounted}
+            assert await until(answers) == {made, mounted, snapshot}
             assert await Client(caller, next(OWNERS)).manifests_in_use(made, mounted) == {mounted}
             await client.end(waiting.id, "kill")
             assert await client.manifests_in_use(made, mounted) == {made}
             await client.archive(run.id)
-            assert await client.manifests_in_use(made, mounted) == set()
+            assert await client.manifests_in_use(made, mounted, snapshot) == set()
 
 
 async def test_runs_are_archived_by_their_owner_once_they_have_ended(place):
