@@ -51,16 +51,19 @@ class Sender:
         self.by_path = {local.path: digest for local, digest in hashed}
         return {digest: local for local, digest in hashed}
 
-    def send_missing(self, by_digest: Mapping[str, Local]) -> None:
-        """Send those of these files that the server lacks.
+    def missing(self, by_digest: Mapping[str, Local]) -> dict[str, Local]:
+        """Those that the server lacks."""
+        wanted = self._client().missing(self._upload_id, list(by_digest))
+        self._on_bytes(sum(local.size for digest, local in by_digest.items() if digest not in wanted))
+        return {digest: local for digest, local in by_digest.items() if digest in wanted}
+
+    def send_missing(self, missing: Mapping[str, Local]) -> None:
+        """Send these files.
 
         Raises:
             CliError: a file cannot be read, or changes meanwhile.
         """
-        missing = self._client().missing(self._upload_id, list(by_digest))
-        self._on_bytes(sum(local.size for digest, local in by_digest.items() if digest not in missing))
-        wanted = [(digest, local) for digest, local in by_digest.items() if digest in missing]
-        self._each(AT_ONCE, lambda pair: self._send(*pair), wanted)
+        self._each(AT_ONCE, lambda pair: self._send(*pair), list(missing.items()))
 
     def entries(self, found: Sequence[Local]) -> list[dict[str, Any]]:
         """What the manifest says of files and links, once `digests` knows the files."""

@@ -23,7 +23,8 @@ class UploadClient(Client):
 
     public = False
 
-    def begin(self, name: str, *, compressed: bool, files: int, size: int) -> answers.Upload:
+    def begin(self, name: str, *, compressed: bool, files: int = 0, size: int = 0) -> answers.Upload:
+        """Begin an upload, or go on with it. `files` and `size` are what is going to be sent: it may have no room."""
         body = {"name": name, "compressed": compressed, "files": files, "bytes": size}
         return cast(answers.Upload, self._json("POST", self._place(""), body=body))
 

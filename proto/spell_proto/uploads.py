@@ -17,7 +17,8 @@ ARCHIVE_ROOT = "upload"
 
 
 class UploadRequest(Shape):
-    """An upload to be begun, or gone on with. `files` and `bytes` are what there will be, as far as is known.
+    """An upload to be begun, or gone on with. `files` and `bytes` are what is going to be sent: contents that
+    are here already do not count. Without room for them it is refused before any of it was sent.
 
     With `compressed` it is brought as one archive, which is unpacked when it is whole.
     """

@@ -11,7 +11,7 @@ import pytest
 
 from spell_cli.servers import Address, RemoteServer
 from spell_cli.upload_client import UploadClient
-from support.standalone import until
+from support.standalone import standalone, until
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20
@@ -427,3 +427,73 @@ def test_how_much_there_is_is_added_up(stack, two):
     assert [line.split()[1] for line in top.stdout.splitlines()] == ["runs", "uploads", "total"]
     assert [line.split()[0] for line in alone.stdout.splitlines()] == ["2", "2"]
     assert stack.spell("du", "uploads/nothing").rc == 1
+
+
+def test_data_of_ones_own_links_and_what_is_published_are_mounted(stack, tmp_path):
+    """Names that are strange come back in the run as they went."""
+    names = ["new\nline", "x" * 255, "é", "e\u0301", "back\\slash", " ", "-rf", "a:b", "\u202egnp.exe"]
+    for name in names:
+        (tmp_path / "names").mkdir(exist_ok=True)
+        (tmp_path / "names" / name).write_text(name)
+    (tmp_path / "names" / "sub").mkdir()
+    (tmp_path / "names" / "sub" / "w").write_text("weights\n")
+    assert stack.spell("upload", "-n", "mounted", str(tmp_path / "names")).rc == 0
+    assert stack.spell("link", "mine", "uploads/mounted/sub").rc == 0
+    assert stack.spell("cluster", "publish", str(tmp_path / "names" / "sub"), "public/kind/sub").rc == 0
+    script = "import os, json; print('NAMES', json.dumps(sorted(os.listdir('/mnt/all'))))"
+    result = stack.spell(
+        "run", "-m", "uploads/mounted:/mnt/all", "-m", "mine:linked", "-m", "public/kind/sub/w:/data/w",
+        f'python3 -c "{script}"; cat linked/w /data/w',
+    )  # fmt: skip
+    line = next((line for line in result.stdout.splitlines() if line.startswith("NAMES ")), None)
+
+    assert result.rc == 0, result
+    assert json.loads(line.removeprefix("NAMES ")) == sorted([*names, "sub"])
+    assert result.stdout.splitlines().count("weights") == 2
+
+
+def test_what_has_no_room_is_refused_before_it_is_sent(tmp_path):
+    for name, size in (("small", 3 * MIB), ("large", 20 * MIB)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(os.urandom(size))
+    with standalone(owner_bytes_max=10 * MIB) as stack:
+        small = stack.spell("upload", str(tmp_path / "small"))
+        again = stack.spell("upload", "-n", "again", str(tmp_path / "small"))
+        large = stack.spell("upload", str(tmp_path / "large"))
+        kept = sum(path.stat().st_size for path in (stack.data / "storage").rglob("*") if path.is_file())
+
+    assert (small.rc, again.rc) == (0, 0), (small, again)
+    assert large.rc == 1
+    assert "10 MB are allowed" in " ".join(large.stderr.split()), large
+    assert kept < 6 * MIB, "nothing of the large one was sent"
+
+
+def test_memory_does_not_grow_with_a_file(stack, tmp_path):
+    source = tmp_path / "huge"
+    source.mkdir()
+    with (source / "zeros").open("wb") as file:
+        file.truncate(600 * MIB)
+    assert stack.spell("upload", "-n", "warm", str(source)).rc == 0
+    with (source / "zeros").open("r+b") as file:
+        file.write(b"other")
+
+    before = {name: peak(stack.pid(name)) for name in ("storage", "gateway")}
+    process = stack.start("upload", "-n", "huge", str(source))
+    own = 0
+    while process.poll() is None:
+        own = max(own, peak(process.pid))
+        time.sleep(0.05)
+    after = {name: peak(stack.pid(name)) for name in ("storage", "gateway")}
+
+    assert process.returncode == 0, process.communicate()
+    assert own < 150 * MIB
+    assert all(after[name] - before[name] < 64 * MIB for name in before), (before, after)
+
+
+def peak(pid):
+    """The most memory that a process has had, in bytes."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -109,9 +109,7 @@ def bring(make_client: Callable[[], UploadClient], found: Gathered, wanted: Want
     if not wanted.quiet:
         say(f"Total upload size: {human_size(found.size)}")
     try:
-        begun = make_client().begin(
-            wanted.name, compressed=wanted.compressed, files=len(found.files), size=found.size
-        )
+        begun = make_client().begin(wanted.name, compressed=wanted.compressed)
         return (_packed if wanted.compressed else _sent)(make_client, begun["id"], found, wanted)
     except KeyboardInterrupt:
         note(f"\nUpload aborted. To resume this upload, run: {wanted.again}")
@@ -128,7 +126,10 @@ def _sent(
         by_digest = sender.digests(found.files)
         counted.total = sum(local.size for local in by_digest.values())
         for last in (False,) * (_ROUNDS_MAX - 1) + (True,):
-            sender.send_missing(by_digest)
+            missing = sender.missing(by_digest)
+            size = sum(local.size for local in missing.values())
+            make_client().begin(wanted.name, compressed=False, files=len(missing), size=size)
+            sender.send_missing(missing)
             try:
                 return make_client().complete(upload_id, sender.entries(found.found))
             except RefusedError as error:

@@ -32,6 +32,7 @@ class Uploads:
         Raises:
             InvalidError: upload_name_invalid.
             ConflictError: upload_exists.
+            QuotaError: what is going to be sent has no room.
         """
         public = owner_id == PLATFORM
         name = uploads.public_name(request.name) if public else resources.upload_name(request.name)
@@ -49,6 +50,8 @@ class Uploads:
         assert row is not None, "RETURNING gives the row, new or old"
         if row["manifest"] is not None:
             raise _exists(name, public=public)
+        if request.files or request.bytes:
+            await self._blobs.quotas.check_room(owner_id, request.files or 0, request.bytes or 0)
         return _view(row), row["made"]
 
     async def one(self, owner_id: int, upload_id: int) -> UploadView:
