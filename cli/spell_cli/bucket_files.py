@@ -41,7 +41,7 @@ def url_of(client: Client, resource: Resource) -> str | None:
 def level(client: Client, url: str) -> list[Entry]:
     """What is at a URL, one level of it."""
     base, found = _listed(client, url, recursive=False)
-    return [_entry(base, each) for each in found]
+    return sorted((_entry(base, each) for each in found), key=lambda entry: entry["path"])
 
 
 def below(client: Client, url: str) -> Objects:

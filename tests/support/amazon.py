@@ -16,6 +16,8 @@ from typing import Any
 
 import boto3
 
+from support import authority
+
 UP_SECONDS_MAX = 30.0
 REGION = "us-west-2"
 ACCOUNT = "123456789012"
@@ -29,6 +31,8 @@ class Amazon:
     """A server that answers for all of Amazon's services."""
 
     url: str
+    #: the authority to trust, where it answers over TLS
+    trusted: Path | None = None
 
     def variables(
         self, access_key: str = "ABCDEFGHIJKL", secret_key: str = "s3cret-of-amazon"
@@ -103,14 +107,20 @@ def without(module: str, directory: Path) -> dict[str, str]:
 
 
 @contextmanager
-def amazon(directory: Path, port: int = 0) -> Iterator[Amazon]:
-    """It answers for as long as the context lasts; at any free port, unless one is given."""
+def amazon(directory: Path, port: int = 0, *, names: tuple[str, ...] = ()) -> Iterator[Amazon]:
+    """It answers for as long as the context lasts; at any free port, unless one is given. With `names`, over TLS, as these."""
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    # The host is a cloud, whatever its name, and no bucket.
+    environment["S3_IGNORE_SUBDOMAIN_BUCKETNAME"] = "true"
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    trusted = None
+    if names:
+        trusted, _ = authority.loopback(directory, *names)
+        argv += ["-c", str(directory / "server.pem"), "-k", str(directory / "server.key")]
     with (directory / "amazon.log").open("ab") as log:
         process = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
     try:
@@ -119,7 +129,7 @@ def amazon(directory: Path, port: int = 0) -> Iterator[Amazon]:
             assert process.poll() is None, (directory / "amazon.log").read_text()
             assert time.monotonic() < deadline, (directory / "amazon.log").read_text()
             time.sleep(0.05)
-        yield Amazon(f"http://127.0.0.1:{port}")
+        yield Amazon(f"{'https' if names else 'http'}://127.0.0.1:{port}", trusted)
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

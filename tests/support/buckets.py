@@ -26,6 +26,7 @@ class Clouds:
             region_name=REGION,
             aws_access_key_id="setup",
             aws_secret_access_key="setup",
+            verify=None if made.trusted is None else str(made.trusted),
         )
 
     @property
@@ -51,9 +52,9 @@ class Clouds:
 
 
 @contextmanager
-def clouds(directory: Path, port: int = 0) -> Iterator[Clouds]:
-    """They answer for as long as the context lasts; at any free port, unless one is given."""
-    with amazon.amazon(directory, port) as made:
+def clouds(directory: Path, port: int = 0, *, names: tuple[str, ...] = ()) -> Iterator[Clouds]:
+    """They answer for as long as the context lasts; at any free port, unless one is given. With `names`, over TLS."""
+    with amazon.amazon(directory, port, names=names) as made:
         yield Clouds(made)
 
 

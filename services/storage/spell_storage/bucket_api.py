@@ -62,7 +62,7 @@ class BucketRoutes:
     async def listing(self, request: web.Request) -> web.StreamResponse:
         """JSON lines, of which the last says how many there were: without it the listing broke off."""
         pages = self._buckets.listing(_url(request), recursive=request.query.get("recursive") == "1")
-        return await answers.streamed(request, _lines(pages), {"Content-Type": LINES}, at_once=True)
+        return await answers.streamed(request, lines_of(pages), {"Content-Type": LINES}, at_once=True)
 
     async def object(self, request: web.Request) -> web.StreamResponse:
         url, etag = _url(request), _etag(request)
@@ -108,13 +108,16 @@ def _no_such_part(size: int) -> RefusedError:
     return refused
 
 
-async def _lines(pages: AsyncGenerator[list[ObjectEntry], None]) -> AsyncGenerator[bytes, None]:
+async def lines_of(
+    pages: AsyncGenerator[list[ObjectEntry], None], quiet_seconds: float = QUIET_SECONDS_MAX
+) -> AsyncGenerator[bytes, None]:
+    """A listing as lines, with a sign of life when a page takes long."""
     count = 0
     async with aclosing(pages):
         while True:
             waiting = asyncio.ensure_future(anext(pages, None))
             try:
-                while not (await asyncio.wait({waiting}, timeout=QUIET_SECONDS_MAX))[0]:
+                while not (await asyncio.wait({waiting}, timeout=quiet_seconds))[0]:
                     yield b"\n"
                 page = await waiting
             finally:

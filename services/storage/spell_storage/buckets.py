@@ -30,6 +30,10 @@ STORES_KEPT_MAX = 64
 #: A bucket is tried before what it is read with is stored.
 TRIAL_SECONDS_MAX = 20.0
 _PAGE = 1000
+#: A page of which less than this share are entries of the level is poor: it is spent on directories. After so many of
+#: them the bucket is asked for the level itself.
+_RICH_SHARE = 0.25
+_POOR_PAGES_MAX = 4
 #: Where a bucket is, or who may read it, may have changed since its store was opened.
 _STALE = frozenset({"bucket_denied", "bucket_not_found", "bucket_odd"})
 
@@ -166,7 +170,7 @@ class Buckets:
                 yield [bucket_listing.object_entry(alone)]
                 return
             found = 0
-            async for page in _below(store, at.key, recursive=recursive):
+            async for page in _below(store, at.key) if recursive else level_below(store, at.key):
                 found += len(page)
                 if page:
                     yield page
@@ -281,15 +285,44 @@ async def _alone(store: ObjectStore, key: str) -> tuple[bucket_listing.ObjectMet
         return None, True
 
 
-async def _below(store: ObjectStore, key: str, *, recursive: bool) -> AsyncGenerator[list[ObjectEntry], None]:
-    if not recursive:
-        there = await obstore.list_with_delimiter_async(store, key or None)
-        yield bucket_listing.level(key, there["common_prefixes"], there["objects"])
-        return
+async def _below(store: ObjectStore, key: str) -> AsyncGenerator[list[ObjectEntry], None]:
+    """All objects below a key."""
     markers = bucket_listing.Markers(key)
     async for page in obstore.list(store, key or None, chunk_size=_PAGE):
         yield markers.feed(page)
     yield markers.end()
+
+
+async def level_below(
+    store: ObjectStore, key: str, page_objects: int = _PAGE
+) -> AsyncGenerator[list[ObjectEntry], None]:
+    """One level below a key. What the store's client has for this holds all of it in memory, so it is for levels of
+    directories; those of objects are read page by page.
+    """
+    level, poor, offset = bucket_listing.Level(key), 0, None
+    while True:
+        going_on = False
+        async for page in obstore.list(store, key or None, offset=offset, chunk_size=page_objects):
+            entries = level.feed(page)
+            yield entries
+            poor += len(entries) < len(page) * _RICH_SHARE
+            if poor > _POOR_PAGES_MAX:
+                async for rest in _rest(store, key, level.passed):
+                    yield rest
+                return
+            offset = level.beyond
+            if offset is not None and len(page) == page_objects:
+                going_on = True
+                break
+        if not going_on:
+            yield level.end()
+            return
+
+
+async def _rest(store: ObjectStore, key: str, passed: str) -> AsyncGenerator[list[ObjectEntry], None]:
+    there = await obstore.list_with_delimiter_async(store, key or None)
+    found = bucket_listing.level(key, there["common_prefixes"], there["objects"])
+    yield [entry for entry in found if bucket_listing.rank(entry) > passed]
 
 
 async def _pieces(result: Any, url: str, *, stored: bool) -> AsyncGenerator[bytes, None]:

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from spell_proto import database
 from spell_proto.buckets import BucketList, BucketView
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError
-from spell_storage import bucket_stores
-from support import amazon, buckets
+from spell_storage import bucket_listing, bucket_stores
+from spell_storage import buckets as buckets_of_storage
+from support import amazon, buckets, web
 
 pytestmark = pytest.mark.integration
 VIEW = TypeAdapter(BucketView)
@@ -82,8 +83,8 @@ async def test_a_public_bucket_is_listed_and_read_by_anybody(api, clouds, scheme
     at = f"{scheme}://publicdata"
 
     assert await listed(api, at) == [
-        ("annual", None),
         ("annual-old", None),
+        ("annual", None),
         ("readme.txt", 7),
         ("with blank", None),
     ]
@@ -125,12 +126,42 @@ async def test_an_object_that_has_changed_is_not_taken_for_the_one_that_was_list
 
 async def test_an_object_of_many_pieces_and_a_listing_of_many_pages_come_whole(api, clouds):
     data = bytes(range(256)) * (12 << 12)
-    many = {f"many/{number:04}": b"" for number in range(1100)}
+    many = {f"many/{number:04}": b"" for number in range(1010)}
     clouds.bucket("large", {"big": data} | many)
 
     assert (await read(api, "s3://large/big"))[2] == data
-    assert len(await listed(api, "s3://large/many", recursive=True)) == 1100
-    assert len(await listed(api, "s3://large/many")) == 1100
+    assert len(await listed(api, "s3://large/many", recursive=True)) == 1010
+    assert len(await listed(api, "s3://large/many")) == 1010
+
+
+MANY = {
+    "large directories and many objects": (
+        [
+            *(f"large{at}/{number:02}" for at in range(2) for number in range(25)),
+            *(f"object{number:02}" for number in range(35)),
+            "zz/last",
+        ],
+        ["large0/", "large1/", *(f"object{number:02}" for number in range(35)), "zz/"],
+    ),
+    "directories alone": (
+        [*(f"d{at:02}/{number:02}" for at in range(14) for number in range(8)), "readme"],
+        [*(f"d{at:02}/" for at in range(14)), "readme"],
+    ),
+}
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.parametrize("what", MANY)
+async def test_a_level_of_many_pages_is_told_whole(clouds, scheme, what):
+    """What is in a directory is passed over; of a level of nothing but directories the bucket itself is asked."""
+    keys, wanted = MANY[what]
+    clouds.bucket("levels", dict.fromkeys(keys, b"x"))
+    stores = bucket_stores.Stores(bucket_stores.Endpoints(clouds.amazon.url, clouds.amazon.url))
+    store = await stores.open(scheme, "levels", None)
+
+    found = [entry async for page in buckets_of_storage.level_below(store, "", 10) for entry in page]
+
+    assert [bucket_listing.rank(entry) for entry in found] == wanted
 
 
 @pytest.mark.parametrize("recursive", [False, True])
@@ -394,6 +425,38 @@ async def test_a_cloud_that_is_away_is_said_to_be_away(postgres, start_storage):
                 424,
                 f"'{url}' cannot be reached right now; try again",
             )
+
+
+async def test_buckets_are_reached_through_the_operators_proxy_with_his_authority(
+    postgres, start_storage, tmp_path
+):
+    """This machine does not know the name of the cloud."""
+    name = "cloud.example.org"
+    with (
+        buckets.clouds(tmp_path, names=(name,)) as clouds,
+        web.proxy(
+            {f"{name}:443": int(clouds.amazon.url.rpartition(":")[2])}, "robot:pr0xy-password"
+        ) as between,
+    ):
+        clouds.bucket("behind", {"a": b"far away"})
+        settings = {
+            "SPELL_S3_ENDPOINT": f"https://{name}",
+            "SPELL_GS_ENDPOINT": f"https://{name}",
+            "SPELL_HTTPS_PROXY": between.url,
+        }
+        trusting = start_storage(
+            postgres.url("storage"), **settings, SPELL_CA_BUNDLE=str(tmp_path / "ca.pem")
+        )
+        doubting = start_storage(postgres.url("storage"), **settings)
+        for scheme in ("s3", "gs"):
+            async with trusting.client() as caller:
+                assert await listed(caller, f"{scheme}://behind") == [("a", 8)]
+                assert (await read(caller, f"{scheme}://behind/a"))[2] == b"far away"
+            async with doubting.client() as caller:
+                assert (await refused(RefusedError, lines(caller, f"{scheme}://behind"))).status == 424
+
+    assert between.connects.keys() == {f"{name}:443"}
+    assert "pr0xy" not in trusting.log + doubting.log
 
 
 async def test_the_region_of_a_bucket_is_found_out(clouds):

@@ -1,5 +1,6 @@
 """Buckets without a bucket: what is a file in a listing, what an error means, and what Google is told."""
 
+import asyncio
 import base64
 import json
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from obstore.exceptions import GenericError, InvalidPathError, PermissionDeniedE
 
 from spell_proto.errors import InvalidError, SettingsError
 from spell_storage import bucket_complaints, bucket_keys, bucket_listing
+from spell_storage.amazon import Lent
+from spell_storage.bucket_api import lines_of
+from spell_storage.bucket_roles import Roles
 from spell_storage.bucket_stores import Endpoints, read_endpoints
 from support import buckets
 
@@ -45,10 +49,53 @@ def test_what_only_marks_a_directory_is_left_out_wherever_a_page_ends(prefix, ob
         assert [entry.key for entry in found] == wanted
 
 
-def test_a_level_is_sorted_and_has_directories():
-    found = bucket_listing.level("d", ["d/b/", "d/a"], [thing("d", 0), thing("d/c"), thing("d/a", 0)])
+def test_a_level_is_sorted_as_keys_are_and_has_directories():
+    found = bucket_listing.level(
+        "d", ["d/b/", "d/a"], [thing("d", 0), thing("d/c"), thing("d/a", 0), thing("d/b-x")]
+    )
 
-    assert [(entry.key, entry.size) for entry in found] == [("d/a", None), ("d/b", None), ("d/c", 1)]
+    assert [(entry.key, entry.size) for entry in found] == [
+        ("d/a", None),
+        ("d/b-x", 1),
+        ("d/b", None),
+        ("d/c", 1),
+    ]
+
+
+LEVELS = [
+    ("", [], []),
+    ("", ["a", "b"], ["a", "b"]),
+    ("", ["a/x", "a/y", "b"], ["a/", "b"]),
+    ("", ["a-x", "a/x", "a/y/z", "b/x"], ["a-x", "a/", "b/"]),
+    ("d", ["d", "d/a", "d/a/x", "d/b"], ["d/a", "d/a/", "d/b"]),
+]
+
+
+@pytest.mark.parametrize(("prefix", "keys", "wanted"), LEVELS)
+def test_a_level_is_made_of_all_that_is_below_it_wherever_a_page_ends(prefix, keys, wanted):
+    objects = [thing(key, 0 if key == prefix else 1) for key in keys]
+    for cut in range(len(objects) + 1):
+        level = bucket_listing.Level(prefix)
+
+        found = [*level.feed(objects[:cut]), *level.feed(objects[cut:]), *level.end()]
+
+        assert [bucket_listing.rank(entry) for entry in found] == wanted
+
+
+def test_an_empty_object_that_marks_a_directory_is_none_of_a_level():
+    level = bucket_listing.Level("")
+
+    found = level.feed([thing("d", 0), thing("d/x"), thing("e", 5), thing("e", 0), thing("e/x")])
+
+    assert [bucket_listing.rank(entry) for entry in found] == ["d/", "e", "e/"]
+
+
+def test_the_rest_of_a_directory_is_passed_over():
+    level = bucket_listing.Level("")
+    level.feed([thing("a/x")])
+    assert "a/zzz" < level.beyond < "a0"
+    level.feed([thing("b")])
+    assert level.beyond is None
 
 
 NOISE = " <Message>AKIASECRET</Message> Error performing GET http://10.0.0.1/x "
@@ -125,6 +172,44 @@ def test_endpoints_are_where_the_operator_says_or_the_clouds_own():
     assert read_endpoints("https://minio.example.org:9000/", "") == Endpoints(
         "https://minio.example.org:9000", ""
     )
+
+
+async def test_a_listing_that_takes_long_gives_signs_of_life_and_says_at_its_end_that_it_is_whole():
+    ready = asyncio.Event()
+
+    async def pages():
+        await ready.wait()
+        yield [bucket_listing.object_entry(thing("a"))]
+
+    lines = lines_of(pages(), 0.01)
+    first = [await anext(lines), await anext(lines)]
+    ready.set()
+    rest = b"".join([line async for line in lines])
+
+    assert first == [b"\n", b"\n"]
+    assert [json.loads(line) for line in rest.split(b"\n") if line][1:] == [{"end": 1}]
+
+
+async def test_what_is_lent_for_a_role_is_got_once_and_anew_before_it_ends():
+    now, lent = [1e9], []
+
+    async def lend(role):
+        await asyncio.sleep(0)
+        lent.append(role)
+        return Lent("key", f"secret {len(lent)}", None, now[0] + 600)
+
+    roles = Roles(lend, lambda: now[0])
+    async with asyncio.TaskGroup() as several:
+        for _ in range(5):
+            several.create_task(roles.renew("role"))
+    now[0] += 400
+    await roles.renew("role")
+    assert lent == ["role"]
+    now[0] += 100
+    await roles.renew("role")
+
+    assert roles.current("role").secret_key == "secret 2"
+    assert "secret" not in repr(roles.current("role"))
 
 
 def _bytes(part):
