@@ -158,8 +158,8 @@ WHERE asked.name IN (SELECT spec->'code'->>'commit' FROM runs WHERE owner_id = $
   UNION ALL SELECT fetched->>'commit' FROM runs WHERE owner_id = $1);
 
 -- name: manifests_in_use
--- Those of an owner's manifests that a run of his has made that is not archived, or a snapshot of one, or that a run of anybody mounts that
--- has not ended ($3 are the states of those that have).
+-- Those of an owner's manifests that a run of his has made that is not archived, or that are snapshots of one, or that a
+-- run of anybody mounts that has not ended ($3 are the states of those that have).
 SELECT asked.digest FROM unnest($2::text[]) AS asked(digest)
 WHERE asked.digest IN (
     SELECT manifest FROM runs WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NULL
