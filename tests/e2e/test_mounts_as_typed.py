@@ -111,6 +111,48 @@ def test_a_mount_that_cannot_work_is_refused_before_code_is_pushed(stack, made):
         assert f"not a valid resource: {words}" in said
 
 
+def test_every_kind_of_resource_is_mounted_and_odd_names_with_it(stack, project):
+    local = stack.work / "sets"
+    names = ["plain", "with space", "caf\u00e9", "cafe\u0301", "x" * 255, "-rf", "*"]
+    (local / "deep").mkdir(parents=True)
+    for name in names:
+        (local / "deep" / name).write_text(f"{name}\n")
+    (local / "link").symlink_to("deep/plain")
+    for words in (
+        ("upload", str(local)),
+        ("cluster", "publish", str(local), "public/image/sets"),
+        ("link", "mine", "uploads/sets/deep"),
+    ):
+        done = stack.spell(*words)
+        assert done.rc == 0, done
+
+    result, lines = run(
+        stack, project, "-m", "uploads/sets:/mnt/up", "-m", "public/image/sets:/mnt/public", "-m", "mine/plain", "-m", "mine",
+        "ls mine | wc -l; cat plain; diff -r /mnt/up /mnt/public && diff -r mine /mnt/up/deep && cat mine/*; readlink /mnt/up/link",
+    )  # fmt: skip
+
+    assert result.rc == 0, result
+    shown = lines[lines.index(str(len(names))) + 1 :]
+    assert shown[0] == "plain"
+    assert sorted(shown[1 : 1 + len(names)]) == sorted(names)
+    assert shown[1 + len(names)] == "deep/plain"
+
+
+def test_what_was_archived_is_no_resource_any_more(stack, project):
+    made = stack.cast("echo one > one", cwd=project)
+    stack.until_final(made)
+    mounting = stack.cast("-m", f"runs/{made}", "true", cwd=project)
+    stack.until_final(mounting)
+    assert stack.spell("archive", str(made)).rc == 0
+
+    refused = stack.spell("run", "-f", "-m", f"runs/{made}", "true", cwd=project)
+    again = stack.spell("rerun", str(mounting))
+
+    for result in (refused, again):
+        assert result.rc == 1, result
+        assert "not a valid resource" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("mount", "words"),
     [

@@ -147,3 +147,38 @@ async def test_only_what_no_tree_holds_and_nobody_wants_makes_room(blobs, tmp_pa
 
     assert left == 2000
     assert blobs.missing(items) == [items[2]]
+
+
+async def test_after_a_reboot_files_are_believed_once_they_were_read_again(blobs, tmp_path):
+    contents = [bytes([number]) * 1000 for number in range(4)]
+    items = [item(content, path=str(number)) for number, content in enumerate(contents)]
+    for one, content in zip(items, contents, strict=True):
+        await fetch(blobs, Source(content), one)
+    torn = Path(blobs.path(items[1]))
+    torn.chmod(0o600)
+    torn.write_bytes(bytes(1000))
+
+    blobs.doubt()
+    assert blobs.missing(items) == items
+    sources = [Source(content) for content in contents]
+    for one, source in zip(items[:2], sources, strict=False):
+        await fetch(blobs, source, one)
+    # Another one, before the rest was wanted.
+    blobs.doubt()
+    for one, source in zip(items[:3], sources, strict=False):
+        await fetch(blobs, source, one)
+
+    assert [source.starts for source in sources] == [[], [0], [], []]
+    assert [Path(blobs.path(one)).read_bytes() for one in items[:3]] == contents[:3]
+    assert blobs.bytes() == 4000
+    assert blobs.remove_unused({items[0].name, items[1].name}) == 2000
+
+
+async def test_after_a_reboot_what_has_no_digest_comes_again(blobs):
+    source = Source()
+    await fetch(blobs, source, item(sha256=None))
+
+    blobs.doubt()
+    await fetch(blobs, source, item(sha256=None))
+
+    assert source.starts == [0, 0]

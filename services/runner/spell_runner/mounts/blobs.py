@@ -2,6 +2,7 @@
 
 <root>/blobs/<2 letters>/<name>   a file, whole; who it belongs to, its mode and its time are those that runs see
 <root>/new/                       files that are being fetched
+<root>/unverified/                files of before a reboot: none of them was synced to the disk, so each is read again first
 """
 
 import asyncio
@@ -74,12 +75,14 @@ class Blobs:
     def __init__(self, root: Path, owner: tuple[int, int] | None) -> None:
         self._blobs = root / "blobs"
         self._new = root / "new"
+        self._unverified = root / "unverified"
         self._owner = owner
         self._fetching: dict[str, asyncio.Future[None]] = {}
         self._prepare()
 
     def _prepare(self) -> None:
-        self._new.mkdir(mode=0o700, exist_ok=True)
+        for path in (self._new, self._unverified):
+            path.mkdir(mode=0o700, exist_ok=True)
         self._blobs.mkdir(mode=0o755, exist_ok=True)
 
     def sweep(self) -> None:
@@ -87,10 +90,15 @@ class Blobs:
         workspace.remove(self._new)
         self._prepare()
 
-    def forget(self) -> None:
-        """Remove all."""
-        workspace.remove(self._blobs)
-        self.sweep()
+    def doubt(self) -> None:
+        """Believe none of them any more: after a power cut, a file may have its name but not its bytes."""
+        for directory in self._blobs.iterdir():
+            aside = self._unverified / directory.name
+            if not aside.exists():
+                directory.rename(aside)
+                continue
+            for path in directory.iterdir():
+                path.rename(aside / path.name)
 
     def path(self, item: Item) -> str:
         name = item.name
@@ -140,6 +148,9 @@ class Blobs:
                 fetching.set_result(None)
 
     async def _fetch(self, source: Source, item: Item, progress: Progress, waits: Callable[[], None]) -> None:
+        if await self._proven(item):
+            progress.done += item.size
+            return
         for _ in range(TRIES):
             begun = self._begin(item)
             try:
@@ -154,6 +165,25 @@ class Blobs:
                 os.close(begun.fd)
                 Path(begun.path).unlink(missing_ok=True)
         raise AttemptError(Reason.MOUNT_FAILED, f"its file {item.path!r} is damaged where it is kept")
+
+    async def _proven(self, item: Item) -> bool:
+        """Whether a file of before a reboot is still what it should be; then it is one of ours again."""
+        name = item.name
+        aside = self._unverified / name[:2] / name
+        try:
+            if item.sha256 is None or await in_thread(partial(_digest, aside)) != item.sha256:
+                aside.unlink()
+                return False
+            if self._owner is not None:
+                os.chown(aside, *self._owner)
+            place = Path(self.path(item))
+            place.parent.mkdir(mode=0o755, exist_ok=True)
+            aside.rename(place)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unwritten(error, item) from error
+        return True
 
     def _begin(self, item: Item) -> _Begun:
         path = f"{self._new}/{secrets.token_hex(8)}"
@@ -191,10 +221,11 @@ class Blobs:
         return left
 
     def _all(self) -> Iterator[tuple[str, os.stat_result]]:
-        for directory in os.scandir(self._blobs):
-            for entry in os.scandir(directory.path):
-                with suppress(FileNotFoundError):
-                    yield entry.path, entry.stat(follow_symlinks=False)
+        for top in (self._unverified, self._blobs):
+            for directory in os.scandir(top):
+                for entry in os.scandir(directory.path):
+                    with suppress(FileNotFoundError):
+                        yield entry.path, entry.stat(follow_symlinks=False)
 
 
 async def _filled(
@@ -247,6 +278,11 @@ async def _write(begun: _Begun, pieces: list[bytes], progress: Progress) -> None
     else:
         begun.write(data)
     progress.done += len(data)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unwritten(error: OSError, item: Item) -> AttemptError:

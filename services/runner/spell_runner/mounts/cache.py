@@ -4,7 +4,7 @@
 <data>/mounts/trees/.new-…        being laid out, and `.gone-…` on its way out
 
 No run can write to any of it: it is the lower layer of what a run sees, or it is copied. After a reboot nothing of it
-is believed, as nothing of it was synced to the disk.
+is believed, as nothing of it was synced to the disk: trees are made again, of files that are read again.
 """
 
 import asyncio
@@ -68,10 +68,12 @@ class Cache:
         self._room = asyncio.Lock()
 
     def forget(self) -> None:
-        """Remove everything: after a power cut, a file may have its name but not its bytes."""
+        """Believe nothing that is here: after a power cut, a file may have its name but not its bytes. Trees are made again,
+        of files that are verified again.
+        """
         workspace.remove(self._trees)
         self._trees.mkdir(mode=0o755)
-        self._blobs.forget()
+        self._blobs.doubt()
 
     def sweep(self) -> None:
         """Remove what an earlier runner has left half done."""
