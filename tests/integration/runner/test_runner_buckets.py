@@ -3,8 +3,14 @@
 import re
 
 import pytest
+from aiohttp import web
 
+from spell_proto import http
+from spell_proto.journal import Decoder
 from spell_proto.mounts import Mount
+from spell_runner.directory import Directory
+from spell_runner.mounts.bucket_source import BucketSource
+from spell_runner.notes import Notes
 from support import buckets
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -148,6 +154,40 @@ async def test_an_object_that_changes_while_it_is_mounted_is_not_mixed_with_what
         "mount_failed",
         "s3://moving cannot be mounted: 's3://moving/a' is another object by now",
     )
+
+
+async def test_the_rest_of_an_object_is_asked_for_where_it_broke_off(services, clouds, tmp_path):
+    clouds.bucket("broken", {"dir/digits": b"0123456789"})
+    async with http.Caller(services.storage_url) as storage:
+        source = BucketSource(storage, "s3://broken/dir", Notes(Directory(tmp_path), lambda: None))
+        look = await source.look()
+        (item,) = await source.content()
+
+        async with source.read(item, 4) as pieces:
+            rest = b"".join([piece async for piece in pieces])
+
+    assert (look.is_file, item.path, item.size, item.sha256) == (False, "digits", 10, None)
+    assert rest == b"456789"
+
+
+async def test_a_long_listing_is_told_of_in_the_log(tmp_path):
+    """What answers here is the listing of a bucket, with nothing behind it."""
+    line = b'{"key":"k%d","size":1,"etag":"e","modified_at":"2026-11-22T00:00:00Z"}\n'
+
+    async def listing(_request):
+        return web.Response(body=b"".join(line % at for at in range(3)) + b'\n{"end":3}\n')
+
+    app = web.Application()
+    app.router.add_get("/buckets/list", listing)
+    directory = Directory(tmp_path)
+    async with (
+        http.serve(app, f"unix://{tmp_path}/s.sock"),
+        http.Caller(f"unix://{tmp_path}/s.sock") as storage,
+    ):
+        await BucketSource(storage, "s3://many", Notes(directory, lambda: None), progress_seconds=0).look()
+
+    said = [one.json()["text"] for one in Decoder().feed((tmp_path / "journal").read_bytes())]
+    assert said == [f"Listing s3://many: {count} objects so far" for count in (0, 1, 2, 3, 3)]
 
 
 async def test_a_runner_that_is_killed_while_it_fetches_a_bucket_goes_on_where_it_was(rooms, clouds):

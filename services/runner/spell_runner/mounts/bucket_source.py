@@ -29,10 +29,13 @@ PROGRESS_SECONDS = 2.0
 class BucketSource:
     """The object at a URL, or all objects below it."""
 
-    def __init__(self, storage: Caller, url: str, notes: Notes) -> None:
+    def __init__(
+        self, storage: Caller, url: str, notes: Notes, progress_seconds: float = PROGRESS_SECONDS
+    ) -> None:
         self._storage = storage
         self._url = url
         self._notes = notes
+        self._progress_seconds = progress_seconds
         self._items: list[Item] = []
         self._objects: dict[str, ObjectEntry] = {}
         self._silent_since: float | None = None
@@ -73,9 +76,9 @@ class BucketSource:
         told = time.monotonic()
         async with self._asked("/buckets/list", {"url": self._url, "recursive": 1}) as answer:
             async for line in answer.content:
-                if time.monotonic() - told > PROGRESS_SECONDS:
+                if time.monotonic() - told >= self._progress_seconds:
                     told = time.monotonic()
-                    self._notes.line(f"Listing {self._url}: {len(found)} objects so far")
+                    self._notes.line(f"Listing {self._url}: {len(found):,} objects so far")
                 if line.startswith(b'{"end":'):
                     return found
                 if line.strip():
