@@ -14,7 +14,7 @@ from typing import IO
 import aiohttp
 from pydantic import TypeAdapter
 
-from spell_proto import logs
+from spell_proto import blob_packs, logs
 from spell_proto.errors import FullError, RefusedError, UnavailableError
 from spell_proto.events import OutputsSaved
 from spell_proto.http import Caller
@@ -31,6 +31,8 @@ log = logs.get()
 LINES_MAX = 1_000
 MISSING_BATCH = 1_000
 UPLOADS_AT_ONCE = 4
+#: The bytes of the files in a pack, with room for what stands around them.
+_PACK_BYTES = blob_packs.PACK_BYTES_MAX - blob_packs.PACK_BLOBS_MAX * 64
 CHUNK_BYTES = 1 << 20
 RETRY_SECONDS_MAX = 5.0
 #: A storage that takes longer for a file hangs: it is asked again.
@@ -160,9 +162,23 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
                 batch[path] = await _put_copy(storage, owner_id, batch[path].found, abort)
                 notes.line(f"'/spell/{batch[path].found.path}' changed during save")
 
+    async def together(pack: list[str]) -> None:
+        try:
+            async with limit:
+                await _put_pack(storage, owner_id, [batch[path] for path in pack])
+        except (ChangedError, RefusedError) as error:
+            if isinstance(error, UnavailableError | FullError):
+                raise
+            # One of them is another by now: each by itself shows which.
+            for path in pack:
+                await one(path)
+
+    packs, alone = _packed({path: batch[path] for path in paths})
     try:
         async with asyncio.TaskGroup() as group:
-            for path in paths:
+            for pack in packs:
+                group.create_task(together(pack))
+            for path in alone:
                 group.create_task(one(path))
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
@@ -181,6 +197,34 @@ async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:
         # Closed here: a request that was refused half-way would hold the file, and its room on the disk, for long.
         with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
             await _send(storage, owner_id, blob, _chunks(file, blob.size))
+
+
+def _packed(blobs: dict[str, Blob]) -> tuple[list[list[str]], list[str]]:
+    """Which of some files go together, and which by themselves."""
+    packs: list[list[str]] = []
+    alone: list[str] = []
+    room = count = 0
+    for path, blob in blobs.items():
+        if blob.found.link is not None or blob.size > blob_packs.BLOB_BYTES_MAX:
+            alone.append(path)
+            continue
+        if not packs or room < blob.size or count == blob_packs.PACK_BLOBS_MAX:
+            packs.append([])
+            room, count = _PACK_BYTES, 0
+        packs[-1].append(path)
+        room, count = room - blob.size, count + 1
+    return packs, alone
+
+
+async def _put_pack(storage: Caller, owner_id: int, blobs: list[Blob]) -> None:
+    data = await asyncio.to_thread(lambda: blob_packs.pack((blob.sha256, _small(blob)) for blob in blobs))
+    headers = {"Content-Type": "application/octet-stream"}
+    params = {"owner_id": owner_id}
+    async with (
+        asyncio.timeout(PUT_SECONDS_MAX + len(data) / PUT_BYTES_PER_SECOND_MIN),
+        storage.open("POST", "/blobs/pack", params=params, data=data, headers=headers, stream=True),
+    ):
+        pass
 
 
 async def _put_copy(storage: Caller, owner_id: int, found: Found, abort: Abort) -> Blob:

@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from spell_proto import blob_packs
 from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
@@ -39,6 +40,7 @@ class BlobRoutes:
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/blobs/missing", self.missing)
+        app.router.add_post("/blobs/pack", self.put_pack)
         app.router.add_put("/blobs/{sha256}", self.put)
         app.router.add_get("/blobs/{sha256}", self.get)
         app.router.add_put("/manifests", self.put_manifest)
@@ -61,6 +63,12 @@ class BlobRoutes:
             await self._blobs.put(owner_id, digest, await request.read())
         else:
             await self._blobs.put_stream(owner_id, digest, pieces_of(request))
+        return web.Response(status=201, body=b"{}", content_type="application/json")
+
+    async def put_pack(self, request: web.Request) -> web.Response:
+        owner_id = answers.owner(request)
+        body = await answers.body(request, blob_packs.PACK_BYTES_MAX)
+        await self._blobs.put_all(owner_id, blob_packs.unpack(body))
         return web.Response(status=201, body=b"{}", content_type="application/json")
 
     async def get(self, request: web.Request) -> web.StreamResponse:

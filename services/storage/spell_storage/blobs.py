@@ -17,7 +17,7 @@ import errno
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -41,6 +41,7 @@ SMALL_BYTES_MAX = 1 << 20
 KEPT_SECONDS = 24 * 3600.0
 #: A put that lasts says so often that its key is not taken for abandoned.
 _GOES_ON_SECONDS = 60.0
+_PUTS_AT_ONCE = 16
 #: What a disk says of bytes that it cannot give back.
 _DAMAGE = frozenset({errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
 
@@ -87,13 +88,22 @@ class Blobs:
         Raises:
             InvalidError: digest_mismatch.
         """
-        digesting = Digesting()
-        digesting.add(data)
-        _check(digest, digesting.sha256)
-        key = await self._begin(digest)
-        if key is not None:
-            await self._objects.put(key, data)
-        await self._end(owner_id, digest, digesting, key)
+        await self.put_all(owner_id, {digest: data})
+
+    async def put_all(self, owner_id: int, contents: Mapping[str, bytes]) -> None:
+        """Store small blobs together: all of them, or it is tried again.
+
+        Raises:
+            InvalidError: digest_mismatch; then none is stored.
+        """
+        taken = await asyncio.to_thread(_digests, contents) if len(contents) > 1 else _digests(contents)
+        keys = await self._begin(list(contents))
+        if len(keys) == 1:
+            [(digest, key)] = keys.items()
+            await self._objects.put(key, contents[digest])
+        else:
+            await self._put_together([(key, contents[digest]) for digest, key in keys.items()])
+        await self._end(owner_id, taken, keys)
 
     async def put_stream(self, owner_id: int, digest: str, pieces: AsyncIterator[bytes]) -> None:
         """Store a blob of any size; nothing is kept when it is not what `digest` says.
@@ -102,14 +112,14 @@ class Blobs:
             InvalidError: digest_mismatch.
         """
         digesting = Digesting()
-        key = await self._begin(digest)
-        if key is None:
-            async for piece in pieces:
-                digesting.add(piece)
-            _check(digest, digesting.sha256)
+        keys = await self._begin([digest])
+        told = _digested(digest, digesting, pieces)
+        if digest in keys:
+            await self._objects.put_stream(keys[digest], self._going_on(keys[digest], told))
         else:
-            await self._objects.put_stream(key, self._going_on(key, _digested(digest, digesting, pieces)))
-        await self._end(owner_id, digest, digesting, key)
+            async for _ in told:
+                pass
+        await self._end(owner_id, {digest: digesting}, keys)
 
     async def find(self, owner_id: int, digest: str) -> Blob:
         """A blob to read from.
@@ -209,30 +219,61 @@ class Blobs:
         if await self._pool.fetchval(_SQL["quarantine"], digest, key) is not None:
             log.error("stored bytes are damaged or lost", sha256=digest, key=key, problem=why)
 
-    async def _begin(self, digest: str) -> str | None:
-        """A key to put an object under; None where it is here already."""
-        key = f"blobs/{digest[:2]}/{digest}.{secrets.token_hex(8)}"
-        row = await self._pool.fetchrow(_SQL["begin_put"], digest, key)
-        if row is None:
-            return key
-        if await self._lies_there(digest, row["key"], row["size"]):
-            return None
-        # Its bytes were just found lost.
-        row = await self._pool.fetchrow(_SQL["begin_put"], digest, key)
-        return key if row is None else None
+    async def _begin(self, digests: Sequence[str]) -> dict[str, str]:
+        """Keys to put objects under, without those that are here already."""
+        keys = {digest: f"blobs/{digest[:2]}/{digest}.{secrets.token_hex(8)}" for digest in digests}
+        here = await self._pool.fetch(_SQL["begin_puts"], list(keys), list(keys.values()))
+        lost = {
+            row["sha256"]: keys[row["sha256"]]
+            for row in here
+            if not await self._lies_there(row["sha256"], row["key"], row["size"])
+        }
+        there = {row["sha256"] for row in here} - set(lost)
+        if lost:
+            # Somebody else may have put them right in the meantime.
+            again = await self._pool.fetch(_SQL["begin_puts"], list(lost), list(lost.values()))
+            there |= {row["sha256"] for row in again}
+        return {digest: key for digest, key in keys.items() if digest not in there}
 
-    async def _end(self, owner_id: int, digest: str, digesting: Digesting, key: str | None) -> None:
-        if key is None:
-            granted = await self._pool.fetchval(_SQL["grant_blob"], owner_id, digest)
-        else:
-            size = digesting.size
-            granted = await self._pool.fetchval(_SQL["end_put"], digest, key, size, digesting.sums, owner_id)
-            if granted != key:
-                # Somebody was faster, or this took so long that the key was given up.
-                await self._pool.execute(_SQL["give_up"], key)
-                await self._objects.remove(key)
-        if granted is None:
-            raise UnavailableError("unavailable", "the blob was removed while it was sent; send it again")
+    async def _put_together(self, objects: Sequence[tuple[str, bytes]]) -> None:
+        limit = asyncio.Semaphore(_PUTS_AT_ONCE)
+
+        async def put(key: str, data: bytes) -> None:
+            async with limit:
+                await self._objects.put(key, data)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for key, data in objects:
+                    tasks.create_task(put(key, data))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    async def _end(self, owner_id: int, taken: Mapping[str, Digesting], keys: Mapping[str, str]) -> None:
+        """What lies under `keys` become objects; all in `taken` become blobs of the owner."""
+        granted: set[str] = set()
+        if keys:
+            told = [taken[digest] for digest in keys]
+            columns = [
+                list(keys),
+                list(keys.values()),
+                [one.size for one in told],
+                [one.sums for one in told],
+            ]
+            rows = await self._pool.fetch(_SQL["end_puts"], *columns, owner_id)
+            chosen = {row["sha256"]: row["key"] for row in rows}
+            granted |= set(chosen)
+            for digest, key in keys.items():
+                if chosen.get(digest) != key:
+                    # Somebody was faster, or this took so long that the key was given up.
+                    await self._pool.execute(_SQL["give_up"], key)
+                    await self._objects.remove(key)
+        there = [digest for digest in taken if digest not in keys]
+        if there:
+            rows = await self._pool.fetch(_SQL["grant_blobs"], owner_id, there)
+            granted |= {row["sha256"] for row in rows}
+        if len(granted) < len(taken):
+            raise UnavailableError("unavailable", "blobs were removed while they were sent; send them again")
 
     async def _going_on(self, key: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         said_at = time.monotonic()
@@ -319,6 +360,15 @@ async def _digested(digest: str, digesting: Digesting, pieces: AsyncIterator[byt
         digesting.add(piece)
         yield piece
     _check(digest, digesting.sha256)
+
+
+def _digests(contents: Mapping[str, bytes]) -> dict[str, Digesting]:
+    taken: dict[str, Digesting] = {}
+    for digest, data in contents.items():
+        taken[digest] = Digesting()
+        taken[digest].add(data)
+        _check(digest, taken[digest].sha256)
+    return taken
 
 
 def _check(wanted: str, found: str) -> None:

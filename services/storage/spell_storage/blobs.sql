@@ -17,48 +17,55 @@ WITH stale AS MATERIALIZED (
 )
 SELECT sha256, size, key FROM objects JOIN known USING (sha256) WHERE key IS NOT NULL;
 
--- name: begin_put
--- The object, if its bytes are here, safe from being removed for a while; otherwise a key to put them under. Not flushed:
+-- name: begin_puts
+-- Which of some objects are here, safe from being removed for a while; for the others keys to put them under. Not flushed:
 -- what a power cut takes of this is found by a check of the whole store.
-WITH here AS (
-    UPDATE objects SET used_at = now() FROM set_config('synchronous_commit', 'off', true)
-    WHERE sha256 = $1 AND key IS NOT NULL
-    RETURNING size, key
+WITH asked AS (
+    SELECT * FROM unnest($1::text[], $2::text[]) AS asked (sha256, key),
+    set_config('synchronous_commit', 'off', true)
+), locked AS MATERIALIZED (
+    SELECT id FROM objects WHERE sha256 = ANY($1::text[]) AND key IS NOT NULL ORDER BY sha256 FOR NO KEY UPDATE
+), here AS (
+    UPDATE objects SET used_at = now() FROM locked WHERE objects.id = locked.id
+    RETURNING objects.sha256, objects.size, objects.key
 ), begun AS (
-    INSERT INTO loose (key) SELECT $2::text WHERE NOT EXISTS (SELECT FROM here)
+    INSERT INTO loose (key) SELECT key FROM asked WHERE sha256 NOT IN (SELECT sha256 FROM here)
 )
-SELECT size, key FROM here;
+SELECT sha256, size, key FROM here;
 
 -- name: go_on_putting
 UPDATE loose SET at = now() WHERE key = $1 AND at > '-infinity' RETURNING key;
 
--- name: end_put
--- The bytes under a key become the object, unless somebody was faster, and the owner may see it. No row: it took so long
--- that the key was given up. Not flushed: a row that a power cut takes is sent again, and the flush of a manifest takes
--- all rows before it along.
+-- name: end_puts
+-- The bytes under some keys become objects, unless somebody was faster, and the owner may see them. What has no row took
+-- so long that its key was given up. Not flushed: a row that a power cut takes is sent again, and the flush of a manifest
+-- takes all rows before it along. All lock in the order of digests.
 WITH held AS (
     SELECT key FROM loose, set_config('synchronous_commit', 'off', true)
-    WHERE key = $2 AND at > '-infinity' FOR UPDATE OF loose
+    WHERE key = ANY($2::text[]) AND at > '-infinity' FOR UPDATE OF loose
+), asked AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS asked (sha256, key, size, sums)
 ), stored AS (
-    INSERT INTO objects (sha256, size, key, sums) SELECT $1, $3::bigint, key, $4::bytea FROM held
+    INSERT INTO objects (sha256, size, key, sums)
+    SELECT asked.sha256, asked.size, asked.key, asked.sums FROM asked JOIN held USING (key) ORDER BY asked.sha256
     ON CONFLICT (sha256) DO UPDATE SET used_at = now(), key = coalesce(objects.key, excluded.key),
         sums = CASE WHEN objects.key IS NULL THEN excluded.sums ELSE objects.sums END
     RETURNING sha256, size, key
 ), seen AS (
-    INSERT INTO blobs (owner_id, sha256, size) SELECT $5::bigint, sha256, size FROM stored
+    INSERT INTO blobs (owner_id, sha256, size) SELECT $5::bigint, sha256, size FROM stored ORDER BY sha256
     ON CONFLICT (owner_id, sha256) DO UPDATE SET used_at = now()
 ), taken AS (
-    DELETE FROM loose USING stored WHERE loose.key = $2 AND stored.key = $2
+    DELETE FROM loose USING stored WHERE loose.key = stored.key AND loose.key = ANY($2::text[])
 )
-SELECT key FROM stored;
+SELECT sha256, key FROM stored;
 
--- name: grant_blob
--- An owner has sent the bytes of an object that was here already. Not flushed, as above.
+-- name: grant_blobs
+-- An owner has sent the bytes of objects that were here already. Not flushed, as above.
 WITH here AS (
     SELECT sha256, size FROM objects, set_config('synchronous_commit', 'off', true)
-    WHERE sha256 = $2 AND key IS NOT NULL FOR KEY SHARE OF objects
+    WHERE sha256 = ANY($2::text[]) AND key IS NOT NULL ORDER BY sha256 FOR KEY SHARE OF objects
 )
-INSERT INTO blobs (owner_id, sha256, size) SELECT $1::bigint, sha256, size FROM here
+INSERT INTO blobs (owner_id, sha256, size) SELECT $1::bigint, sha256, size FROM here ORDER BY sha256
 ON CONFLICT (owner_id, sha256) DO UPDATE SET used_at = now()
 RETURNING sha256;
 

@@ -41,6 +41,7 @@ class Sleepy:
     def app(self):
         app = web.Application()
         app.router.add_post("/blobs/missing", self.missing)
+        app.router.add_post("/blobs/pack", self.put)
         app.router.add_put("/blobs/{digest}", self.put)
         app.router.add_put("/manifests", self.manifest)
         return app

@@ -1,5 +1,6 @@
 """Blobs and manifests through the real service."""
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import ClientError
 from pydantic import TypeAdapter
 
+from spell_proto.blob_packs import pack
 from spell_proto.errors import GoneError, RefusedError
 from spell_proto.views import Manifest, ManifestStored, Verdict
 
@@ -250,3 +252,41 @@ async def test_what_one_owner_sends_again_is_whole_for_the_other_too(api, storag
     await put(api, other, data)
 
     assert await get(api, owner_id, sha256(data)) == (200, data)
+
+
+async def put_pack(api, owner_id, blobs):
+    async with api.open("POST", "/blobs/pack", params={"owner_id": owner_id}, data=pack(blobs)) as response:
+        assert response.status == 201
+
+
+async def test_small_blobs_come_together_and_all_of_them_are_there(api, owner_id):
+    contents = {sha256(data): data for data in (os.urandom(number) for number in range(300))}
+
+    await put_pack(api, owner_id, contents.items())
+    await put_pack(api, owner_id, [*contents.items(), (sha256(b"one more"), b"one more")])
+
+    assert await missing(api, owner_id, *contents, sha256(b"one more")) == []
+    for digest in list(contents)[::50]:
+        assert await get(api, owner_id, digest) == (200, contents[digest])
+
+
+async def test_of_a_pack_with_another_digest_nothing_is_kept(api, owner_id):
+    good, bad = os.urandom(10), os.urandom(10)
+
+    with pytest.raises(RefusedError) as refused:
+        await put_pack(api, owner_id, [(sha256(good), good), (sha256(b"other"), bad)])
+
+    assert refused.value.code == "digest_mismatch"
+    assert await missing(api, owner_id, sha256(good), sha256(bad)) == [sha256(good), sha256(bad)]
+
+
+async def test_packs_with_the_same_blobs_may_come_at_once(api, owner_id):
+    contents = [(sha256(data), data) for data in (os.urandom(50) for _ in range(100))]
+    others = [next(_owners) for _ in range(4)]
+
+    async with asyncio.TaskGroup() as tasks:
+        for number, owner in enumerate(others):
+            tasks.create_task(put_pack(api, owner, contents if number % 2 else contents[::-1]))
+
+    for owner in others:
+        assert await missing(api, owner, *(digest for digest, _ in contents)) == []
