@@ -36,7 +36,6 @@ class Sender:
         self._upload_id = upload_id
         self._on_bytes = on_bytes
         self._local = threading.local()
-        self._clients: list[UploadClient] = []
         self.stop = threading.Event()
         #: What was found of each path.
         self.by_path: dict[str, str] = {}
@@ -90,11 +89,6 @@ class Sender:
             else:
                 time.sleep(next(waiting))
             offset = reached
-
-    def close(self) -> None:
-        """End all connections."""
-        for client in self._clients:
-            client.close()
 
     @staticmethod
     def _send_part(
@@ -154,7 +148,6 @@ class Sender:
         client: UploadClient | None = getattr(self._local, "client", None)
         if client is None:
             client = self._local.client = self._make_client()
-            self._clients.append(client)
         return client
 
 

@@ -159,7 +159,7 @@ class Storage:
         return (await self._caller.call("POST", "/blobs/missing", MISSING, params=asked, body=body)).missing
 
     def send_file(
-        self, method: str, owner_id: int, path: str, headers: dict[str, str], body: Body | None
+        self, method: str, owner_id: int, path: str, headers: dict[str, str], body: Body | bytes | None
     ) -> Response:
         """A request of tus, handed on."""
         asked = {"owner_id": owner_id}

@@ -14,7 +14,7 @@ from spell_gateway.resolving import Resolver
 from spell_gateway.resources import not_there
 from spell_gateway.routes import FLAG, WHOLE, Param, Route
 from spell_gateway.shapes import User
-from spell_gateway.storage import Missing, Storage
+from spell_gateway.storage import Body, Missing, Storage
 from spell_proto import resources
 from spell_proto.errors import InvalidError, NotFoundError
 from spell_proto.git import PLATFORM
@@ -57,6 +57,7 @@ COMPLETE_TEXT = (
 DIGESTS_MAX = 10_000
 #: A client that sends nothing for so long in the middle of a file is gone.
 STALLED_SECONDS_MAX = 60.0
+SMALL_BYTES_MAX = 512 * 1024
 
 
 class Digests(Shape):
@@ -111,7 +112,7 @@ class UploadsApi:
             "" if file is None else f"/{asked.row_id(request, 'file', part='file')}"
         )
         headers = {name: request.headers[name] for name in ASKED if name in request.headers}
-        body = _arriving(request) if request.body_exists and request.method != "HEAD" else None
+        body = await _body(request) if request.body_exists and request.method != "HEAD" else None
         owner_id = _owner(request, user)
         async with self._storage.send_file(request.method, owner_id, path, headers, body) as found:
             told = {name: found.headers[name] for name in TOLD if name in found.headers}
@@ -164,6 +165,15 @@ def _owner(request: web.Request, user: User) -> int:
         return user.id
     only_admins(user)
     return PLATFORM
+
+
+async def _body(request: web.Request) -> Body | bytes:
+    """What is sent; what is small is handed on in one go."""
+    size = request.content_length
+    if size is None or size > SMALL_BYTES_MAX:
+        return _arriving(request)
+    async with asyncio.timeout(STALLED_SECONDS_MAX):
+        return await request.read()
 
 
 async def _arriving(request: web.Request) -> AsyncIterator[bytes]:

@@ -26,6 +26,8 @@ log = logs.get()
 
 _SQL = database.queries("spell_storage", "incoming.sql")
 _PREFIX = "parts/"
+_OTHER = "what has arrived is not what was announced"
+_LOST = "some of what has arrived was lost"
 #: A part is as big as this, or what has arrived after so long: a bad line makes progress too.
 PART_BYTES_MAX = 4 << 20
 PART_SECONDS_MAX = 5.0
@@ -105,6 +107,22 @@ class Incoming:
             return await self.find(owner_id, upload_id, file.id)
         return file
 
+    async def bring(self, owner_id: int, upload_id: int, path: str, digest: str, data: bytes) -> IncomingFile:
+        """A small file in one go: it needs no parts. Raises as `create` does."""
+        await self._check_room(owner_id, upload_id, path, len(data))
+        try:
+            await self._blobs.put(owner_id, digest, data)
+        except InvalidError as error:
+            raise _changed(path, _OTHER) if error.code == "digest_mismatch" else error from None
+        values = (upload_id, owner_id, path, len(data), digest)
+        row = await self._pool.fetchrow(_SQL["add_whole"], *values)
+        # It was begun as another file, or its upload is complete by now.
+        return (
+            await self.create(owner_id, upload_id, path, len(data), digest)
+            if row is None
+            else IncomingFile(**dict(row))
+        )
+
     async def _check_room(self, owner_id: int, upload_id: int, path: str, length: int) -> None:
         quotas = self._blobs.quotas
         if quotas.limited(owner_id):
@@ -141,9 +159,6 @@ class Incoming:
             received = file.received
             if offset != received:
                 raise _moved(file, offset)
-            small = file.length <= SMALL_BYTES_MAX and not file.compressed
-            if small and offset == 0 and file.announced is not None:
-                return await self._at_once(owner_id, file, pieces)
             async for data in _parts(file, received, pieces):
                 await self._add(file, received, data)
                 received += len(data)
@@ -165,6 +180,16 @@ class Incoming:
         for row in await self._pool.fetch(_SQL["parts"], file.id):
             async for piece in self._objects.stream(row["object_key"], 0, row["length"]):
                 yield piece
+
+    async def is_other(self, file: IncomingFile) -> ConflictError:
+        """Forget a file that is not what was announced; what to answer."""
+        await self.begin_again(file)
+        return _changed(file.path, _OTHER)
+
+    async def is_lost(self, file: IncomingFile) -> ConflictError:
+        """Forget a file of which some is lost; what to answer."""
+        await self.begin_again(file)
+        return _changed(file.path, _LOST)
 
     async def begin_again(self, file: IncomingFile) -> None:
         """Forget what has arrived of a file: it is not what it should be."""
@@ -197,19 +222,6 @@ class Incoming:
         if gone or strays:
             log.info("abandoned uploads removed", uploads=len(gone), parts=strays)
 
-    async def _at_once(self, owner_id: int, file: IncomingFile, pieces: AsyncIterator[bytes]) -> IncomingFile:
-        """A small file in one go needs no parts; what is not all of it is asked for again."""
-        data = bytearray()
-        async for piece in pieces:
-            data += piece
-            if len(data) > file.length:
-                raise _too_long(file)
-        if len(data) == file.length:
-            await self._store(owner_id, file, file.announced, _once(bytes(data)))
-        elif data:
-            await self._add(file, 0, bytes(data))
-        return await self.find(owner_id, file.upload_id, file.id)
-
     async def _add(self, file: IncomingFile, offset: int, data: bytes) -> None:
         key = f"{_PREFIX}{file.upload_id}/{file.id}/{offset}-{secrets.token_hex(8)}"
         await self._objects.put(key, data, synced=True)
@@ -228,8 +240,7 @@ class Incoming:
             found = await self.find(owner_id, file.upload_id, file.id)
             if found.sha256 is None:
                 log.warning("parts of a file are lost", file_id=file.id, problem=str(error))
-                await self.begin_again(file)
-                raise self.changed(file, "some of what has arrived was lost") from None
+                raise await self.is_lost(file) from None
         return await self.find(owner_id, file.upload_id, file.id)
 
     async def _store(
@@ -244,18 +255,10 @@ class Incoming:
         except InvalidError as error:
             if error.code != "digest_mismatch":
                 raise
-            await self.begin_again(file)
-            raise self.changed(file, "what has arrived is not what was announced") from None
+            raise await self.is_other(file) from None
         keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
         await self._pool.execute(_SQL["finish"], file.id, digest)
         await self._remove(keys)
-
-    @staticmethod
-    def changed(file: IncomingFile, why: str) -> ConflictError:
-        """That a file has to be sent again."""
-        return ConflictError(
-            "upload_file_changed", f"{shown(file.path)}: {why}; it has to be sent again", field="sha256"
-        )
 
     async def _digest(self, file: IncomingFile) -> str:
         hashing = hashlib.sha256()
@@ -300,15 +303,18 @@ async def _parts(file: IncomingFile, received: int, pieces: AsyncIterator[bytes]
         yield bytes(held)
 
 
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
 def _moved(file: IncomingFile, offset: int) -> ConflictError:
     return ConflictError(
         "offset_conflict",
         f"Upload-Offset: {offset} is not where {shown(file.path)} goes on; a HEAD request says where",
         field="Upload-Offset",
+    )
+
+
+def _changed(path: str, why: str) -> ConflictError:
+    """That a file has to be sent again."""
+    return ConflictError(
+        "upload_file_changed", f"{shown(path)}: {why}; it has to be sent again", field="sha256"
     )
 
 

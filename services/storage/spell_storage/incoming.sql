@@ -8,6 +8,15 @@ INSERT INTO upload_files (upload_id, path, length, announced)
 SELECT id, $3, $4, $5 FROM uploads WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
 ON CONFLICT (upload_id, path) DO NOTHING;
 
+-- name: add_whole
+-- A file whose bytes are a blob already. Not flushed: a row that a power cut takes is sent again.
+INSERT INTO upload_files (upload_id, path, length, received, announced, sha256)
+SELECT id, $3, $4, $4, $5, $5 FROM uploads, set_config('synchronous_commit', 'off', true)
+WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
+ON CONFLICT (upload_id, path) DO UPDATE SET received = excluded.length, sha256 = excluded.sha256
+    WHERE upload_files.length = excluded.length AND upload_files.announced = excluded.announced
+RETURNING id, upload_id, false AS compressed, path, length, received, announced, sha256;
+
 -- name: file_at
 SELECT f.id, f.upload_id, u.compressed, f.path, f.length, f.received, f.announced, f.sha256
 FROM upload_files f JOIN uploads u ON u.id = f.upload_id

@@ -13,6 +13,7 @@ from spell_proto.checks import RESOURCE_PATH_BYTES_MAX
 from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_proto.uploads import BYTES_MAX, TUS_VERSION
 from spell_storage import answers
+from spell_storage.blobs import SMALL_BYTES_MAX
 from spell_storage.incoming import Incoming, IncomingFile
 from spell_storage.uploads import Uploads
 
@@ -33,13 +34,23 @@ class TusRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         owner_id, upload_id = answers.owner(request), _number(request, "id")
-        await self._uploads.one(owner_id, upload_id)
+        upload = await self._uploads.one(owner_id, upload_id)
         _check_version(request)
         length = answers.number(request.headers.get("Upload-Length"), "Upload-Length", most=BYTES_MAX)
         path, announced = _metadata(request.headers.get("Upload-Metadata", ""))
-        file = await self._incoming.create(owner_id, upload_id, path, length, announced)
-        if request.body_exists and _has_bytes(request) and not file.whole:
-            file = await self._incoming.append(owner_id, file, 0, request.content.iter_any())
+        has_bytes = request.body_exists and _has_bytes(request)
+        small = length <= SMALL_BYTES_MAX and not upload.compressed
+        if small and has_bytes and announced is not None:
+            data = await answers.body(request, SMALL_BYTES_MAX)
+            if len(data) == length:
+                file = await self._incoming.bring(owner_id, upload_id, path, announced, data)
+            else:
+                # What is not all of it is asked for again.
+                file = await self._incoming.create(owner_id, upload_id, path, length, announced)
+        else:
+            file = await self._incoming.create(owner_id, upload_id, path, length, announced)
+            if has_bytes and not file.whole:
+                file = await self._incoming.append(owner_id, file, 0, request.content.iter_any())
         location = f"/uploads/{upload_id}/files/{file.id}"
         return web.Response(status=201, headers=_said(file) | {"Location": location})
 

@@ -56,15 +56,13 @@ class Unpacker:
             async with self._turns:
                 return await self._manifest(owner_id, file)
         except FileNotFoundError:
-            await self._incoming.begin_again(file)
-            raise self._incoming.changed(file, "some of what has arrived was lost") from None
+            raise await self._incoming.is_lost(file) from None
 
     async def _manifest(self, owner_id: int, file: IncomingFile) -> Manifest:
         hashing = hashlib.sha256()
         entries = [entry async for entry in self._listed(file, hashing)]
         if file.announced not in {None, hashing.hexdigest()}:
-            await self._incoming.begin_again(file)
-            raise self._incoming.changed(file, "what has arrived is not what was announced")
+            raise await self._incoming.is_other(file)
         missing = set(await self._blobs.missing(owner_id, [entry.sha256 for entry in entries]))
         if missing:
             await self._store(owner_id, file, entries, missing)

@@ -151,8 +151,17 @@ async def test_bytes_that_are_not_what_was_announced_are_asked_for_again(sender)
     assert again == (200, 0)
     assert await sender.head(place) == (200, len(data))
     assert (small[0], b"upload_file_changed" in small[2]) == (409, True)
+    status, done = await sender.complete()
+    assert (status, done["files"]) == (200, 1), "what was refused is no part of it"
+
+
+async def test_an_upload_with_a_file_that_is_not_whole_is_not_complete(sender):
+    place = await sender.place("x", 10)
+    await sender.patch(place, 0, b"0123")
     status, answer = await sender.complete()
+
     assert (status, answer["code"]) == (409, "upload_incomplete")
+    assert answer["message"].startswith("'x' of upload ")
 
 
 async def test_requests_that_make_no_sense_are_refused_and_change_nothing(sender):
