@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -213,6 +214,29 @@ def forget(here, tree: Path, content: dict[str, bytes]) -> None:
         digest = hashlib.sha256(data).hexdigest()
         for path in (here.data / "mounts/blobs" / digest[:2]).glob(f"{digest}*"):
             path.unlink()
+
+
+@pytest.mark.parametrize("way", ["unshare", pytest.param("bubblewrap", marks=needs_bubblewrap)])
+async def test_a_platform_below_a_root_of_mounts_is_out_of_sight_bar_what_runs_need(services, way):
+    if not os.access("/mnt", os.W_OK):
+        pytest.skip("nobody but root writes to /mnt")
+    async with room(services, "/mnt", SPELL_ISOLATION=way) as here:
+        manifest = await stow(here, {"a": b"a\n"})
+
+        run_id = await here.create(
+            f"cat /mnt/m/a; python -c 'print(2)'; ls {here.data}; ls {here.data}/mounts && echo seen; ls /mnt",
+            mounts=[mount(here, manifest, "/mnt/m")],
+        )
+        view = await here.until_final(run_id)
+
+        output = (await here.output(run_id)).decode().split()
+        assert view.state == "complete"
+        assert output[:2] == ["a", "2"]
+        assert "seen" not in output
+        assert "m" in output
+        assert not [line for line in await here.lines(run_id) if "Not saved" in line], (
+            "it has written nothing"
+        )
 
 
 async def test_a_runner_that_is_killed_at_any_moment_of_mounting_leaves_nothing_half_done(rooms):

@@ -7,8 +7,10 @@ import pytest
 from spell_runner.errors import TreeRefusedError
 from spell_runner.lower import Lower, Part
 from spell_runner.mounts.content import Item, amount, checked, key_of
+from spell_runner.mounts.copied import into_workspace
 from spell_runner.mounts.layers import Mounted, Skeleton, inside, layers, skeletons
 from spell_runner.shim.launch import Launch, Layer
+from spell_runner.workspace import Abort
 
 
 def item(path: str, **given) -> Item:
@@ -90,6 +92,13 @@ def test_what_is_mounted_on_has_to_be_there_first():
     )
 
 
+def test_what_the_platform_shows_below_a_root_has_its_place_there_where_that_is_the_runs_own():
+    (spell, mnt) = skeletons(MOUNTED, ("/mnt/spell/env", "/data/other", "/usr/lib"))
+
+    assert spell.directories == ("repo", "repo/sets", "repo/sets/a")
+    assert mnt.directories == ("spell", "spell/env", "x", "x/y")
+
+
 def test_a_root_of_its_own_comes_before_what_is_mounted_in_it():
     assert layers(MOUNTED, "/at/7-1") == (
         Layer("/mnt", "/at/7-1/mounts/mnt/lower", "mounts/mnt"),
@@ -146,3 +155,26 @@ def test_a_file_below_a_directory_was_never_seen(tmp_path):
     lower = Lower.of(tree(tmp_path / "upper", "in/a"), tree(tmp_path / "code", "in"))
 
     assert lower.files("in") == ["in/a"]
+
+
+def test_a_copy_follows_no_link_of_the_code_and_hides_what_is_in_its_way(tmp_path):
+    elsewhere, code = tmp_path / "elsewhere", tmp_path / "workspace"
+    (elsewhere / "d").mkdir(parents=True)
+    (code / "repo").mkdir(parents=True)
+    (code / "repo/away").symlink_to(elsewhere)
+    (code / "repo/file").write_text("in the way")
+    (code / "repo/old").symlink_to(elsewhere / "d")
+    source = tree(tmp_path / "source", "a")
+    mounted = [
+        Mounted("/spell/repo/away/d", str(source), is_file=False),
+        Mounted("/spell/repo/file/b", str(source / "a"), is_file=True),
+        Mounted("/spell/repo/old", str(source), is_file=False),
+    ]
+    baseline = {"repo/away": [0], "repo/file": [1], "repo/old": [2], "repo/kept": [3]}
+
+    into_workspace(mounted, code, baseline, Abort(), None)
+
+    assert not list((elsewhere / "d").iterdir())
+    assert (code / "repo/away/d/a").read_text() == (code / "repo/file/b").read_text() == "a"
+    assert not (code / "repo/old").is_symlink()
+    assert sorted(baseline) == ["repo/away/d/a", "repo/file/b", "repo/kept", "repo/old/a"]

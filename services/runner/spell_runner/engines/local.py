@@ -136,7 +136,8 @@ class LocalEngine(Shimmed):
             bare = self.isolation == "none"
             await asyncio.to_thread(copying.copy, code, directory, abort, repository=bare, mounted=mounted)
         elif mounted:
-            await asyncio.to_thread(raise_layers, mounted, directory)
+            shown = (*self._shown(environment), str(environment.path), directory / editables.DIRECTORY)
+            await asyncio.to_thread(raise_layers, mounted, directory, shown=shown)
         projects = await self._projects(spec, directory, code, environment)
         # Nothing may come between: what is written is what makes them taken.
         mine = choose_gpus(self._machine, self._place.data / "attempts")

@@ -46,8 +46,10 @@ def inside(mounted: Sequence[Mounted]) -> tuple[Mounted, ...]:
     return tuple(one for one in mounted if one.target.startswith(f"{SPELL}/"))
 
 
-def skeletons(mounted: Sequence[Mounted]) -> tuple[Skeleton, ...]:
-    """What has to be put together, for the roots below which something is mounted."""
+def skeletons(mounted: Sequence[Mounted], shown: Sequence[str] = ()) -> tuple[Skeleton, ...]:
+    """What has to be put together, for the roots below which something is mounted. Directories in `shown` are bound there
+    later, where the platform itself lives below such a root.
+    """
     found = []
     for root in ROOTS:
         below = {
@@ -55,6 +57,8 @@ def skeletons(mounted: Sequence[Mounted]) -> tuple[Skeleton, ...]:
         }
         directories = {part for path in below for part in _above(path)}
         directories |= {path for path, one in below.items() if not one.is_file}
+        for path in (path.removeprefix(f"{root}/") for path in shown if path.startswith(f"{root}/")):
+            directories |= {path, *_above(path)}
         files = tuple((path, one.path) for path, one in sorted(below.items()) if one.is_file)
         if below:
             found.append(Skeleton(root, tuple(sorted(directories)), files))

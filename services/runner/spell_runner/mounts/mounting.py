@@ -74,24 +74,33 @@ class Mounting:
 
 
 def raise_layers(
-    mounted: Sequence[Mounted], directory: Directory, owner: tuple[int, int] | None = None
+    mounted: Sequence[Mounted],
+    directory: Directory,
+    owner: tuple[int, int] | None = None,
+    shown: Sequence[str] = (),
 ) -> None:
-    """Make what the overlays of an attempt need in its directory. What an earlier runner has begun is made anew.
+    """Make what the overlays of an attempt need in its directory. What an earlier runner has begun is made anew. For `shown`
+    see `skeletons`.
 
     Raises:
         AttemptError: there is no room for it.
     """
     try:
-        _raise(mounted, directory, owner)
+        _raise(mounted, directory, owner, shown)
     except OSError as error:
         raise AttemptError(Reason.MOUNT_FAILED, f"nothing can be mounted: {error}") from error
 
 
-def _raise(mounted: Sequence[Mounted], directory: Directory, owner: tuple[int, int] | None) -> None:
+def _raise(
+    mounted: Sequence[Mounted],
+    directory: Directory,
+    owner: tuple[int, int] | None,
+    shown: Sequence[str],
+) -> None:
     top = Path(directory / MOUNTS)
     workspace.remove(top)
     _make(top, owner)
-    for skeleton in skeletons(mounted):
+    for skeleton in skeletons(mounted, shown):
         lower = Path(directory / skeleton.lower)
         for path in (lower.parent, lower, *(lower / name for name in skeleton.directories)):
             _make(path, owner)
