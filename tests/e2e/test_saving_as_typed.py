@@ -48,6 +48,8 @@ def test_a_checkpoint_is_saved_mounted_and_outlives_a_kill(stack, project):
     assert stack.spell("run", "-m", f"runs/{run_id}@1/ckpt:in", "cat in/model", cwd=project).rc == 0
     assert stack.spell("kill", run_id).rc == 0
     assert stack.spell("wait", run_id).rc == 137
+    unready = stack.spell("run", "-m", f"runs/{run_id}", "true", cwd=project)
+    assert f"its last snapshot is runs/{run_id}@1" in unready.stderr
     refused = stack.spell("ls", f"runs/{run_id}")
     assert (refused.rc, "was killed; no outputs" in refused.stderr) == (1, True)
     assert listed(stack, f"runs/{run_id}@1") == {"ckpt"}

@@ -87,7 +87,7 @@ class Mounts:
 def refused(resource: str, error: RefusedError) -> RefusedError:
     """Why a resource cannot be mounted. What is missing and what is somebody else's read alike."""
     message = f"--mount: Cannot mount resource {shown(resource)}: not a valid resource: {_why(error)}"
-    told = type(error)(error.code, message, field="mounts")
+    told = type(error)(error.code, message, field="mounts", hint=error.hint)
     told.status = error.status
     return told
 

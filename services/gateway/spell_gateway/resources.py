@@ -10,6 +10,7 @@ from spell_proto.state import FINAL, RunState
 from spell_proto.views import Manifest, ManifestEntry, RunView
 
 LINKS_MAX = 16
+_SAVE_HINT = "`spell save {0}` saves what it has made so far, as runs/{0}@1"
 
 
 def not_there(path: str) -> RefusedError:
@@ -28,19 +29,30 @@ def digest_of(run: RunView) -> str | None:
         raise NotFoundError("resource_not_found", f"run {run.id} was archived; no outputs", field="path")
     if run.manifest is not None and run.state in FINAL:
         return run.manifest
+    hint = _snapshot_hint(run)
     match run.state:
         case RunState.COMPLETE | RunState.STOPPED:
             return None
         case RunState.KILLED | RunState.INTERRUPTED:
             raise NotFoundError(
-                "resource_not_found", f"run {run.id} was {run.state}; no outputs", field="path"
+                "resource_not_found", f"run {run.id} was {run.state}; no outputs", field="path", hint=hint
             )
         case RunState.FAILED:
-            raise NotFoundError("resource_not_found", f"run {run.id} failed; no outputs", field="path")
+            raise NotFoundError(
+                "resource_not_found", f"run {run.id} failed; no outputs", field="path", hint=hint
+            )
         case _:
             raise ConflictError(
-                "resource_not_ready", f"resource_not_ready: run {run.id} is {run.state}", field="path"
+                "resource_not_ready",
+                f"resource_not_ready: run {run.id} is {run.state}",
+                field="path",
+                hint=hint or (_SAVE_HINT.format(run.id) if run.state is RunState.RUNNING else None),
             )
+
+
+def _snapshot_hint(run: RunView) -> str | None:
+    last = max((snapshot.number for snapshot in run.snapshots), default=None)
+    return None if last is None else f"its last snapshot is runs/{run.id}@{last}"
 
 
 def digest_of_snapshot(run: RunView, number: int) -> str | None:

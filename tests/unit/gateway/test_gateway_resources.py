@@ -146,6 +146,19 @@ def test_a_snapshot_is_there_whatever_became_of_its_run():
             digest_of_snapshot(kept, 1)
 
 
+def test_where_there_are_no_files_one_is_told_of_snapshots():
+    taken = tuple(
+        SnapshotView(number=number, asked=1, manifest="b" * 64, files=1, bytes=1, at=AT) for number in (1, 2)
+    )
+    with pytest.raises(ConflictError) as running:
+        digest_of(run(RunState.RUNNING))
+    with pytest.raises(NotFoundError) as killed:
+        digest_of(run(RunState.KILLED).model_copy(update={"snapshots": taken}))
+
+    assert running.value.hint == "`spell save 12` saves what it has made so far, as runs/12@1"
+    assert killed.value.hint == "its last snapshot is runs/12@2"
+
+
 def test_a_snapshot_of_an_archived_run_is_gone():
     taken = SnapshotView(number=1, asked=1, manifest="b" * 64, files=1, bytes=1, at=AT)
     archived = run(RunState.KILLED).model_copy(update={"snapshots": (taken,), "archived_at": AT})
