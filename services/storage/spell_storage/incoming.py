@@ -199,7 +199,7 @@ class Incoming:
 
     async def clear(self, upload_id: int) -> None:
         """Remove the parts of an upload that has no files any more."""
-        async for keys in self._objects.keys(f"{_PREFIX}{upload_id}/"):
+        async for keys in self._objects.listed(f"{_PREFIX}{upload_id}/"):
             await self._remove([key for key, _ in keys])
 
     async def run(self, stop: asyncio.Event, seconds: float, kept_seconds: float) -> None:
@@ -213,7 +213,7 @@ class Incoming:
                 return
             gone = await self._pool.fetch(_SQL["remove_abandoned"], now - timedelta(seconds=kept_seconds))
             strays = 0
-            async for objects in self._objects.keys(_PREFIX):
+            async for objects in self._objects.listed(_PREFIX):
                 old = [key for key, at in objects if (now - at).total_seconds() >= STRAY_SECONDS]
                 rows = await self._pool.fetch(_SQL["known_parts"], old)
                 found = set(old) - {row["object_key"] for row in rows}

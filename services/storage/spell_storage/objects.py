@@ -21,8 +21,6 @@ log = logs.get()
 
 #: One step of a streamed read or write.
 PIECE_BYTES = 1 << 20
-#: A page of a listing.
-KEYS_AT_ONCE = 1_000
 #: Measured: obstore writes a local file fastest in steps of this size; S3 wants at least 5 MiB per part.
 _UPLOAD_PART_BYTES = 8 << 20
 _UPLOAD_PARTS_AT_ONCE = 2
@@ -122,14 +120,6 @@ class Objects:
             result = await obstore.get_async(self._store, key, options={"range": (start, start + length)})
             async for piece in result.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
-
-    async def keys(
-        self, prefix: str, at_once: int = KEYS_AT_ONCE
-    ) -> AsyncGenerator[list[tuple[str, datetime]], None]:
-        """The keys that begin with `prefix`, which ends with a slash, and when each was stored; some at once."""
-        with _answering():
-            async for found in obstore.list(self._store, prefix, chunk_size=at_once):
-                yield [(item["path"], item["last_modified"]) for item in found]
 
     async def size(self, key: str) -> int | None:
         """How long an object is, or None when it is not there."""

@@ -4,19 +4,12 @@ import asyncio
 import hashlib
 import itertools
 import json
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import TypeAdapter
 
-from spell_proto import database
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError
-from spell_proto.uploads import LinkList, LinkView, UploadList, UploadRequest, UploadView
-from spell_storage.blobs import Blobs
-from spell_storage.incoming import Incoming
-from spell_storage.objects import Objects
-from spell_storage.unpacker import Unpacker
-from spell_storage.uploads import Uploads
+from spell_proto.uploads import LinkList, LinkView, UploadList, UploadView
 
 pytestmark = pytest.mark.integration
 
@@ -236,46 +229,3 @@ async def test_an_alias_that_would_be_a_path_is_refused(somebody, alias):
         await somebody.call("PUT", f"/links/{alias}", LINK, body={"target": "runs/4"})
 
     assert refused.value.code in {"alias_invalid", "alias_forbidden"}
-
-
-async def test_what_was_begun_and_left_is_removed_with_its_parts(postgres, tmp_path):
-    """A part that a crash left behind goes too; what goes on stays."""
-    objects = Objects.open("", tmp_path)
-    async with database.pool(postgres.url("storage"), "storage") as pool:
-        await database.migrate(pool, "storage", "spell_storage")
-        blobs = Blobs(pool, objects)
-        incoming = Incoming(pool, objects, blobs)
-        uploads = Uploads(pool, blobs, incoming, Unpacker(incoming, blobs))
-        owner_id = next(_owners)
-        begun = {}
-        for name in ("left", "goes on"):
-            begun[name], _ = await uploads.begin(owner_id, UploadRequest(name=name))
-            file = await incoming.create(owner_id, begun[name].id, "x", 10, None)
-            await incoming.append(owner_id, file, 0, _pieces(b"12345"))
-        stray = f"parts/{begun['goes on'].id}/1/0-stray"
-        await objects.put(stray, b"x")
-        await pool.execute(
-            "UPDATE uploads SET used_at = now() - interval '2 days' WHERE id = $1", begun["left"].id
-        )
-        now = datetime.now(UTC)
-
-        await incoming.sweep(now, 24 * 3600.0)
-        soon = await _keys(objects)
-        await incoming.sweep(now + timedelta(hours=2), 24 * 3600.0)
-        later = await _keys(objects)
-
-        assert len(soon) == 3, "what is young may have a record on its way"
-        assert len(later) == 1
-        assert stray not in later
-        with pytest.raises(NotFoundError):
-            await uploads.one(owner_id, begun["left"].id)
-        assert (await incoming.all(owner_id, begun["goes on"].id))[0].received == 5
-
-
-async def _pieces(*data):
-    for piece in data:
-        yield piece
-
-
-async def _keys(objects):
-    return {key async for page in objects.keys("parts/") for key, _ in page}

@@ -1,0 +1,154 @@
+"""Files on their way into an upload, in a directory and in buckets: killed at any line, they go on and are whole."""
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from integration.storage.files_room import (
+    DAY,
+    CrashError,
+    Statements,
+    a_files_room,
+    in_bucket,
+    in_directory,
+    manifest_of,
+    sha256,
+)
+from spell_proto.errors import ConflictError, NotFoundError
+from spell_proto.uploads import UploadRequest
+from spell_storage.incoming import PART_BYTES_MAX, Incoming
+from spell_storage.objects import Objects
+from spell_storage.unpacker import Unpacker
+from spell_storage.uploads import Uploads
+from support import stack
+
+pytestmark = pytest.mark.integration
+OWNER = 1
+FILE = os.urandom(2 * PART_BYTES_MAX + 1000)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of its own: sweeping looks at everything there is."""
+    with asyncio.Runner() as runner:
+        opened = stack.postgres()
+        running = runner.run(opened.__aenter__())
+        yield running
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=["directory", "s3", "gcs"])
+async def room(cluster, clouds, tmp_path, request):
+    kind = request.param
+    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
+    async with a_files_room(cluster.url("storage"), objects) as made:
+        yield made
+
+
+class Copy:
+    """A copy of the service: what it holds in memory is gone with it."""
+
+    def __init__(self, room):
+        pool = Statements(room.pool, room.fuse)
+        self.incoming = Incoming(pool, room.objects, room.blobs)
+        self.uploads = Uploads(room.pool, room.blobs, self.incoming, Unpacker(self.incoming, room.blobs))
+
+    async def send(self, upload_id, content, announced):
+        """What a client does: ask how far it is, and send the rest."""
+        file = await self.incoming.create(OWNER, upload_id, "f", len(content), announced)
+        if not file.whole:
+            await self.incoming.append(OWNER, file, file.received, pieces(content[file.received :]))
+
+
+async def pieces(data, size=PART_BYTES_MAX):
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+async def part_keys(room):
+    return {key async for page in room.objects.listed("parts/") for key, _ in page}
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_file_that_is_cut_off_at_any_line_goes_on_and_is_whole(room, announced):
+    digest = sha256(FILE) if announced else None
+    crashes = 0
+
+    async def crash():
+        nonlocal crashes
+        crashes += 1
+        raise CrashError
+
+    at = 0
+    while True:
+        before = crashes
+        begun, _ = await Copy(room).uploads.begin(OWNER, UploadRequest(name=f"u{at}"))
+        room.fuse.set(at, crash)
+        try:
+            await Copy(room).send(begun.id, FILE, digest)
+        except CrashError:
+            pass
+        finally:
+            room.fuse.set(0, None)
+        again = Copy(room)
+        received = (await again.incoming.create(OWNER, begun.id, "f", len(FILE), digest)).received
+        await again.send(begun.id, FILE, digest)
+        done = await again.uploads.complete(OWNER, begun.id, manifest_of({"x": FILE}))
+
+        assert received in {0, PART_BYTES_MAX, 2 * PART_BYTES_MAX, len(FILE)}
+        assert (done.files, done.bytes) == (1, len(FILE))
+        assert await room.read(OWNER, done.manifest) == {"x": FILE}
+        assert not {key for key in await part_keys(room) if key.startswith(f"parts/{begun.id}/")}
+        await room.pool.execute(
+            "TRUNCATE objects, loose, blobs, manifests, manifest_objects, uploads CASCADE"
+        )
+        if crashes == before:
+            break
+        at += 1 if room.objects.local else 5
+
+    assert crashes >= (15 if room.objects.local else 3)
+
+
+async def test_parts_that_are_lost_are_asked_for_again(room):
+    copy = Copy(room)
+    begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="lost"))
+    file = await copy.incoming.create(OWNER, begun.id, "f", len(FILE), None)
+    await copy.incoming.append(OWNER, file, 0, pieces(FILE[:PART_BYTES_MAX]))
+    for key in await part_keys(room):
+        await Objects.remove(room.objects, key)
+    with pytest.raises(ConflictError, match="has to be sent again"):
+        await copy.send(begun.id, FILE, None)
+    await copy.send(begun.id, FILE, None)
+    done = await copy.uploads.complete(OWNER, begun.id, None)
+
+    assert await room.read(OWNER, done.manifest) == {"f": FILE}
+
+
+async def test_what_was_begun_and_left_is_removed_with_its_parts(room):
+    """A part that a crash left behind goes too; what goes on stays."""
+    copy = Copy(room)
+    begun = {}
+    for name in ("left", "goes on"):
+        begun[name], _ = await copy.uploads.begin(OWNER, UploadRequest(name=name))
+        file = await copy.incoming.create(OWNER, begun[name].id, "x", 10, None)
+        await copy.incoming.append(OWNER, file, 0, pieces(b"12345"))
+    stray = f"parts/{begun['goes on'].id}/1/0-stray"
+    await room.objects.put(stray, b"x")
+    await room.pool.execute(
+        "UPDATE uploads SET used_at = now() - interval '2 days' WHERE id = $1", begun["left"].id
+    )
+    now = datetime.now(UTC)
+
+    await copy.incoming.sweep(now, DAY)
+    soon = await part_keys(room)
+    await copy.incoming.sweep(now + timedelta(hours=2), DAY)
+    later = await part_keys(room)
+
+    assert len(soon) == 3, "what is young may have a record on its way"
+    assert len(later) == 1
+    assert stray not in later
+    with pytest.raises(NotFoundError):
+        await copy.uploads.one(OWNER, begun["left"].id)
+    assert (await copy.incoming.all(OWNER, begun["goes on"].id))[0].received == 5
