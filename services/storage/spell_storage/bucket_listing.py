@@ -43,7 +43,7 @@ class Markers:
 
 class Level:
     """Makes one level of a bucket out of all objects below `prefix`, which come in the order of their keys: objects, and what
-    the keys below it begin with. `passed` says how far it has come.
+    the keys below it begin with.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -51,7 +51,6 @@ class Level:
         self._start = f"{prefix}/" if prefix else ""
         self._held: ObjectEntry | None = None
         self._directory: str | None = None
-        self.passed = ""
 
     @property
     def beyond(self) -> str | None:
@@ -75,8 +74,6 @@ class Level:
                 if self._held is None or self._held.key != key:
                     ready += self.end()
                     self._held = object_entry(found)
-        if ready:
-            self.passed = rank(ready[-1])
         return ready
 
     def end(self) -> list[ObjectEntry]:

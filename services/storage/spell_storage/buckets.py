@@ -1,7 +1,7 @@
 """Buckets of others: what they hold, what is in an object, and the credentials that private ones are read with (shell)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -34,6 +34,7 @@ _PAGE = 1000
 #: them the bucket is asked for the level itself.
 _RICH_SHARE = 0.25
 _POOR_PAGES_MAX = 4
+_LOOKS_AT_ONCE = 16
 #: Where a bucket is, or who may read it, may have changed since its store was opened.
 _STALE = frozenset({"bucket_denied", "bucket_not_found", "bucket_odd"})
 
@@ -289,8 +290,8 @@ async def _below(store: ObjectStore, key: str) -> AsyncGenerator[list[ObjectEntr
     """All objects below a key."""
     markers = bucket_listing.Markers(key)
     async for page in obstore.list(store, key or None, chunk_size=_PAGE):
-        yield markers.feed(page)
-    yield markers.end()
+        yield await _told_apart(store, markers.feed(page), None)
+    yield await _told_apart(store, markers.end(), None)
 
 
 async def level_below(
@@ -299,15 +300,16 @@ async def level_below(
     """One level below a key. What the store's client has for this holds all of it in memory, so it is for levels of
     directories; those of objects are read page by page.
     """
-    level, poor, offset = bucket_listing.Level(key), 0, None
+    level, poor, offset, passed = bucket_listing.Level(key), 0, None, ""
     while True:
         going_on = False
         async for page in obstore.list(store, key or None, offset=offset, chunk_size=page_objects):
-            entries = level.feed(page)
+            entries = await _told_apart(store, level.feed(page), bucket_listing.directory)
             yield entries
+            passed = bucket_listing.rank(entries[-1]) if entries else passed
             poor += len(entries) < len(page) * _RICH_SHARE
             if poor > _POOR_PAGES_MAX:
-                async for rest in _rest(store, key, level.passed):
+                async for rest in _rest(store, key, passed):
                     yield rest
                 return
             offset = level.beyond
@@ -315,8 +317,34 @@ async def level_below(
                 going_on = True
                 break
         if not going_on:
-            yield level.end()
+            yield await _told_apart(store, level.end(), bucket_listing.directory)
             return
+
+
+async def _told_apart(
+    store: ObjectStore, entries: list[ObjectEntry], instead: Callable[[str], ObjectEntry] | None
+) -> list[ObjectEntry]:
+    """The entries, but for empty ones that mark an empty directory: of their name there is no object. `instead` is what stands
+    for them.
+    """
+    marks: set[str] = set()
+    empty = iter([entry.key for entry in entries if entry.size == 0])
+
+    async def look() -> None:
+        for key in empty:
+            try:
+                await obstore.head_async(store, key)
+            except FileNotFoundError:
+                marks.add(key)
+            except BaseError:
+                # What is wrong with it is for who reads it.
+                continue
+
+    async with asyncio.TaskGroup() as looks:
+        for _ in range(min(_LOOKS_AT_ONCE, len(entries))):
+            looks.create_task(look())
+    found = [instead(entry.key) if instead and entry.key in marks else entry for entry in entries]
+    return [entry for entry in found if entry.size is None or entry.key not in marks]
 
 
 async def _rest(store: ObjectStore, key: str, passed: str) -> AsyncGenerator[list[ObjectEntry], None]:

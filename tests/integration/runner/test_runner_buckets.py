@@ -130,7 +130,7 @@ async def test_what_cannot_be_mounted_is_named_with_the_cause(rooms, clouds, url
 
 async def test_a_file_beside_a_directory_of_its_name_is_left_out_and_said(rooms, clouds):
     here = await rooms("unshare")
-    clouds.bucket("both", {"d": b"file", "d/x": b"x", "e/": b"", "e/y": b"y"})
+    clouds.bucket("both", {"d": b"file", "d/x": b"x", "e/": b"", "e/y": b"y", "nothing/": b""})
 
     run_id, _ = await ended(here, "cd /mnt/m; find . -type f | sort", mount("s3://both", "/mnt/m"))
 

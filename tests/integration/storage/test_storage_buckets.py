@@ -126,7 +126,7 @@ async def test_an_object_that_has_changed_is_not_taken_for_the_one_that_was_list
 
 async def test_an_object_of_many_pieces_and_a_listing_of_many_pages_come_whole(api, clouds):
     data = bytes(range(256)) * (12 << 12)
-    many = {f"many/{number:04}": b"" for number in range(1010)}
+    many = {f"many/{number:04}": b"x" for number in range(1010)}
     clouds.bucket("large", {"big": data} | many)
 
     assert (await read(api, "s3://large/big"))[2] == data
@@ -166,11 +166,16 @@ async def test_a_level_of_many_pages_is_told_whole(clouds, scheme, what):
 
 @pytest.mark.parametrize("recursive", [False, True])
 async def test_what_consoles_make_for_a_directory_is_no_file(api, clouds, recursive):
-    clouds.bucket("marked", {"d/": b"", "d/e/": b"", "d/e/x": b"1", "d/file": b"", "f": b"2"})
+    clouds.bucket(
+        "marked", {"d/": b"", "d/e/": b"", "d/e/x": b"1", "d/empty/": b"", "d/file": b"", "f": b"2"}
+    )
 
     found = await listed(api, "s3://marked/d", recursive=recursive)
 
-    assert found == ([("d/e/x", 1), ("d/file", 0)] if recursive else [("d/e", None), ("d/file", 0)])
+    assert found == [
+        *([("d/e/x", 1)] if recursive else [("d/e", None), ("d/empty", None)]),
+        ("d/file", 0),
+    ]
 
 
 @pytest.mark.parametrize("key", ["d//x", "d/../x", "d/./x", "d/tab\tx"])
