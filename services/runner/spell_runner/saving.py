@@ -31,6 +31,8 @@ log = logs.get()
 LINES_MAX = 1_000
 MISSING_BATCH = 1_000
 UPLOADS_AT_ONCE = 4
+#: Files that are read at the same time for their digests.
+READERS = 2
 #: The bytes of the files in a pack, with room for what stands around them.
 _PACK_BYTES = blob_packs.PACK_BYTES_MAX - blob_packs.PACK_BLOBS_MAX * 64
 CHUNK_BYTES = 1 << 20
@@ -129,7 +131,7 @@ async def _store(
     paths = sorted(placed)
     for start in range(0, len(paths), MISSING_BATCH):
         wanted = paths[start : start + MISSING_BATCH]
-        batch = await asyncio.to_thread(_read_all, {path: placed[path] for path in wanted}, abort)
+        batch = await _read_all({path: placed[path] for path in wanted}, abort)
         await _upload(storage, owner_id, batch, notes, abort)
         blobs.update(batch)
     manifest = Manifest(
@@ -278,8 +280,26 @@ async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
-    return {path: _read(found, abort) for path, found in files.items()}
+async def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
+    """Digests are taken of several files at a time."""
+    left = iter(files.items())
+
+    def some() -> dict[str, Blob]:
+        try:
+            # Who is done with a file takes the next one: they may be of any size.
+            return {path: _read(found, abort) for path, found in left}
+        except BaseException:
+            # The others end with the file that they have in hand.
+            for _ in left:
+                pass
+            raise
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            reading = [group.create_task(asyncio.to_thread(some)) for _ in range(READERS)]
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return {path: blob for task in reading for path, blob in task.result().items()}
 
 
 def _read(found: Found, abort: Abort) -> Blob:

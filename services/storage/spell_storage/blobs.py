@@ -357,7 +357,8 @@ async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[by
 
 async def _digested(digest: str, digesting: Digesting, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces:
-        digesting.add(piece)
+        # In a thread, while what follows arrives.
+        await asyncio.to_thread(digesting.add, piece)
         yield piece
     _check(digest, digesting.sha256)
 

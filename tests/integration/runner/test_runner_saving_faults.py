@@ -57,8 +57,10 @@ async def test_a_runner_killed_while_it_saves_sends_only_what_is_missing(rooms, 
         here.front.asked.clear()
         here.front.held = re.compile(point)
         if point == "PUT /blobs/":
-            # A few come through each time.
-            await here.until_true(lambda: any(point in asked for asked in here.front.asked))
+            # A few come through each time, and once all have, the manifest.
+            await here.until_true(
+                lambda: any(asked.startswith((point, "PUT /manifests")) for asked in here.front.asked)
+            )
             here.front.gate.set()
             wanted = len(here.front.sent) + 2
             await here.until_true(lambda wanted=wanted: len(here.front.sent) >= wanted)
