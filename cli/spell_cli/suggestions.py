@@ -23,10 +23,24 @@ def suggest(what: str, incomplete: str) -> list[CompletionItem]:
             return [CompletionItem(ref) for ref in _refs() if ref.startswith(incomplete)]
         server = config.load(os.environ).connect(start=False)
         client = Client(server, patience=_PATIENCE_SECONDS, answer_seconds=_ANSWER_SECONDS)
-        found = _values(client, what)
+        found = _resources(client, incomplete) if what == "resources" else _values(client, what)
     except Exception:  # noqa: BLE001  # a completion that fails offers nothing
         return []
     return [CompletionItem(value, help=text) for value, text in found if value.startswith(incomplete)]
+
+
+def _resources(client: Client, incomplete: str) -> list[tuple[str, str | None]]:
+    """What is at the path that was typed as far as its last slash. A directory is gone into with the next TAB."""
+    above, slash, _ = incomplete.rpartition("/")
+    return [
+        (
+            f"{above}{slash}{entry['path']}"
+            + ("/" if entry["size"] is None and entry["link"] is None else ""),
+            f"leads to {safe(entry['link'])}" if entry["link"] is not None else None,
+        )
+        for entry in client.resources(above, recursive=False)["entries"]
+        if safe(entry["path"]) == entry["path"]
+    ]
 
 
 def _values(client: Client, what: str) -> list[tuple[str, str | None]]:

@@ -11,7 +11,7 @@ import click
 from spell_cli import bucket_files, config
 from spell_cli.answers import Entry
 from spell_cli.answers import Listing as Listed
-from spell_cli.args import SpellCommand, json_option
+from spell_cli.args import Known, SpellCommand, json_option
 from spell_cli.client import Client
 from spell_cli.download import Fetch, Problem, blocked, clashes, fetch_all, is_there, plan
 from spell_cli.errors import CliError, ConfigError, ExitCode
@@ -32,7 +32,7 @@ from spell_proto.resources import Listing, Resource
 )
 @click.option("-h", "--human", is_flag=True, help="Sizes with units.")
 @json_option
-@click.argument("path", default="")
+@click.argument("path", default="", type=Known("path", "resources"))
 def ls(human: bool, as_json: bool, path: str) -> None:
     """List what is at PATH: runs/N, uploads/NAME, public/..., s3://BUCKET, gs://BUCKET, a link, or something in one of them.
 
@@ -80,7 +80,7 @@ def _line(entry: Entry, now: datetime, *, human: bool) -> str:
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
 @click.option("-i", "--ignore", is_flag=True, help="Keep files that are there.")
-@click.argument("source_path")
+@click.argument("source_path", type=Known("path", "resources"))
 @click.argument("local_dir", default=".", type=click.Path(file_okay=False))
 def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     """Fetch files into LOCAL_DIR: one file, or what a directory holds.

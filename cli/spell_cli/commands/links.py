@@ -31,7 +31,7 @@ from spell_proto.errors import InvalidError, NotFoundError
 )
 @json_option
 @click.argument("alias", required=False, type=Known("alias", "links"))
-@click.argument("path", required=False)
+@click.argument("path", required=False, type=Known("path", "resources"))
 def link(as_json: bool, alias: str | None, path: str | None) -> None:
     """Give a resource, or something in one, a name: ALIAS can be used wherever PATH can.
 

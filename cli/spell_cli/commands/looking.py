@@ -7,7 +7,7 @@ import click
 
 from spell_cli import bucket_files, config
 from spell_cli.answers import Entry, Usage, UsageEntry
-from spell_cli.args import SpellCommand, json_option
+from spell_cli.args import Known, SpellCommand, json_option
 from spell_cli.client import Client, chunks
 from spell_cli.comparing import Change, Difference, compare, is_small_text, rows, text_difference
 from spell_cli.errors import CliError
@@ -31,7 +31,7 @@ TEXTS_MAX = 50
 )
 @click.option("-h", "--human", is_flag=True, help="Sizes with units.")
 @json_option
-@click.argument("path", default="")
+@click.argument("path", default="", type=Known("path", "resources"))
 def du(human: bool, as_json: bool, path: str) -> None:
     """Show how much is at PATH, and in each thing in it. Without PATH: in your runs and uploads.
 
@@ -81,8 +81,8 @@ def _summed(path: str, entries: list[Entry]) -> Usage:
     ),
 )
 @json_option
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", type=Known("path", "resources"))
+@click.argument("after", type=Known("path", "resources"))
 def diff(as_json: bool, before: str, after: str) -> None:
     """Show how AFTER differs from BEFORE: files that came, went or changed, and the lines of small texts.
 

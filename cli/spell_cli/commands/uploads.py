@@ -10,7 +10,7 @@ from typing import NamedTuple
 import click
 
 from spell_cli import answers, config
-from spell_cli.args import SpellCommand, json_option, usage_errors
+from spell_cli.args import Known, SpellCommand, json_option, usage_errors
 from spell_cli.errors import CliError, ExitCode, UnreachableError
 from spell_cli.gathering import Gathered, gather
 from spell_cli.packing import pack
@@ -73,7 +73,7 @@ def upload(name: str | None, compress: bool, as_json: bool, path: Path) -> None:
 
 
 @click.command("rm", cls=SpellCommand, examples=("spell rm uploads/cifar", "spell rm uploads/a uploads/b"))
-@click.argument("paths", metavar="uploads/NAME...", nargs=-1, required=True)
+@click.argument("paths", metavar="uploads/NAME...", nargs=-1, required=True, type=Known("path", "resources"))
 def rm(paths: tuple[str, ...]) -> int:
     """Take uploads away, for good. Runs that have one mounted keep it until they end."""
     wanted = [(path, typed(path)) for path in dict.fromkeys(paths)]

@@ -546,6 +546,18 @@ def test_completion_knows_commands_options_runs_labels_and_machines(cli, server)
     assert completed(cli, "ps", "--label", "b") == ["baseline"]
 
 
+def test_completion_goes_into_resources_level_by_level(cli, server):
+    server.add_file(1, "model.pt", b"x")
+    server.entries["runs/1"] += [
+        {"path": name, "size": None, "modified_at": None, "sha256": None, "mode": None, "link": None}
+        for name in ("models", "mo\x1b]52")
+    ]
+
+    assert completed(cli, "cp", "runs/1/m") == ["runs/1/model.pt", "runs/1/models/"]
+    assert completed(cli, "diff", "runs/1/model.pt", "runs/1/model.") == ["runs/1/model.pt"]
+    assert completed(cli, "ls", "nothing/") == []
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
