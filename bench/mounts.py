@@ -32,12 +32,12 @@ for number in range(files):
 def made(stack: Stack, files: int) -> int:
     """A run that has saved so many files."""
     connection = stack.connection()
-    command = f"python -c '{MAKE}' {files} {CONTENTS}"
+    command = f"python3 -c '{MAKE}' {files} {CONTENTS}"
     answer = stack.request(connection, "POST", "/api/runs", {"command": command})
     run = json.loads(answer.read())
     assert answer.status == 201, run
     done = stack.spell("wait", str(run["id"]))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, stack.spell("logs", "-v", str(run["id"])).stdout[-2000:]
     return run["id"]
 
 
