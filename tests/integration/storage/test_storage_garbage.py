@@ -211,6 +211,29 @@ async def test_a_put_that_lasts_too_long_is_refused_and_leaves_nothing(room):
     assert await room.keys() == set()
 
 
+async def test_a_save_survives_that_all_but_what_it_holds_goes_at_any_moment_of_it(room):
+    """Between any two things that it does, days pass and a removal runs: it is refused, or what it saved is whole."""
+
+    async def days_pass():
+        await room.age()
+        await room.pass_once()
+
+    refused = 0
+    for at in range(40):
+        files = {"a": b"shared", "b": b"%d" % at}
+        room.fuse.set(at, days_pass)
+        try:
+            digest = await room.save(1, files)
+        except (UnavailableError, InvalidError):
+            refused += 1
+        else:
+            assert await room.read(1, digest) == files
+            room.named.remove((1, digest))
+        room.fuse.set(0, None)
+
+    assert 0 < refused < 40
+
+
 async def test_saves_go_on_while_everything_is_removed_as_soon_as_it_may_be(room):
     """Time flies: whatever is not held at this very moment is old enough to go."""
     done = asyncio.Event()
