@@ -539,7 +539,7 @@ def completed(cli, *words):
 def test_completion_knows_commands_options_runs_labels_and_machines(cli, server):
     server.add_run(state="running", labels=["baseline"])
 
-    assert completed(cli, "st") == ["stop", "status"]
+    assert completed(cli, "st") == ["stop", "storage", "status"]
     assert "--machine-type" in completed(cli, "run", "--")
     assert completed(cli, "logs", "") == ["1"]
     assert completed(cli, "run", "-t", "V") == ["V100"]
