@@ -1,11 +1,17 @@
-"""What a workspace stood on at first: the code of its run, and what is mounted below `/spell` (shell)."""
+"""What a workspace stood on at first: the code of its run, and what is mounted below `/spell` (shell).
 
+Links of code and of resources are anybody's. A path is looked up through directories alone, so that what a run has put
+in place of a link is never compared with what that leads to, and nothing outside is looked at, let alone changed.
+"""
+
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spell_runner.workspace import walk
+from spell_runner import beneath
+from spell_runner.workspace import Abort
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +28,9 @@ class Part:
         """Whether a path of the workspace is in this part, or would be."""
         return not self.at or path == self.at or path.startswith(f"{self.at}/")
 
-    def place(self, path: str) -> Path:
-        """Where a path of the workspace that it holds is, or would be."""
-        return self.path / path[len(self.at) :].removeprefix("/")
+    def inner(self, path: str) -> str:
+        """A path of the workspace that it holds, as it is called in this part."""
+        return path[len(self.at) :].removeprefix("/")
 
 
 class Lower:
@@ -38,33 +44,65 @@ class Lower:
         """Directories that each are the whole of a workspace."""
         return cls([Part(path) for path in paths])
 
-    def __truediv__(self, path: str) -> Path:
-        """Where what was at a path at first is: as the uppermost part that has it says."""
-        places = self._places(path)
-        return next((place for place in places if os.path.lexists(place)), places[-1])
+    def status(self, path: str) -> os.stat_result | None:
+        """Of what was at a path at first, as the uppermost part that has it says; None where nothing was."""
+        with contextlib.closing(self._held(path)) as several:
+            return next((os.fstat(held) for held in several), None)
 
-    def files(self, path: str) -> list[str]:
+    def is_directory(self, path: str) -> bool:
+        """Whether a directory was there, and no link to one."""
+        with contextlib.closing(self._held(path)) as several:
+            return next((beneath.is_directory(held) for held in several), False)
+
+    def link(self, path: str) -> str | None:
+        """Where the link led that was at a path; None where there was none."""
+        with contextlib.closing(self._held(path)) as several:
+            return next((beneath.link_of(held) for held in several), None)
+
+    def open(self, path: str) -> int:
+        """A descriptor to read the file by that was at a path.
+
+        Raises:
+            OSError: there was none, or it cannot be read.
+        """
+        return next(self._opened(path, beneath.READ))
+
+    def files(self, path: str, abort: Abort) -> list[str]:
         """The files that were at or below a path. Empty where there were none."""
         found: dict[str, None] = {}
-        for place in self._places(path):
-            if not is_directory(place):
-                if os.path.lexists(place):
+        with contextlib.closing(self._held(path)) as several:
+            for held in several:
+                if not beneath.is_directory(held):
                     return list(found) or [path]
-                continue
-            below = [name for name, entry in walk(place) if not entry.is_dir(follow_symlinks=False)]
-            found |= {f"{path}/{name}": None for name in below}
+                for name, is_directory in beneath.walk(held):
+                    abort.check()
+                    if not is_directory:
+                        found[f"{path}/{name}"] = None
         return list(found)
 
-    def _places(self, path: str) -> list[Path]:
-        places = []
+    def _held(self, path: str) -> Generator[int, None, None]:
+        """What each part has at a path, the uppermost first. Each is closed when the next one is asked for."""
+        with contextlib.suppress(FileNotFoundError):
+            for descriptor in self._opened(path, beneath.HELD):
+                with beneath.opened(descriptor) as held:
+                    yield held
+
+    def _opened(self, path: str, flags: int) -> Generator[int, None, None]:
         for part in self._parts:
-            if part.holds(path):
-                places.append(part.place(path))
-                if part.alone:
-                    break
-        return places
-
-
-def is_directory(path: Path) -> bool:
-    """Whether it is one, and no link to one."""
-    return path.is_dir() and not path.is_symlink()
+            if not part.holds(path):
+                continue
+            try:
+                with beneath.opened(os.open(part.path, beneath.HELD)) as root:
+                    inner = part.inner(path)
+                    descriptor = (
+                        beneath.open_beneath(root, inner, flags) if inner else os.open(part.path, flags)
+                    )
+            except FileNotFoundError:
+                pass
+            except NotADirectoryError:
+                # A file or a link stands above it, and hides what the parts below have there.
+                break
+            else:
+                yield descriptor
+            if part.alone:
+                break

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-from spell_runner.lower import Lower, Part, is_directory
-from spell_runner.workspace import Abort, open_readable, signature, walk
+from spell_runner.lower import Lower, Part
+from spell_runner.workspace import Abort, is_directory, open_readable, signature, walk
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
 _COMPARE_BYTES = 1 << 20
@@ -49,23 +49,18 @@ def in_overlay(upper: Path, lower: Lower, abort: Abort, at: str = "") -> Changes
     changes = Changes()
     above = Lower((Part(upper, at),))
     for path, entry in _visible(upper, changes, abort, at):
-        below = lower / path
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
-            if not is_directory(below):
-                changes.deleted += lower.files(path)
+            if not lower.is_directory(path):
+                changes.deleted += lower.files(path, abort)
             elif _opaque(entry.path):
-                changes.deleted += [
-                    gone
-                    for gone in lower.files(path)
-                    if not os.path.lexists(above / gone) or is_directory(above / gone)
-                ]
+                changes.deleted += [gone for gone in lower.files(path, abort) if not _is_file(above, gone)]
         elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            changes.deleted += lower.files(path)
+            changes.deleted += lower.files(path, abort)
         else:
-            if is_directory(below):
-                changes.deleted += lower.files(path)
-            _add(changes, path, entry, status, below)
+            if lower.is_directory(path):
+                changes.deleted += lower.files(path, abort)
+            _add(changes, path, entry, status, lower)
     _order(changes)
     return changes
 
@@ -80,7 +75,7 @@ def in_copy(workspace: Path, lower: Lower, baseline: dict[str, list[int]], abort
             continue
         seen.add(path)
         if baseline.get(path) != signature(status):
-            _add(changes, path, entry, status, lower / path)
+            _add(changes, path, entry, status, lower)
     changes.deleted = [path for path in baseline if path not in seen and _gone(workspace, path)]
     _order(changes)
     return changes
@@ -166,7 +161,7 @@ def _shown(path: str) -> str:
     return "'/spell/" + _HIDDEN.sub(lambda match: f"\\x{ord(match[0]):02x}", readable) + "'"
 
 
-def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_result, below: Path) -> None:
+def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_result, lower: Lower) -> None:
     link = None
     if stat.S_ISLNK(status.st_mode):
         link = os.readlink(entry.path)
@@ -175,9 +170,9 @@ def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_r
                 f"Not saved: {_shown(path)} (it links to a path that cannot be written down)"
             )
             return
-        same = below.is_symlink() and os.readlink(below) == link
+        same = lower.link(path) == link
     elif stat.S_ISREG(status.st_mode):
-        same = _same_content(entry.path, status.st_size, below)
+        same = _same_content(entry.path, status.st_size, lower, path)
     else:
         changes.notes.append(f"Not saved: {_shown(path)} (neither a file nor a link)")
         return
@@ -187,18 +182,20 @@ def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_r
         changes.found.append(Found(path, entry.path, mode, size, status.st_mtime_ns, link))
 
 
-def _same_content(path: str, size: int, below: Path) -> bool:
-    try:
-        status = below.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+def _same_content(source: str, size: int, lower: Lower, path: str) -> bool:
+    status = lower.status(path)
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != size:
         return False
-    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-        return False
-    with os.fdopen(open_readable(path), "rb") as one, below.open("rb") as other:
+    with os.fdopen(open_readable(source), "rb") as one, os.fdopen(lower.open(path), "rb") as other:
         while chunk := one.read(_COMPARE_BYTES):
             if chunk != other.read(_COMPARE_BYTES):
                 return False
     return True
+
+
+def _is_file(above: Lower, path: str) -> bool:
+    """Whether a file, or something else that is no directory, has taken the place of one that is hidden."""
+    return above.status(path) is not None and not above.is_directory(path)
 
 
 def _gone(workspace: Path, path: str) -> bool:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH101, PTH115, PTH123 -- walks and opens by descriptor and lstat, which pathlib has no names for
+# ruff: noqa: PTH101, PTH115 -- walks and opens by descriptor and lstat, which pathlib has no names for
 """The files a run starts with where no overlay can be mounted: its own copy, and what it looked like at first (shell)."""
 
 import contextlib
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import orjson
 
+from spell_runner import beneath
+
 # ioctl that makes a file share the blocks of another one until either is written to.
 _FICLONE = 0x40049409
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 #: Path -> signature.
@@ -98,6 +99,11 @@ def walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 pending.append(path)
 
 
+def is_directory(path: Path) -> bool:
+    """Whether it is one, and no link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def make_readable(path: str | Path) -> None:
     """Give ourselves the right to read a file or directory of ours that a run has taken it from. No link."""
     mode = os.lstat(path).st_mode
@@ -128,7 +134,7 @@ def remove(path: Path) -> None:
 
 def _flatten(top: Path) -> None:
     """Empty a directory level by level, in the room of one: what is deep may have no path that the system takes."""
-    above = os.open(top, _DIRECTORY)
+    above = os.open(top, beneath.DIRECTORY)
     try:
         numbers = itertools.count()
         while names := os.listdir(above):  # noqa: PTH208 -- by descriptor
@@ -137,7 +143,7 @@ def _flatten(top: Path) -> None:
                     os.unlink(name, dir_fd=above)
                     continue
                 os.chmod(name, 0o700, dir_fd=above)
-                directory = os.open(name, _DIRECTORY, dir_fd=above)
+                directory = os.open(name, beneath.DIRECTORY, dir_fd=above)
                 try:
                     _lift(directory, above, numbers)
                 finally:
@@ -195,16 +201,19 @@ def link_or_copy(source: str, target: str | Path, owner: tuple[int, int] | None 
 
 
 def copy_as_it_is(source: str, target: str | Path, owner: tuple[int, int] | None = None) -> None:
-    """A copy with the same time and mode; `owner` gets it."""
-    copy_file(source, Path(target))
-    mtime = os.lstat(source).st_mtime_ns
-    os.utime(target, ns=(mtime, mtime))
+    """A copy with the same time and mode, of a link a link; `owner` gets it."""
+    status = os.lstat(source)
+    if stat.S_ISLNK(status.st_mode):
+        Path(target).symlink_to(os.readlink(source))
+    else:
+        copy_file(source, Path(target))
+    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
     if owner is not None:
-        os.chown(target, *owner)
+        os.chown(target, *owner, follow_symlinks=False)
 
 
 def copy_file(source: str, target: Path) -> None:
-    with open(source, "rb", buffering=0) as reader:
+    with os.fdopen(os.open(source, beneath.READ), "rb", buffering=0) as reader:
         mode = os.fstat(reader.fileno()).st_mode & 0o777
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:

@@ -7,6 +7,7 @@ import pytest
 
 from spell_runner import freezing
 from spell_runner.directory import BASELINE, Directory
+from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy
 from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE, Launch
 from spell_runner.workspace import Abort, copy_tree, read_baseline
@@ -105,7 +106,7 @@ def test_of_a_copy_of_the_code_only_what_was_touched_is_looked_at(tmp_path):
 
     frozen = freezing.freeze(directory, Abort())
     baseline = read_baseline(Path(frozen / BASELINE).read_bytes())
-    found = in_copy(Path(frozen / WORKSPACE), lower, baseline, Abort())
+    found = in_copy(Path(frozen / WORKSPACE), Lower.of(lower), baseline, Abort())
 
     assert below(frozen / WORKSPACE) == ["new", "repo", "repo/changed", "repo/touched"]
     assert [one.path for one in found.found] == ["new", "repo/changed"]

@@ -1,6 +1,7 @@
 """Which files count as made by a run: by a baseline here, by a real overlay in the integration tests."""
 
 import os
+import stat
 import tempfile
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from spell_runner import outputs
 from spell_runner.lower import Lower
-from spell_runner.outputs import Changes, Found, in_copy, resource_paths
+from spell_runner.outputs import Changes, Found, in_copy, in_overlay, resource_paths
 from spell_runner.workspace import Abort, AbortedError, copy_tree, read_baseline, remove
 
 
@@ -284,3 +285,57 @@ def test_a_copy_goes_on_where_the_file_systems_cannot_share(tmp_path):
         assert (tmp_path / "empty").read_bytes() == b""
     finally:
         remove(elsewhere)
+
+
+@pytest.fixture
+def led_out(tmp_path):
+    """Code with a link to a directory outside, of which a run has made a directory of its own."""
+    outside, lower, upper = tmp_path / "outside", tmp_path / "lower", tmp_path / "upper"
+    (outside / "vault/deep").mkdir(parents=True)
+    (outside / "vault/deep/key").write_text("secret")
+    (outside / "vault/closed").mkdir(mode=0o100)
+    (outside / "guess").write_text("secret")
+    (outside / "link").symlink_to("guess")
+    (lower / "repo").mkdir(parents=True)
+    (lower / "repo/e").symlink_to(outside)
+    (upper / "repo/e").mkdir(parents=True)
+    (upper / "repo/e/vault").write_text("1")
+    (upper / "repo/e/guess").write_text("secret")
+    (upper / "repo/e/link").symlink_to("guess")
+    yield outside, lower, upper
+    (outside / "vault/closed").chmod(0o700)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_what_a_link_of_the_code_leads_to_is_neither_compared_nor_listed_nor_touched(led_out, copied):
+    outside, lower, upper = led_out
+
+    if copied:
+        found = in_copy(upper, Lower.of(lower), {"repo/e": [1, 1, 1]}, Abort())
+    else:
+        found = in_overlay(upper, Lower.of(lower), Abort())
+
+    assert paths(found) == ["repo/e/guess", "repo/e/link", "repo/e/vault"]
+    assert found.deleted == ["repo/e"]
+    assert stat.S_IMODE((outside / "vault/closed").stat().st_mode) == 0o100
+
+
+def test_a_path_is_not_looked_for_in_a_part_that_another_one_hides_there(tmp_path):
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above/data").write_text("mounted")
+    (tmp_path / "code/data").mkdir(parents=True)
+    (tmp_path / "code/data/x").write_text("x")
+    lower = Lower.of(tmp_path / "above", tmp_path / "code")
+
+    assert lower.status("data/x") is None
+    assert lower.files("data", Abort()) == ["data"]
+
+
+def test_a_walk_of_what_was_there_at_first_can_be_given_up(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/x").touch()
+    abort = Abort()
+    abort.set()
+
+    with pytest.raises(AbortedError):
+        Lower.of(tmp_path).files("data", abort)

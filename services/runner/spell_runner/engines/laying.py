@@ -1,7 +1,7 @@
 """Lays out what a run in a container finds: its layers over the code, or its copy of it (shell)."""
 
-import contextlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from spell_runner import layout
 from spell_runner.directory import Directory
 from spell_runner.engines import copying
 from spell_runner.errors import AttemptError
+from spell_runner.lower import Lower
 from spell_runner.mounts.layers import Mounted
 from spell_runner.mounts.mounting import raise_layers
 from spell_runner.shim import launch
 from spell_runner.trees import Code
-from spell_runner.workspace import Abort, walk
+from spell_runner.workspace import Abort, is_directory, walk
 
 SPELL = "/spell"
 
@@ -50,9 +51,10 @@ def lay_out(
         # Git trusts only what belongs to whom it runs as.
         os.chown(code.repository, uid, gid)
     relative = os.path.normpath(f"{where.root_directory}/{where.cwd}")
-    if os.path.lexists(code.lower / relative) and not (code.lower / relative).is_dir():
+    status = Lower.of(code.lower).status(relative)
+    if status is not None and not (stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         raise AttemptError(Reason.START_FAILED, f"{SPELL}/{relative}: Not a directory")
-    _make_missing(code.lower, Path(directory / layers[0]), relative, uid, gid)
+    make_missing(code.lower, Path(directory / layers[0]), relative, uid, gid)
     if not overlay:
         # What is mounted there would else be mounted on a directory of root's.
         (Path(directory / launch.WORKSPACE) / layout.REPOSITORY).mkdir(exist_ok=True)
@@ -67,14 +69,19 @@ def _hand_over(lower: Path, uid: int, gid: int, abort: Abort) -> None:
     os.chown(lower, uid, gid)
 
 
-def _make_missing(lower: Path, upper: Path, relative: str, uid: int, gid: int) -> None:
-    """Make the directory in which the command starts, where the code does not have it."""
-    with contextlib.suppress(FileExistsError, NotADirectoryError):
-        if (lower / relative).is_dir():
+def make_missing(lower: Path, upper: Path, relative: str, uid: int, gid: int) -> None:
+    """Make the directory in which the command starts, where the code does not have it. Where a link of the code leads is
+    for the container to find.
+    """
+    code = Lower.of(lower)
+    if code.status(relative) is not None:
+        return
+    made = upper
+    for count, part in enumerate(parts := Path(relative).parts, 1):
+        made /= part
+        status = code.status("/".join(parts[:count]))
+        if status is not None and not stat.S_ISDIR(status.st_mode):
             return
-        made = upper
-        for part in Path(relative).parts:
-            made /= part
-            if not made.is_dir():
-                made.mkdir(mode=0o755)
-                os.chown(made, uid, gid)
+        if not is_directory(made):
+            made.mkdir(mode=0o755)
+            os.chown(made, uid, gid)

@@ -7,10 +7,9 @@ from pathlib import Path
 from spell_proto.mount_paths import SPELL
 from spell_runner import workspace
 from spell_runner.directory import Directory
-from spell_runner.lower import is_directory
 from spell_runner.mounts.layers import Mounted, inside, skeletons
 from spell_runner.shim.launch import MOUNTS
-from spell_runner.workspace import Abort, Baseline
+from spell_runner.workspace import Abort, Baseline, is_directory
 
 #: What the copies outside the workspace looked like at first.
 BASELINE = f"{MOUNTS}/baseline.json"

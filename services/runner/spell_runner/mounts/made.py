@@ -16,7 +16,8 @@ from spell_runner.workspace import Abort
 
 def in_layers(told: Launch, directory: Directory, abort: Abort) -> Changes:
     """What the upper layers of an attempt hold."""
-    lowers = [Path(directory / told.files)] if told.files else []
+    # A snapshot links to those of its attempt.
+    lowers = [Path(directory / told.files).resolve()] if told.files else []
     several = [
         in_overlay(Path(directory / UPPER), Lower.of(*lowers, Path(told.lower)), abort),
     ]

@@ -1,0 +1,65 @@
+"""Opens what is below a directory, part by part through directories alone: no link leads out of it (shell)."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Good for asking what it is, also where it may not be read; a link is opened as a link.
+HELD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_beneath(root: int, path: str, flags: int = HELD) -> int:
+    """A descriptor of what is at a path below a directory. Parts of `path` are joined by single slashes; it may be empty.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        NotADirectoryError: a part of the path is a file or a link.
+        OSError: it cannot be opened.
+    """
+    *above, name = path.split("/") if path else ["."]
+    at = os.dup(root)
+    try:
+        for part in above:
+            below = os.open(part, HELD | os.O_DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(name, flags, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+@contextlib.contextmanager
+def opened(descriptor: int) -> Iterator[int]:
+    """A descriptor that is closed in the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_directory(held: int) -> bool:
+    return stat.S_ISDIR(os.fstat(held).st_mode)
+
+
+def link_of(held: int) -> str | None:
+    """Where a link leads; None for what is none."""
+    return os.readlink("", dir_fd=held) if stat.S_ISLNK(os.fstat(held).st_mode) else None
+
+
+def walk(root: int) -> Iterator[tuple[str, bool]]:
+    """The path of everything below a directory and whether that is a directory. Parents come first. No right is taken or
+    given: what may not be read is an OSError.
+    """
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        with opened(open_beneath(root, prefix, DIRECTORY)) as directory, os.scandir(directory) as found:
+            entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        for name, is_one in entries:
+            path = f"{prefix}/{name}" if prefix else name
+            yield path, is_one
+            if is_one:
+                pending.append(path)
