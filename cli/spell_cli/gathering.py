@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from spell_cli.errors import CliError
 from spell_cli.terminal import safe_path
-from spell_proto.resources import NAME_BYTES_MAX
+from spell_proto.resources import NAME_BYTES_MAX, PATH_PARTS_MAX
 
 #: Some room is left for what stands before it.
 _PATH_BYTES_MAX = 3_800
@@ -135,6 +135,8 @@ def name_problem(path: str) -> str | None:
     if size > _PATH_BYTES_MAX:
         return f"its path is longer than {_PATH_BYTES_MAX} bytes"
     parts = path.split("/")
+    if len(parts) > PATH_PARTS_MAX:
+        return f"it is below more than {PATH_PARTS_MAX - 1} directories"
     if any(unquote(part) in {".", ".."} for part in parts):
         return "its name means '.' or '..' where it is escaped"
     if any(len(part.encode()) > NAME_BYTES_MAX for part in parts):

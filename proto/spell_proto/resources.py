@@ -25,6 +25,8 @@ SCHEMES: Final = ("s3", "gs")
 ALIAS_FORBIDDEN: Final = '/."\\[]:;|=,'
 ALIAS_CHARS_MAX = 100
 NAME_BYTES_MAX = 255
+#: How deep a file of an upload may be.
+PATH_PARTS_MAX = 256
 KEY_BYTES_MAX = 1024
 
 _RUN = re.compile(r"([1-9][0-9]{0,15})(?:@([1-9][0-9]{0,8}))?", re.ASCII)

@@ -13,11 +13,12 @@ from spell_proto.service import version
 from spell_proto.views import Check, Health, Verdict
 from spell_storage import answers, verify
 from spell_storage.appender import Appender
-from spell_storage.blob_api import MANIFEST_BYTES_MAX, BlobRoutes
+from spell_storage.blob_api import BlobRoutes
 from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
 from spell_storage.journal_api import JournalRoutes
 from spell_storage.journals import Journals
+from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
 
 _HEALTH_SECONDS_MAX = 2.0
 _TOTALS: dict[str, Callable[[str, str], object]] = {

@@ -14,11 +14,10 @@ from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
 from spell_storage import answers
 from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
+from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
 from spell_storage.manifests import MANIFEST
 from spell_storage.objects import PIECE_BYTES
 
-#: A manifest of some 300,000 files.
-MANIFEST_BYTES_MAX = 64 << 20
 _DIGESTS_BYTES_MAX = 8 << 20
 _MANIFESTS_AT_ONCE = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -1,5 +1,7 @@
 """Uploads: what people bring, from the first request to the resource it becomes (shell)."""
 
+import asyncio
+
 import asyncpg
 
 from spell_proto import database, resources, uploads
@@ -96,7 +98,7 @@ class Uploads:
             await self._finished(owner_id, upload)
         if not manifest.entries:
             raise InvalidError("upload_empty", "Upload can not be empty", field="entries")
-        check_paths(manifest)
+        await asyncio.to_thread(check_paths, manifest)
         stored = await self._blobs.put_manifest(owner_id, manifest)
         told = stored.digest, stored.files, stored.bytes
         row = await self._pool.fetchrow(_SQL["complete"], upload_id, owner_id, *told)

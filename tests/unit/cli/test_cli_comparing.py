@@ -80,6 +80,7 @@ def test_a_name_that_no_upload_can_hold_says_why():
     assert name_problem("a/\udcff") == "its name is not valid UTF-8"
     assert name_problem("a/%2E%2e/b") == "its name means '.' or '..' where it is escaped"
     assert name_problem("/".join(["x" * 200] * 20)) == "its path is longer than 3800 bytes"
+    assert name_problem("d/" * 256 + "x") == "it is below more than 255 directories"
 
 
 def test_progress_says_how_fast_and_how_long():
