@@ -11,7 +11,7 @@ import tarfile
 
 import pytest
 
-from spell_storage import unpacking
+from spell_storage import manifest_rules, unpacking
 from spell_storage.unpacking import Limits
 
 FEW = Limits(files=5, bytes=100_000, any_bytes=50_000, ratio=10)
@@ -154,6 +154,44 @@ def test_any_flipped_bit_is_refused_or_changes_no_content():
         changed[position] ^= 4
         lines = told(bytes(changed))
         assert "refused" in lines[-1] or [line.get("sha256") for line in lines] == whole, position
+
+
+@pytest.mark.parametrize("how", ["cut off", "flipped"])
+def test_damage_within_the_bytes_of_a_file_is_refused_as_damage_between_files_is(how):
+    data = packed(member("upload/a", os.urandom(3 << 20)), member("upload/b", b"2"))
+    middle = len(data) // 2
+    flipped = bytes([data[middle] ^ 0xFF, data[middle + 1] ^ 0x55])
+    damaged = data[:middle] if how == "cut off" else data[:middle] + flipped + data[middle + 2 :]
+
+    assert "it is damaged" in refused(damaged, limits=Limits())
+
+
+@pytest.mark.parametrize("size", ["99999999999", "-5"])
+def test_a_size_that_is_not_the_size_is_refused(size):
+    assert "upload.tar.gz" not in refused(packed(member("upload/a", b"1", pax_headers={"size": size})))
+
+
+@pytest.mark.parametrize("moment", ["nan", "inf", "-inf"])
+def test_a_time_that_is_no_time_is_the_beginning_of_time(moment):
+    assert told(packed(member("upload/a", b"1", pax_headers={"mtime": moment})))[0]["mtime"] == 0
+
+
+def test_what_stands_behind_the_end_of_an_archive_is_refused():
+    one, two = packed(member("upload/a", b"1")), packed(member("upload/b", b"2"))
+
+    assert "there is something behind its end" in refused(one + two)
+    assert told(one + gzip.compress(bytes(4096)))[-1] == {"end": 1}
+
+
+def test_more_paths_than_a_manifest_may_have_are_refused():
+    data = packed(*(member(f"upload/{'d' * 200}/{number}") for number in range(5)))
+
+    assert "too long for so many of them" in refused(data, limits=Limits(told_bytes=1500))
+
+
+def test_the_process_and_the_service_agree_on_what_a_manifest_may_say():
+    assert unpacking.TOLD_BYTES_MAX == manifest_rules.MANIFEST_BYTES_MAX
+    assert unpacking.ENTRY_BYTES == manifest_rules.ENTRY_BYTES
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, gzip.compress(b"x" * 5000), gzip.compress(b"")])
