@@ -1,7 +1,9 @@
 """Files on their way into an upload, in a directory and in buckets: killed at any line, they go on and are whole."""
 
 import asyncio
+import io
 import os
+import tarfile
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,10 +18,11 @@ from integration.storage.files_room import (
     manifest_of,
     sha256,
 )
-from spell_proto.errors import ConflictError, NotFoundError
-from spell_proto.uploads import UploadRequest
+from spell_proto.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from spell_proto.uploads import ARCHIVE, UploadRequest
 from spell_storage.incoming import PART_BYTES_MAX, Incoming
 from spell_storage.objects import Objects
+from spell_storage.quotas import QuotaError, Quotas
 from spell_storage.unpacker import Unpacker
 from spell_storage.uploads import Uploads
 from support import stack
@@ -152,3 +155,68 @@ async def test_what_was_begun_and_left_is_removed_with_its_parts(room):
     with pytest.raises(NotFoundError):
         await copy.uploads.one(OWNER, begun["left"].id)
     assert (await copy.incoming.all(OWNER, begun["goes on"].id))[0].received == 5
+
+
+class SlowIncoming(Incoming):
+    """Over a line that never rests, but is slow."""
+
+    async def pieces(self, file):
+        async for piece in super().pieces(file):
+            for at in range(0, len(piece), 256 << 10):
+                await asyncio.sleep(0.15)
+                yield piece[at : at + (256 << 10)]
+
+
+def packed(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for path, data in files.items():
+            member = tarfile.TarInfo(f"upload/{path}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+async def sent_archive(copy, files):
+    begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="packed", compressed=True))
+    data = packed(files)
+    file = await copy.incoming.create(OWNER, begun.id, ARCHIVE, len(data), sha256(data))
+    return await copy.incoming.append(OWNER, file, 0, pieces(data))
+
+
+async def test_an_archive_may_take_any_time_while_its_bytes_arrive(room):
+    """Nothing is said of its one large file for twice as long as nothing may move."""
+    files = {"large": os.urandom(2 << 20)}
+    file = await sent_archive(Copy(room), files)
+    incoming = SlowIncoming(room.pool, room.objects, room.blobs)
+    manifest = await Unpacker(incoming, room.blobs, silent_seconds=0.7).manifest(OWNER, file)
+
+    assert [(entry.path, entry.sha256) for entry in manifest.entries] == [("large", sha256(files["large"]))]
+
+
+async def test_an_archive_that_stands_still_is_to_be_tried_again(room):
+    file = await sent_archive(Copy(room), {"large": os.urandom(1 << 20)})
+    incoming = SlowIncoming(room.pool, room.objects, room.blobs)
+
+    with pytest.raises(UnavailableError, match="try again"):
+        await Unpacker(incoming, room.blobs, silent_seconds=0.1).manifest(OWNER, file)
+
+
+async def test_nothing_is_stored_of_an_archive_that_has_no_room(room):
+    """It unfolds to more than its owner may have, though it is small itself."""
+    file = await sent_archive(Copy(room), {"a": bytes(2 << 20), "b": b"1"})
+    before = await room.keys()
+    room.blobs.quotas = Quotas(room.pool, 0, 1 << 20, None)
+
+    with pytest.raises(QuotaError):
+        await Unpacker(Copy(room).incoming, room.blobs).manifest(OWNER, file)
+    assert await room.keys() == before
+
+
+async def test_nothing_is_stored_of_an_archive_that_no_directory_could_hold(room):
+    file = await sent_archive(Copy(room), {"a": b"1", "a/b": b"2"})
+    before = await room.keys()
+
+    with pytest.raises(InvalidError, match="'a/b' is below 'a'"):
+        await Unpacker(Copy(room).incoming, room.blobs).manifest(OWNER, file)
+    assert await room.keys() == before
