@@ -47,6 +47,8 @@ FULL_SECONDS_MAX = 20.0
 FULL_AGAIN_SECONDS = 1.0
 #: Its owner has as many saved files as he may.
 QUOTA_EXCEEDED = "quota_exceeded"
+#: Storage does not have a file that a manifest names.
+BLOB_MISSING = "blob_missing"
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
 
@@ -139,9 +141,15 @@ async def _store(
     )
     owner = {"owner_id": owner_id}
     # Storage answers when everything is on disk, which may take a while after a large upload.
-    return await storage.call(
-        "PUT", "/manifests", _STORED, params=owner, body=manifest, seconds=MANIFEST_SECONDS_MAX
-    )
+    try:
+        return await storage.call(
+            "PUT", "/manifests", _STORED, params=owner, body=manifest, seconds=MANIFEST_SECONDS_MAX
+        )
+    except RefusedError as error:
+        if error.code == BLOB_MISSING:
+            # It has lost what it had, as a database does that ends hard. Here it still is, and is sent again.
+            raise UnavailableError(error.code, error.message) from error
+        raise
 
 
 async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes: Notes, abort: Abort) -> None:

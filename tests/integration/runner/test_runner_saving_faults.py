@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 
+import asyncpg
 import pytest
 
 from support.scheduler import until
@@ -96,6 +97,26 @@ async def test_a_storage_killed_while_files_come_keeps_what_it_has_said_that_it_
     assert view.state == "complete"
     assert await here.files(view) == made
     assert_little_was_sent_twice(here, made, deaths=1)
+
+
+async def test_what_storage_has_said_that_it_has_and_lost_is_sent_again(rooms, postgres):
+    here = await rooms("none")
+    run_id, workspace, made = await make(here)
+    here.front.held = re.compile("PUT /manifests")
+
+    (workspace / "go").touch()
+    await here.until_true(lambda: any("PUT /manifests" in asked for asked in here.front.asked))
+    # So a database ends that is killed: its last commits are gone.
+    connection = await asyncpg.connect(postgres.url("storage"))
+    lost = await connection.execute("DELETE FROM blobs WHERE owner_id = $1", here.client.owner["owner_id"])
+    await connection.close()
+    here.front.held = None
+    here.front.gate.set()
+    view = await here.until_final(run_id)
+
+    assert lost == f"DELETE {len(made)}"
+    assert (view.state, view.reason) == ("complete", None)
+    assert await here.files(view) == made
 
 
 async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms):
