@@ -1,6 +1,7 @@
 """What resources hold and how mounts become layers: names, paths that are refused, skeletons."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,19 @@ def test_a_copy_follows_no_link_of_the_code_and_hides_what_is_in_its_way(tmp_pat
     assert (code / "repo/away/d/a").read_text() == (code / "repo/file/b").read_text() == "a"
     assert not (code / "repo/old").is_symlink()
     assert sorted(baseline) == ["repo/away/d/a", "repo/file/b", "repo/kept", "repo/old/a"]
+
+
+def test_many_deep_paths_are_checked_in_no_time():
+    deep = "/".join(["d"] * 2_000)
+    items = [Item(f"{deep}/{number}", 0, 0o644, 0) for number in range(500)]
+
+    began = time.monotonic()
+    checked(items)
+
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("paths", [("a", "a/b"), ("a", "a!", "a/b"), ("a/b/c", "a/b"), ("x", "x")])
+def test_a_file_is_no_directory(paths):
+    with pytest.raises(TreeRefusedError, match="a file and a directory, or two files"):
+        checked([Item(path, 0, 0o644, 0) for path in paths])

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from spell_proto import logs
-from spell_proto.errors import RefusedError
+from spell_proto.errors import RefusedError, shown
 from spell_proto.state import Reason
 from spell_runner import asking, workspace
 from spell_runner.errors import AttemptError, TreeRefusedError
@@ -124,9 +124,8 @@ class Cache:
             try:
                 await self._lay(place, items)
             except OSError as error:
-                # A file may be removed for want of room between our look and the link to it.
                 if not (isinstance(error, FileNotFoundError) and left):
-                    raise AttemptError(Reason.MOUNT_FAILED, _problem(error)) from error
+                    raise _unlaid(error) from error
             else:
                 return
 
@@ -172,17 +171,22 @@ class Cache:
         for item in items:
             abort.check()
             above, _, _ = item.path.rpartition("/")
-            if above not in made:
+            try:
                 self._make_directories(root, above, made)
-            self._place(item, f"{root}/{item.path}")
+                self._place(item, f"{root}/{item.path}")
+            except OSError as error:
+                raise _unlaid(error, item) from error
 
     def _make_directories(self, root: Path, path: str, made: set[str]) -> None:
-        above, _, _ = path.rpartition("/")
-        if above not in made:
-            self._make_directories(root, above, made)
-        (root / path).mkdir(mode=0o755)
-        self._give(root / path)
-        made.add(path)
+        """Not by recursion: there may be more directories in each other than that can go."""
+        missing = []
+        while path not in made:
+            missing.append(path)
+            path, _, _ = path.rpartition("/")
+        for path in reversed(missing):
+            (root / path).mkdir(mode=0o755)
+            self._give(root / path)
+            made.add(path)
 
     def _place(self, item: Item, at: str) -> None:
         if item.link is not None:
@@ -262,7 +266,12 @@ def _remove_tree(path: Path) -> int:
     return freed
 
 
-def _problem(error: OSError) -> str:
+def _unlaid(error: OSError, item: Item | None = None) -> AttemptError | FileNotFoundError:
+    """Why a resource, or a file of it, cannot be laid out: without paths of the machine, which tell nobody anything."""
+    if item is not None and isinstance(error, FileNotFoundError):
+        # It was removed for want of room between our look and the link to it: that is tried again.
+        return error
     if error.errno in FULL:
-        return "there is no room for it on the disk of the machine"
-    return f"it cannot be laid out: {os.fsdecode(error.filename or '')}: {error.strerror}"
+        return AttemptError(Reason.MOUNT_FAILED, "there is no room for it on the disk of the machine")
+    what = "it" if item is None else f"its file {shown(item.path)}"
+    return AttemptError(Reason.MOUNT_FAILED, f"{what} cannot be laid out on the machine: {error.strerror}")

@@ -54,8 +54,9 @@ def checked(items: Iterable[Item]) -> list[Item]:
     Raises:
         TreeRefusedError: one does, or two of them cannot be in one directory.
     """
-    ordered = sorted(items, key=lambda item: item.path)
-    before: set[str] = set()
+    # What is below a path comes right behind it, as nothing sorts before the end of a name.
+    ordered = sorted(items, key=lambda item: item.path.replace("/", "\0"))
+    before: str | None = None
     for item in ordered:
         parts = item.path.split("/")
         if set(parts) & _BAD or "\0" in item.path or "\0" in (item.link or ""):
@@ -63,12 +64,11 @@ def checked(items: Iterable[Item]) -> list[Item]:
         long = [part for part in parts if len(part.encode(errors="surrogateescape")) > NAME_BYTES_MAX]
         if long or len(item.path.encode(errors="surrogateescape")) > PATH_BYTES_MAX:
             raise TreeRefusedError(f"a path that is too long: {item.path[:200]!r}")
-        above = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-        if above & before:
+        if before is not None and f"{item.path}/".startswith(f"{before}/"):
             raise TreeRefusedError(
                 f"a file and a directory, or two files, with one path: {item.path[:200]!r}"
             )
-        before.add(item.path)
+        before = item.path
     return ordered
 
 

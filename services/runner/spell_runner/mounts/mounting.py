@@ -1,12 +1,16 @@
 """Gets what an attempt mounts ready for it: on this machine, and as layers in its directory (shell)."""
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 
+from spell_proto import logs
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
 from spell_proto.mount_paths import SPELL
@@ -24,6 +28,12 @@ from spell_runner.mounts.sources import ManifestSource, Source
 from spell_runner.notes import Notes
 from spell_runner.shim.launch import MOUNTS, Launch
 
+log = logs.get()
+T = TypeVar("T")
+
+#: What nobody expects is tried so often in all, so far apart.
+TRIES = 3
+AGAIN_SECONDS = 0.5
 #: Which trees an attempt stands on, or is about to.
 TREES = "trees.json"
 
@@ -45,25 +55,18 @@ class Mounting:
         for mount in spec.spec.mounts:
             notes.line(f"Mounting {mount.resource} at {mount.target}")
             source = self._source(mount, notes)
-            look = await self._asked(mount, source, spec, notes)
+            ask = partial(asking.until_answered, source.look, notes, spec.run_id, "storage", source.away)
+            look = await tried(mount, ask)
             found.append((mount, source, look))
         trees = [str(self._cache.tree(look.key)) for _, _, look in found]
         # From here on they are spared, whatever becomes of us.
         directory.write(TREES, orjson.dumps(trees))
         mounted = []
         for mount, source, look in found:
-            try:
-                path = await self._cache.get(mount.resource, look, source, spec.run_id, notes)
-            except AttemptError as error:
-                raise _named(mount, error.message) from error
+            get = partial(self._cache.get, mount.resource, look, source, spec.run_id, notes)
+            path = await tried(mount, get)
             mounted.append(Mounted(mount.target, str(path), look.is_file))
         return tuple(mounted)
-
-    async def _asked(self, mount: Mount, source: Source, spec: AttemptSpec, notes: Notes) -> Look:
-        try:
-            return await asking.until_answered(source.look, notes, spec.run_id, "storage", source.away)
-        except (AttemptError, RefusedError) as error:
-            raise _named(mount, error.message) from error
 
     def _source(self, mount: Mount, notes: Notes) -> Source:
         if mount.bucket is not None:
@@ -138,6 +141,25 @@ def _make(path: Path, owner: tuple[int, int] | None) -> None:
     path.mkdir(mode=0o755, exist_ok=True)
     if owner is not None:
         os.chown(path, *owner)
+
+
+async def tried(mount: Mount, get: Callable[[], Awaitable[T]]) -> T:
+    """What `get` comes back with. What nobody expects is tried again, and then ends the run: it would come for ever.
+
+    Raises:
+        AttemptError: it cannot be had.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return await get()
+        except (AttemptError, RefusedError) as error:
+            raise _named(mount, error.message) from error
+        except Exception as error:
+            log.exception("a mount stumbled", resource=mount.resource, tries_left=left)
+            if not left:
+                raise _named(mount, f"the machine stumbled over it ({type(error).__name__})") from error
+            await asyncio.sleep(AGAIN_SECONDS)
+    raise AssertionError("it returns or raises")
 
 
 def _named(mount: Mount, problem: str) -> AttemptError:

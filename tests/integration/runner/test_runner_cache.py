@@ -1,0 +1,86 @@
+"""Resources as they are kept on a machine, from sources of the test's own: deep, odd, and more than there is room for."""
+
+import asyncio
+import hashlib
+import os
+from contextlib import asynccontextmanager
+
+import pytest
+
+from spell_proto.mounts import Mount
+from spell_runner import workspace
+from spell_runner.errors import AttemptError
+from spell_runner.mounts import mounting
+from spell_runner.mounts.cache import Cache
+from spell_runner.mounts.content import Item, Look, key_of
+from spell_runner.notes import Silent
+
+
+class Source:
+    """One file, at `path`."""
+
+    away = "It does not answer"
+
+    def __init__(self, content: bytes = b"x", path: str = "file"):
+        self.bytes = content
+        self.path = path
+        self.asked = 0
+
+    @property
+    def look(self):
+        return Look(key_of(self.path, hashlib.sha256(self.bytes).hexdigest()), is_file=False)
+
+    async def content(self):
+        digest = hashlib.sha256(self.bytes).hexdigest()
+        return [Item(self.path, len(self.bytes), 0o644, 0, digest, digest)]
+
+    @asynccontextmanager
+    async def read(self, item, start):
+        self.asked += 1
+
+        async def pieces():
+            yield self.bytes[start:]
+
+        yield pieces()
+
+
+async def get(cache, source):
+    async with asyncio.timeout(20):
+        return await cache.get("uploads/x", source.look, source, 1, Silent(None, lambda: None))
+
+
+async def test_the_deepest_path_that_there_can_be_is_laid_out(tmp_path):
+    room = os.pathconf("/", "PC_PATH_MAX") - len(str(tmp_path)) - 200
+    path = "/".join(["d"] * (room // 2))
+
+    found = await get(Cache(tmp_path, set, 10**9), Source(path=path))
+
+    assert sum(1 for _ in workspace.walk(found)) == room // 2
+
+
+async def test_a_path_for_which_the_machine_has_no_room_is_named_as_the_resource_has_it(tmp_path):
+    path = "/".join(["d" * 200] * 20)
+
+    with pytest.raises(AttemptError) as refused:
+        await get(Cache(tmp_path, set, 10**9), Source(path=path))
+
+    assert refused.value.message.startswith("its file 'ddd")
+    assert refused.value.message.endswith("cannot be laid out on the machine: File name too long")
+    assert str(tmp_path) not in refused.value.message
+
+
+async def test_what_nobody_expects_ends_a_mount_after_some_tries(monkeypatch):
+    monkeypatch.setattr(mounting, "AGAIN_SECONDS", 0.0)
+    tried = []
+
+    async def stumble():
+        tried.append(True)
+        raise RecursionError
+
+    with pytest.raises(AttemptError) as refused:
+        await mounting.tried(Mount(resource="uploads/x", target="/mnt/x"), stumble)
+
+    assert len(tried) == mounting.TRIES
+    assert (
+        refused.value.message == "uploads/x cannot be mounted: the machine stumbled over it (RecursionError)"
+    )
