@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -85,7 +85,7 @@ class Incoming:
             raise NotFoundError(
                 "upload_not_found", f"there is no upload {upload_id} that waits for files", field="id"
             )
-        file = IncomingFile(**dict(row))
+        file = (await self._still_there(owner_id, [IncomingFile(**dict(row))]))[0]
         if file.length != length or (announced is not None and announced != file.announced):
             if not file.compressed:
                 raise ConflictError(
@@ -132,6 +132,9 @@ class Incoming:
 
     async def find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
         """A file on its way. Raises NotFoundError."""
+        return (await self._still_there(owner_id, [await self._find(owner_id, upload_id, file_id)]))[0]
+
+    async def _find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
         row = await self._pool.fetchrow(_SQL["file"], upload_id, owner_id, file_id)
         if row is None:
             raise NotFoundError(
@@ -142,7 +145,17 @@ class Incoming:
     async def all(self, owner_id: int, upload_id: int) -> list[IncomingFile]:
         """By path."""
         rows = await self._pool.fetch(_SQL["files"], upload_id, owner_id)
-        return [IncomingFile(**dict(row)) for row in rows]
+        return await self._still_there(owner_id, [IncomingFile(**dict(row)) for row in rows])
+
+    async def _still_there(self, owner_id: int, files: list[IncomingFile]) -> list[IncomingFile]:
+        """As much as is here: a file whose blob was lost begins anew."""
+        digests = {file.sha256 for file in files if file.sha256 is not None}
+        lost = set(await self._blobs.missing(owner_id, list(digests))) if digests else set()
+        for file in files:
+            if file.sha256 in lost:
+                log.warning("the blob of a file on its way is lost", file_id=file.id, sha256=file.sha256)
+                await self._pool.execute(_SQL["forget_blob"], file.id, file.sha256)
+        return [replace(file, received=0, sha256=None) if file.sha256 in lost else file for file in files]
 
     async def append(
         self, owner_id: int, file: IncomingFile, offset: int, pieces: AsyncIterator[bytes]
@@ -233,6 +246,8 @@ class Incoming:
         file = await self.find(owner_id, file.upload_id, file.id)
         if file.sha256 is not None:
             return file
+        if not file.whole:
+            raise await self.is_lost(file)
         try:
             await self._store(owner_id, file, file.announced or await self._digest(file), self.pieces(file))
         except FileNotFoundError as error:
@@ -257,6 +272,9 @@ class Incoming:
                 raise
             raise await self.is_other(file) from None
         keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
+        if keys:
+            # Each part was durable when it was acknowledged; so is the blob before it takes their place.
+            await self._objects.settle()
         await self._pool.execute(_SQL["finish"], file.id, digest)
         await self._remove(keys)
 

@@ -56,6 +56,9 @@ UPDATE upload_files SET sha256 = $2, received = length WHERE id = $1 RETURNING i
 WITH gone AS (DELETE FROM upload_parts WHERE file_id = $1)
 UPDATE upload_files SET received = 0 WHERE id = $1 AND sha256 IS NULL;
 
+-- name: forget_blob
+UPDATE upload_files SET received = 0, sha256 = NULL WHERE id = $1 AND sha256 = $2;
+
 -- name: set_file
 UPDATE upload_files SET length = $2, announced = $3 WHERE id = $1 AND received = 0;
 

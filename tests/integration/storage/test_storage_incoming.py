@@ -11,6 +11,7 @@ import pytest
 from integration.storage.files_room import (
     DAY,
     CrashError,
+    FusedObjects,
     Statements,
     a_files_room,
     in_bucket,
@@ -220,3 +221,61 @@ async def test_nothing_is_stored_of_an_archive_that_no_directory_could_hold(room
     with pytest.raises(InvalidError, match="'a/b' is below 'a'"):
         await Unpacker(Copy(room).incoming, room.blobs).manifest(OWNER, file)
     assert await room.keys() == before
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_file_whose_blob_was_lost_is_sent_again(room, announced):
+    digest = sha256(FILE) if announced else None
+    copy = Copy(room)
+    begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="lost blob"))
+    await copy.send(begun.id, FILE, digest)
+    await room.lose(FILE)
+    await room.pool.execute("UPDATE objects SET key = NULL")
+
+    with pytest.raises(ConflictError) as refused:
+        await copy.uploads.complete(OWNER, begun.id, None)
+    file = await copy.incoming.create(OWNER, begun.id, "f", len(FILE), digest)
+    received = (await copy.incoming.find(OWNER, begun.id, file.id)).received
+    await copy.send(begun.id, FILE, digest)
+    done = await copy.uploads.complete(OWNER, begun.id, None)
+
+    assert refused.value.code == "upload_incomplete"
+    assert (file.received, received) == (0, 0)
+    assert await room.read(OWNER, done.manifest) == {"f": FILE}
+
+
+async def test_the_manifest_of_a_file_whose_blob_was_lost_is_taken_when_it_was_sent_again(room):
+    copy, empty = Copy(room), b""
+    begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="lost small"))
+    for data in (b"small", empty):
+        await copy.incoming.bring(OWNER, begun.id, f"f{len(data)}", sha256(data), data)
+    files = manifest_of({"a": b"small", "b": empty})
+    await room.lose(b"small")
+    await room.lose(empty)
+    await room.pool.execute("UPDATE objects SET key = NULL")
+
+    with pytest.raises(InvalidError) as refused:
+        await copy.uploads.complete(OWNER, begun.id, files)
+    for data in (b"small", empty):
+        await copy.incoming.bring(OWNER, begun.id, f"f{len(data)}", sha256(data), data)
+    done = await copy.uploads.complete(OWNER, begun.id, files)
+
+    assert refused.value.code == "blob_missing"
+    assert await room.read(OWNER, done.manifest) == {"a": b"small", "b": empty}
+
+
+async def test_parts_are_removed_only_when_the_file_they_make_is_durable(cluster, tmp_path):
+    class Settling(FusedObjects):
+        parts_then = None
+
+        async def settle(self):
+            await super().settle()
+            self.parts_then = [key async for page in self.listed("parts/") for key, _ in page]
+
+    async with a_files_room(cluster.url("storage"), Settling.open("", tmp_path / "blobs")) as room:
+        copy = Copy(room)
+        begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="durable"))
+        await copy.send(begun.id, FILE, sha256(FILE))
+
+        assert len(room.objects.parts_then or ()) == 3
+        assert await part_keys(room) == set()
