@@ -106,7 +106,7 @@ class UploadsApi:
         return json_response(await self._storage.complete_upload(owner_id, upload_id, body))
 
     async def send(self, request: web.Request, user: User) -> web.Response:
-        """Creation, HEAD and PATCH of tus."""
+        """Creation, HEAD, PATCH and DELETE of tus."""
         upload_id, file = asked.row_id(request, "upload"), request.match_info.get("file")
         path = f"/uploads/{upload_id}/files" + (
             "" if file is None else f"/{asked.row_id(request, 'file', part='file')}"
@@ -153,6 +153,7 @@ class UploadsApi:
             Route("POST", "/api/uploads/{id}/files", self.send, "Begin to send a file, or go on (tus 1.0.0 creation)", "files", None, None, (PUBLIC, LENGTH, METADATA, VERSION), 201, NO_UPLOAD | TUS, text=TUS_TEXT),
             Route("HEAD", "/api/uploads/{id}/files/{file}", self.send, "How much of a file has arrived (tus)", "files", None, None, (PUBLIC, VERSION), also=NO_UPLOAD | TUS),
             Route("PATCH", "/api/uploads/{id}/files/{file}", self.send, "Send bytes of a file (tus)", "files", None, None, (PUBLIC, OFFSET, VERSION), 204, NO_UPLOAD | TUS),
+            Route("DELETE", "/api/uploads/{id}/files/{file}", self.send, "Take a file out of an upload that is not complete (tus)", "files", None, None, (PUBLIC, VERSION), 204, NO_UPLOAD | TUS),
             Route("POST", "/api/uploads/{id}/complete", self.complete, "Make an upload a resource", "files", UploadView, Manifest, (PUBLIC,), also=NO_UPLOAD | INCOMPLETE, text=COMPLETE_TEXT),
             Route("DELETE", "/api/resources/{path:[\\s\\S]*}", self.delete, "Take an upload away, or what was published", "files", None, status=204, also=NO_UPLOAD),
         ]

@@ -86,18 +86,23 @@ class Incoming:
                 "upload_not_found", f"there is no upload {upload_id} that waits for files", field="id"
             )
         file = (await self._still_there(owner_id, [IncomingFile(**dict(row))]))[0]
-        if file.length != length or (announced is not None and announced != file.announced):
+        known = file.announced or file.sha256
+        if file.length != length or (announced is not None and known not in {None, announced}):
             if not file.compressed:
                 raise ConflictError(
                     "upload_file_changed",
                     f"{shown(path)} was begun as another file, of {file.length} bytes, not {length}, or with "
                     "another SHA-256",
                     field="Upload-Length",
+                    hint=f"DELETE /api/uploads/{upload_id}/files/{file.id} takes it out of the upload",
                 )
             # There is one archive, and this is what it is now.
             await self.begin_again(file)
             await self._pool.execute(_SQL["set_file"], file.id, length, announced)
             return await self.find(owner_id, upload_id, file.id)
+        if announced is not None and known is None:
+            await self._pool.execute(_SQL["announce"], file.id, announced)
+            file = replace(file, announced=announced)
         if file.sha256 is not None or file.compressed:
             return file
         if length == 0:
@@ -203,6 +208,13 @@ class Incoming:
         """Forget a file of which some is lost; what to answer."""
         await self.begin_again(file)
         return _changed(file.path, _LOST)
+
+    async def remove(self, file: IncomingFile) -> None:
+        """Take a file out of its upload. Raises LockedError."""
+        with self._alone(file):
+            keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
+            await self._pool.execute(_SQL["remove_file"], file.id)
+            await self._remove(keys)
 
     async def begin_again(self, file: IncomingFile) -> None:
         """Forget what has arrived of a file: it is not what it should be."""

@@ -62,6 +62,12 @@ UPDATE upload_files SET received = 0, sha256 = NULL WHERE id = $1 AND sha256 = $
 -- name: set_file
 UPDATE upload_files SET length = $2, announced = $3 WHERE id = $1 AND received = 0;
 
+-- name: announce
+UPDATE upload_files SET announced = $2 WHERE id = $1 AND announced IS NULL;
+
+-- name: remove_file
+DELETE FROM upload_files WHERE id = $1;
+
 -- name: known_parts
 SELECT object_key FROM upload_parts WHERE object_key = ANY($1::text[]);
 

@@ -1,4 +1,4 @@
-"""Routes of files on their way into an upload: tus 1.0.0 with creation and creation-with-upload.
+"""Routes of files on their way into an upload: tus 1.0.0 with creation, creation-with-upload and termination.
 
 See https://tus.io/protocols/resumable-upload. `Upload-Metadata` holds the `path` of the file in UTF-8, and its `sha256`
 where the sender knows it: what its owner has here already need not be sent.
@@ -9,12 +9,12 @@ import binascii
 
 from aiohttp import web
 
-from spell_proto.checks import RESOURCE_PATH_BYTES_MAX
 from spell_proto.errors import InvalidError, RefusedError, shown
 from spell_proto.uploads import BYTES_MAX, TUS_VERSION
 from spell_storage import answers
 from spell_storage.blobs import SMALL_BYTES_MAX
 from spell_storage.incoming import Incoming, IncomingFile
+from spell_storage.manifest_rules import path_problem
 from spell_storage.uploads import Uploads
 
 _BODY = "application/offset+octet-stream"
@@ -31,6 +31,7 @@ class TusRoutes:
         app.router.add_post("/uploads/{id}/files", self.create)
         app.router.add_head("/uploads/{id}/files/{file}", self.head)
         app.router.add_patch("/uploads/{id}/files/{file}", self.patch)
+        app.router.add_delete("/uploads/{id}/files/{file}", self.remove)
 
     async def create(self, request: web.Request) -> web.Response:
         owner_id, upload_id = answers.owner(request), _number(request, "id")
@@ -72,6 +73,12 @@ class TusRoutes:
         file = await self._incoming.append(answers.owner(request), file, offset, request.content.iter_any())
         return web.Response(status=204, headers=_said(file))
 
+    async def remove(self, request: web.Request) -> web.Response:
+        file = await self._file(request)
+        _check_version(request)
+        await self._incoming.remove(file)
+        return web.Response(status=204, headers={"Tus-Resumable": TUS_VERSION})
+
     async def _file(self, request: web.Request) -> IncomingFile:
         upload_id, file_id = _number(request, "id"), _number(request, "file")
         return await self._incoming.find(answers.owner(request), upload_id, file_id)
@@ -109,8 +116,11 @@ def _metadata(text: str) -> tuple[str, str | None]:
         except (binascii.Error, UnicodeDecodeError):
             raise _metadata_wrong(f"{shown(name)} is not UTF-8 in base64") from None
     path = found.get("path", "")
-    if not path or "\0" in path or len(path.encode()) > RESOURCE_PATH_BYTES_MAX:
-        raise _metadata_wrong(f"a path of 1 to {RESOURCE_PATH_BYTES_MAX} bytes is needed, not {shown(path)}")
+    if not path:
+        raise _metadata_wrong("a path is needed")
+    problem = path_problem(path)
+    if problem is not None:
+        raise _metadata_wrong(problem)
     announced = found.get("sha256")
     return path, None if announced is None else answers.sha256(announced, "sha256")
 

@@ -195,6 +195,12 @@ async def test_requests_that_make_no_sense_are_refused_and_change_nothing(sender
         ("10", metadata("")),
         ("10", metadata("x" * 4097)),
         ("10", metadata("a\0b")),
+        ("10", metadata("../x")),
+        ("10", metadata("/x")),
+        ("10", metadata("a//b")),
+        ("10", metadata("a/./b")),
+        ("10", metadata("x" * 300)),
+        ("10", metadata("d/" * 256 + "x")),
         ("10", "path /w=="),
         ("10", metadata("x", "abc")),
         ("-1", metadata("x")),
@@ -207,6 +213,41 @@ async def test_a_file_that_is_described_badly_is_refused(client, sender, length,
     status, answer = await client.ask("POST", f"/api/uploads/{sender.id}/files", headers=headers)
 
     assert status == 422, answer
+
+
+async def test_a_file_is_taken_out_of_an_upload_and_begun_anew_as_another_one(client, sender):
+    """One that was changed meanwhile, and one that cannot be beside another one."""
+    place = await sender.place("a", 10)
+    await sender.patch(place, 0, b"0123")
+    below = await sender.place("a/b", 2)
+    await sender.patch(below, 0, b"22")
+    async with client.session.delete(place, headers=TUS) as response:
+        removed = response.status
+    gone = await sender.head(place)
+    async with client.session.delete(below, headers=TUS) as response:
+        removed_below = response.status
+    again = await sender.place("a", 3)
+    await sender.patch(again, 0, b"new")
+    status, done = await sender.complete()
+
+    assert (removed, gone[0], removed_below) == (204, 404, 204)
+    assert (status, done["files"]) == (200, 1)
+    assert await sender.content("a") == (200, b"new")
+    async with client.session.delete(again, headers=TUS) as response:
+        assert response.status == 404, "what is complete stays as it is"
+
+
+async def test_what_a_file_will_be_may_be_said_later(sender):
+    """With its SHA-256 it is gone on with, and then it is that or nothing."""
+    data = os.urandom(10)
+    place = await sender.place("a", len(data))
+    await sender.patch(place, 0, data[:5])
+
+    assert await sender.place("a", len(data), sha256(data)) == place
+    assert (await sender.create("a", len(data), sha256(b"other")))[0] == 409
+    assert (await sender.patch(place, 5, data[5:]))[:2] == (204, 10)
+    assert await sender.place("a", len(data), sha256(data)) == place
+    assert (await sender.complete())[0] == 200
 
 
 async def test_two_who_send_one_file_at_once_do_not_mix(sender):
