@@ -66,7 +66,7 @@ async def fetch(blobs, source, *items):
     waited = []
     progress = Progress(sum(one.size for one in items))
     async with asyncio.timeout(20):
-        await blobs.fetch(source, items, progress, lambda: waited.append(True))
+        await blobs.fetch(source, items, progress, lambda: waited.append(True), {})
     return progress
 
 
@@ -143,9 +143,9 @@ async def test_only_what_no_tree_holds_and_nobody_wants_makes_room(blobs, tmp_pa
         await fetch(blobs, Source(bytes([number]) * 1000), one)
     os.link(blobs.path(items[0]), tmp_path / "in a tree")
 
-    left = blobs.remove_unused({items[1].name})
+    freed = await blobs.remove_unused({items[1].name}, 10**9)
 
-    assert left == 2000
+    assert (freed, await blobs.count()) == (1000, 2000)
     assert blobs.missing(items) == [items[2]]
 
 
@@ -170,8 +170,37 @@ async def test_after_a_reboot_files_are_believed_once_they_were_read_again(blobs
 
     assert [source.starts for source in sources] == [[], [0], [], []]
     assert [Path(blobs.path(one)).read_bytes() for one in items[:3]] == contents[:3]
-    assert blobs.bytes() == 4000
-    assert blobs.remove_unused({items[0].name, items[1].name}) == 2000
+    assert await blobs.count() == 4000
+    assert await blobs.remove_unused({items[0].name, items[1].name}, 10**9) == 2000
+
+
+async def test_what_was_in_no_tree_for_longest_goes_first_and_no_more_than_has_to(blobs, tmp_path):
+    (tmp_path / "tick").touch()
+    items = []
+    for number in range(4):
+        content = bytes([number]) * 1000
+        items.append(item(content))
+        await fetch(blobs, Source(content), items[-1])
+        # Clocks of file systems tick now and then.
+        while (tmp_path / "tick").lstat().st_ctime_ns <= Path(blobs.path(items[-1])).stat().st_ctime_ns:
+            (tmp_path / "tick").touch()
+
+    freed = await blobs.remove_unused(set(), 1500)
+
+    assert freed == 2000
+    assert blobs.missing(items) == items[:2]
+
+
+async def test_after_a_reboot_a_file_has_the_mode_and_time_that_it_should(blobs):
+    await fetch(blobs, Source(), item())
+    Path(blobs.path(item())).chmod(0o666)
+    os.utime(blobs.path(item()), ns=(1, 1))
+
+    blobs.doubt()
+    await fetch(blobs, Source(), item())
+
+    status = Path(blobs.path(item())).stat()
+    assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o640, 10**18)
 
 
 async def test_after_a_reboot_what_has_no_digest_comes_again(blobs):

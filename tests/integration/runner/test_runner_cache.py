@@ -84,3 +84,65 @@ async def test_what_nobody_expects_ends_a_mount_after_some_tries(monkeypatch):
     assert (
         refused.value.message == "uploads/x cannot be mounted: the machine stumbled over it (RecursionError)"
     )
+
+
+def held(root):
+    return sum(path.stat().st_size for path in (root / "mounts/blobs").rglob("*") if path.is_file())
+
+
+def sources(count, size):
+    return [Source(os.urandom(size)) for _ in range(count)]
+
+
+async def test_many_mounts_at_once_have_no_more_room_than_one_after_the_other(tmp_path):
+    cache = Cache(tmp_path, set, 1_000_000)
+    several = sources(5, 400_000)
+
+    async with asyncio.TaskGroup() as group:
+        for source in several:
+            group.create_task(get(cache, source))
+
+    assert held(tmp_path) <= 1_000_000
+
+
+async def test_files_that_came_before_a_fetch_failed_are_counted(tmp_path):
+    class Broken(Source):
+        async def content(self):
+            return [*await super().content(), Item("missing", 1, 0o644, 0, "no", "no")]
+
+    cache = Cache(tmp_path, set, 1_000_000)
+    await get(cache, Source(b"counted from here on"))
+    for source in [Broken(os.urandom(400_000)) for _ in range(5)]:
+        with pytest.raises(AttemptError):
+            await get(cache, source)
+
+    assert held(tmp_path) <= 1_000_000
+
+
+async def test_after_a_reboot_a_full_cache_is_read_again_and_not_emptied(tmp_path):
+    several = sources(3, 300_000)
+    cache = Cache(tmp_path, set, 1_000_000)
+    for source in several:
+        await get(cache, source)
+
+    cache = Cache(tmp_path, set, 1_000_000)
+    cache.forget()
+    cache.sweep()
+    for source in several:
+        await get(cache, source)
+
+    assert [source.asked for source in several] == [1, 1, 1]
+
+
+async def test_after_a_reboot_only_what_is_too_much_goes(tmp_path):
+    several = sources(3, 300_000)
+    cache = Cache(tmp_path, set, 1_000_000)
+    for source in several:
+        await get(cache, source)
+
+    cache = Cache(tmp_path, set, 1_000_000)
+    cache.forget()
+    await get(cache, Source(os.urandom(200_000)))
+    there = list((tmp_path / "mounts/unverified").rglob("*.*.*"))
+
+    assert len(there) == 2

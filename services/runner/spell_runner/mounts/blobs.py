@@ -78,6 +78,11 @@ class Blobs:
         self._unverified = root / "unverified"
         self._owner = owner
         self._fetching: dict[str, asyncio.Future[None]] = {}
+        #: how much room they take, once they were counted; and what came since that began
+        self.bytes: int | None = None
+        self._came = 0
+        #: names and sizes of what room is kept for
+        self._expected: list[dict[str, int]] = []
         self._prepare()
 
     def _prepare(self) -> None:
@@ -112,10 +117,31 @@ class Blobs:
                 found[item.name] = item
         return list(found.values())
 
+    def to_come(self, missing: Sequence[Item]) -> dict[str, int]:
+        """The names and sizes of those of the missing files for which there has to be room: not of what is here already, and
+        only to be read again.
+        """
+        return {item.name: item.size for item in missing if not os.access(self._aside(item.name), os.F_OK)}
+
+    @property
+    def bytes_to_come(self) -> int:
+        """What is still to come of what room is kept for."""
+        return sum(sum(expected.values()) for expected in self._expected)
+
+    def expect(self, to_come: dict[str, int]) -> None:
+        """Keep room for files. Whoever says so has them fetched next."""
+        self._expected.append(to_come)
+
     async def fetch(
-        self, source: Source, items: Sequence[Item], progress: Progress, waits: Callable[[], None]
+        self,
+        source: Source,
+        items: Sequence[Item],
+        progress: Progress,
+        waits: Callable[[], None],
+        expected: dict[str, int],
     ) -> None:
         """Have these files here; waits for as long as their source is away. `waits` is called when that keeps us waiting.
+        From what is `expected` is removed what has come.
 
         Raises:
             AttemptError: that is not possible.
@@ -125,6 +151,7 @@ class Blobs:
         async def work() -> None:
             for item in waiting:
                 await self._once(item.name, partial(self._fetch, source, item, progress, waits))
+                expected.pop(item.name, None)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -132,6 +159,8 @@ class Blobs:
                     group.create_task(work())
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
+        finally:
+            self._expected = [one for one in self._expected if one is not expected]
 
     async def _once(self, name: str, fetch: Callable[[], Awaitable[None]]) -> None:
         """Let one of those who want a file fetch it; the others look again when that is over."""
@@ -168,14 +197,18 @@ class Blobs:
 
     async def _proven(self, item: Item) -> bool:
         """Whether a file of before a reboot is still what it should be; then it is one of ours again."""
-        name = item.name
-        aside = self._unverified / name[:2] / name
+        aside = self._aside(item.name)
         try:
             if item.sha256 is None or await in_thread(partial(_digest, aside)) != item.sha256:
+                size = aside.lstat().st_size
                 aside.unlink()
+                self._count(-size)
                 return False
             if self._owner is not None:
                 os.chown(aside, *self._owner)
+            # Its name says these, but a power cut may have lost them as well.
+            aside.chmod(_mode(item))
+            os.utime(aside, ns=(item.mtime_ns, item.mtime_ns))
             place = Path(self.path(item))
             place.parent.mkdir(mode=0o755, exist_ok=True)
             aside.rename(place)
@@ -197,28 +230,54 @@ class Blobs:
         """Make it a file of ours: all at once, in its final shape."""
         if self._owner is not None:
             os.fchown(begun.fd, *self._owner)
-        os.fchmod(begun.fd, item.mode & 0o777 | 0o400)
+        os.fchmod(begun.fd, _mode(item))
         os.utime(begun.fd, ns=(item.mtime_ns, item.mtime_ns))
         place = Path(self.path(item))
         place.parent.mkdir(mode=0o755, exist_ok=True)
         Path(begun.path).rename(place)
+        self._count(begun.size)
+
+    def _aside(self, name: str) -> Path:
+        return self._unverified / name[:2] / name
 
     # ---- making room -----------------------------------------------------------------------------------------
 
-    def bytes(self) -> int:
-        """How much room they take. Slow: to be called in a thread."""
-        return sum(status.st_size for _, status in self._all())
+    async def count(self) -> int:
+        """How much room they take."""
+        if self.bytes is None:
+            self._came = 0
+            found = await in_thread(lambda: sum(status.st_size for _, status in self._all()))
+            # Some of what came meanwhile may be counted twice: rather that than not at all.
+            self.bytes = found + self._came
+        return self.bytes
 
-    def remove_unused(self, wanted: Iterable[str]) -> int:
-        """Remove the files that are in no tree, bar those of the names `wanted`; how much room the rest takes. Slow."""
-        kept, left = set(wanted), 0
-        for path, status in self._all():
-            if status.st_nlink == 1 and os.path.basename(path) not in kept:  # noqa: PTH119 -- plain strings
-                with suppress(FileNotFoundError):
-                    os.unlink(path)  # noqa: PTH108 -- plain strings
-            else:
-                left += status.st_size
-        return left
+    def _count(self, size: int) -> None:
+        self._came += size
+        if self.bytes is not None:
+            self.bytes += size
+
+    async def remove_unused(self, wanted: Iterable[str], excess: int) -> int:
+        """Remove files that are in no tree, bar those of the names `wanted`, until there is `excess` more room: first what
+        was laid out or taken out of a tree longest ago. How much was freed.
+        """
+        freed = await in_thread(partial(self._removed, set(wanted), excess))
+        self._count(-freed)
+        return freed
+
+    def _removed(self, kept: set[str], excess: int) -> int:
+        unused = [
+            (status.st_ctime_ns, path, status.st_size)
+            for path, status in self._all()
+            if status.st_nlink == 1 and os.path.basename(path) not in kept  # noqa: PTH119 -- plain strings
+        ]
+        freed = 0
+        for _, path, size in sorted(unused):
+            if freed >= excess:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108 -- plain strings
+                freed += size
+        return freed
 
     def _all(self) -> Iterator[tuple[str, os.stat_result]]:
         for top in (self._unverified, self._blobs):
@@ -278,6 +337,10 @@ async def _write(begun: _Begun, pieces: list[bytes], progress: Progress) -> None
     else:
         begun.write(data)
     progress.done += len(data)
+
+
+def _mode(item: Item) -> int:
+    return item.mode & 0o777 | 0o400
 
 
 def _digest(path: Path) -> str:

@@ -60,8 +60,6 @@ class Cache:
         self._in_use = in_use
         self._bytes_max = bytes_max
         self._owner = owner
-        #: how much room the files take; found out when it first matters
-        self._bytes: int | None = None
         self._making: dict[str, asyncio.Future[None]] = {}
         #: names of files that are being fetched for a tree, or are about to be linked into one
         self._wanted: dict[str, set[str]] = {}
@@ -127,13 +125,16 @@ class Cache:
                 if not (isinstance(error, FileNotFoundError) and left):
                     raise _unlaid(error) from error
             else:
+                # What came with others at the same time may be too much now that all of it is here.
+                await self._make_room({})
                 return
 
     async def _fetch(
         self, name: str, source: Source, items: Sequence[Item], missing: Sequence[Item], notes: Notes
     ) -> None:
         wanted, total = bytes_of(missing), bytes_of(items)
-        await self._make_room(wanted)
+        to_come = await asyncio.to_thread(self._blobs.to_come, missing)
+        await self._make_room(to_come)
         progress = Progress(total, max(0, total - wanted))
         said = False
 
@@ -145,11 +146,9 @@ class Cache:
 
         telling = asyncio.ensure_future(_tell(name, progress, notes))
         try:
-            await self._blobs.fetch(source, missing, progress, waits)
+            await self._blobs.fetch(source, missing, progress, waits, to_come)
         finally:
             telling.cancel()
-        if self._bytes is not None:
-            self._bytes += wanted
         log.info("resource fetched", resource=name, files=len(missing), bytes=wanted)
 
     async def _lay(self, place: Path, items: Sequence[Item]) -> None:
@@ -202,23 +201,28 @@ class Cache:
 
     # ---- making room -----------------------------------------------------------------------------------------
 
-    async def _make_room(self, wanted: int) -> None:
-        """Let go of what was not used for longest until `wanted` more bytes have room. What attempts stand on stays, even
-        if that is too much.
+    async def _make_room(self, to_come: dict[str, int]) -> None:
+        """Let go of what was not used for longest until what is to come has room, and keep that room for it. What attempts
+        stand on stays, even if that is too much.
         """
         async with self._room:
-            if self._bytes is None:
-                self._bytes = await asyncio.to_thread(self._blobs.bytes)
+            held = await self._blobs.count()
             disk = shutil.disk_usage(self._root)
+            wanted = sum(to_come.values()) + self._blobs.bytes_to_come
             excess = max(
-                self._bytes + wanted - self._bytes_max,
-                min(self._bytes, int(wanted + DISK_FREE_SHARE_MIN * disk.total - disk.free)),
+                held + wanted - self._bytes_max,
+                min(held, int(wanted + DISK_FREE_SHARE_MIN * disk.total - disk.free)),
             )
-            if excess <= 0:
-                return
-            await self._drop_trees(max(excess, int(FREED_SHARE_MIN * self._bytes_max)))
-            wanted_names = set().union(*self._wanted.values())
-            self._bytes = await asyncio.to_thread(self._blobs.remove_unused, wanted_names)
+            if excess > 0:
+                excess = max(excess, int(FREED_SHARE_MIN * self._bytes_max))
+                excess -= await self._blobs.remove_unused(self._wanted_names(), excess)
+            if excess > 0:
+                await self._drop_trees(excess)
+                await self._blobs.remove_unused(self._wanted_names(), excess)
+            self._blobs.expect(to_come)
+
+    def _wanted_names(self) -> set[str]:
+        return set().union(*self._wanted.values())
 
     async def _drop_trees(self, excess: int) -> None:
         by_age = await asyncio.to_thread(_by_age, self._trees)
@@ -226,7 +230,7 @@ class Cache:
         for used, path in by_age:
             if excess <= 0:
                 return
-            if str(path) in in_use:
+            if str(path) in in_use or path.name in self._making:
                 continue
             gone = path.with_name(f"{_GONE}{path.name}-{time.time_ns()}")
             # Not in a thread: nobody can begin to use it between our look and its end.
