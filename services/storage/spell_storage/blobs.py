@@ -8,31 +8,29 @@ Theory of operation
 A key of the object store is used for one put, ever. It is on record as *loose* before anything lies under it, and until
 the one statement that makes it the object's: killed at any line, a put leaves a key that `garbage` finds and removes,
 and removing it can take nothing from another put of the same bytes. What was used lately is never removed, so whoever
-was told that a blob is here has time to name it. An object whose bytes turn out damaged or lost loses its key: from
-then on it is missing for everybody, and the next who sends it puts it right for all.
+was told that a blob is here has time to name it. An object whose bytes turn out damaged or lost loses its key
+(`contents`): it is missing for everybody, and the next who sends it puts it right for all.
 """
 
 import asyncio
-import errno
 import hashlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from spell_proto import database, logs
-from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
+from spell_proto import database
+from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
 from spell_proto.views import Manifest, ManifestStored
-from spell_storage import manifests, sums
+from spell_storage import manifests
+from spell_storage.contents import AGAIN_SECONDS, Blob, Contents, damaged
 from spell_storage.objects import Objects
 from spell_storage.quotas import QuotaError, Quotas
+from spell_storage.sentinel import Sentinel
 from spell_storage.sums import Digesting
-
-log = logs.get()
 
 _SQL = database.queries("spell_storage", "blobs.sql")
 #: Bodies up to this are held in memory and written in one go.
@@ -42,18 +40,8 @@ KEPT_SECONDS = 24 * 3600.0
 #: A put that lasts says so often that its key is not taken for abandoned.
 _GOES_ON_SECONDS = 60.0
 _PUTS_AT_ONCE = 16
-#: What a disk says of bytes that it cannot give back.
-_DAMAGE = frozenset({errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)})
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """Bytes that are here: how many, where they lie, and the checksums of their pieces."""
-
-    sha256: str
-    size: int
-    key: str
-    sums: bytes | None
+#: The store is looked for so often while blobs are put.
+_SEEN_SECONDS = 5.0
 
 
 class Blobs:
@@ -65,9 +53,12 @@ class Blobs:
         objects: Objects,
         kept_seconds: float = KEPT_SECONDS,
         quotas: Quotas | None = None,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self._pool = pool
         self._objects = objects
+        self.sentinel = Sentinel(pool, objects)
+        self.contents = Contents(pool, objects, self.sentinel, again_seconds)
         self.quotas = quotas or Quotas(pool, 0, 0, None)
         #: What was used within this time is not marked again: half of the time that is left is enough for anybody.
         self._fresh = timedelta(seconds=kept_seconds / 2)
@@ -76,10 +67,7 @@ class Blobs:
         """Which of `digests` this owner would have to send. The others are safe from being removed for a while."""
         fresh = datetime.now(UTC) - self._fresh
         rows = await self._pool.fetch(_SQL["known_blobs"], owner_id, list(digests), fresh)
-        known = {row["sha256"] for row in rows}
-        for row in rows:
-            if not await self._lies_there(row["sha256"], row["key"], row["size"]):
-                known.remove(row["sha256"])
+        known = {row["sha256"] for row in rows} - await self.contents.lost(rows)
         return [digest for digest in dict.fromkeys(digests) if digest not in known]
 
     async def put(self, owner_id: int, digest: str, data: bytes) -> None:
@@ -132,44 +120,12 @@ class Blobs:
         if row is None:
             raise NotFoundError("blob_unknown", f"no blob {digest}")
         if row["key"] is None:
-            raise _damaged(digest)
+            raise damaged(digest)
         return Blob(digest, row["size"], row["key"], row["sums"])
 
-    async def stream(self, blob: Blob, first: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Bytes of a blob, each piece checked before any of it is given out.
-
-        Raises:
-            GoneError: they are damaged or lost; the blob is missing from now on.
-        """
-        if length == 0:
-            return
-        if blob.sums is None:
-            blob = await self._summed(blob)
-        assert blob.sums is not None, "an object has its sums once it was read"
-        begin, end = sums.covering(first, length, blob.size)
-        position = begin
-        async for piece in self._pieces(blob, begin, end):
-            if not sums.is_piece(blob.sums, position // sums.PIECE_BYTES, piece):
-                await self.quarantine(blob.sha256, blob.key, f"the bytes from {position} on are others")
-                raise _damaged(blob.sha256)
-            skip, end_of_it = max(0, first - position), first + length - position
-            yield piece if skip == 0 and len(piece) <= end_of_it else piece[skip:end_of_it]
-            position += len(piece)
-
-    async def checking(self, blob: Blob) -> AsyncGenerator[int, None]:
-        """Read a blob as a whole and compare its SHA-256; how many bytes each step has read.
-
-        Raises:
-            GoneError: it is damaged or lost, and missing from now on.
-        """
-        digesting = Digesting()
-        async for piece in self._pieces(blob, 0, blob.size):
-            await asyncio.to_thread(digesting.add, piece)
-            yield len(piece)
-        if digesting.sha256 != blob.sha256:
-            await self.quarantine(blob.sha256, blob.key, f"its SHA-256 is {digesting.sha256}")
-            raise _damaged(blob.sha256)
-        await self._pool.execute(_SQL["set_sums"], blob.sha256, blob.key, digesting.sums)
+    def stream(self, blob: Blob, first: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Bytes of a blob, each piece checked before any of it is given out. Raises as `Contents.stream` does."""
+        return self.contents.stream(blob, first, length)
 
     async def read(self, owner_id: int, digest: str) -> bytes:
         """All of a small blob. Raises as `find` and `stream` do."""
@@ -214,20 +170,12 @@ class Blobs:
             raise NotFoundError("manifest_unknown", f"no manifest {digest}")
         return await self.read(owner_id, digest)
 
-    async def quarantine(self, digest: str, key: str, why: str) -> None:
-        """The bytes under this key are not the object's any more."""
-        if await self._pool.fetchval(_SQL["quarantine"], digest, key) is not None:
-            log.error("stored bytes are damaged or lost", sha256=digest, key=key, problem=why)
-
     async def _begin(self, digests: Sequence[str]) -> dict[str, str]:
         """Keys to put objects under, without those that are here already."""
         keys = {digest: f"blobs/{digest[:2]}/{digest}.{secrets.token_hex(8)}" for digest in digests}
+        await self.sentinel.check(within_seconds=_SEEN_SECONDS)
         here = await self._pool.fetch(_SQL["begin_puts"], list(keys), list(keys.values()))
-        lost = {
-            row["sha256"]: keys[row["sha256"]]
-            for row in here
-            if not await self._lies_there(row["sha256"], row["key"], row["size"])
-        }
+        lost = {digest: keys[digest] for digest in await self.contents.lost(here)}
         there = {row["sha256"] for row in here} - set(lost)
         if lost:
             # Somebody else may have put them right in the meantime.
@@ -296,54 +244,6 @@ class Blobs:
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
             await self.quotas.check_added(connection, owner_id, manifest_id)
 
-    async def _lies_there(self, digest: str, key: str, size: int) -> bool:
-        """Whether the bytes of an object are where they should be, as far as that is cheap to say."""
-        if not self._objects.local:
-            return True
-        # After a power cut a row may be there without its file; a stat each costs little on a local disk.
-        found = await self._objects.size(key)
-        if found == size:
-            return True
-        await self.quarantine(digest, key, f"{found} bytes lie there instead of {size}")
-        return False
-
-    async def _pieces(self, blob: Blob, begin: int, end: int) -> AsyncGenerator[bytes, None]:
-        """Whole pieces of an object, however the store hands them out.
-
-        Raises:
-            GoneError: there are fewer.
-        """
-        held, left = bytearray(), end - begin
-        try:
-            async for data in self._objects.stream(blob.key, begin, left):
-                if not held and len(data) == min(sums.PIECE_BYTES, left):
-                    left -= len(data)
-                    yield data
-                    continue
-                held += data
-                while held and len(held) >= min(sums.PIECE_BYTES, left):
-                    piece = bytes(held[: sums.PIECE_BYTES])
-                    del held[: len(piece)]
-                    left -= len(piece)
-                    yield piece
-        except OSError as error:
-            if error.errno not in _DAMAGE and not isinstance(error, FileNotFoundError):
-                raise
-            await self.quarantine(blob.sha256, blob.key, str(error))
-            raise _damaged(blob.sha256) from error
-        if left:
-            await self.quarantine(blob.sha256, blob.key, f"it ends {left} bytes too soon")
-            raise _damaged(blob.sha256)
-
-    async def _summed(self, blob: Blob) -> Blob:
-        """A blob from a time without checksums, read once as a whole before any of it is given out."""
-        async for _ in self.checking(blob):
-            pass
-        found = await self._pool.fetchval(_SQL["sums_of"], blob.sha256, blob.key)
-        if found is None:
-            raise _damaged(blob.sha256)
-        return replace(blob, sums=found)
-
 
 async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The pieces as they come.
@@ -384,7 +284,3 @@ def _check_complete(wanted: int, missing: Sequence[str]) -> None:
             f"entries: {len(missing)} of {wanted} blobs are not here, the first is {missing[0]}",
             field="entries",
         )
-
-
-def _damaged(digest: str) -> GoneError:
-    return GoneError("blob_damaged", f"the bytes of {digest} are damaged or lost; they are not given out")

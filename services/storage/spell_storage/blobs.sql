@@ -73,22 +73,9 @@ RETURNING sha256;
 -- A key whose bytes are to be removed.
 INSERT INTO loose (key, at) VALUES ($1, '-infinity') ON CONFLICT (key) DO UPDATE SET at = '-infinity';
 
--- name: quarantine
--- The bytes under this key are not the object's: it is missing from now on. They lie about for a while to be looked at.
-WITH found AS (
-    UPDATE objects SET key = NULL, sums = NULL WHERE sha256 = $1 AND key = $2 RETURNING id
-)
-INSERT INTO loose (key) SELECT $2 FROM found ON CONFLICT DO NOTHING RETURNING key;
-
 -- name: find_blob
 SELECT objects.size, objects.key, objects.sums FROM blobs JOIN objects USING (sha256)
 WHERE blobs.owner_id = $1 AND blobs.sha256 = $2;
-
--- name: set_sums
-UPDATE objects SET sums = $3 WHERE sha256 = $1 AND key = $2 AND sums IS DISTINCT FROM $3;
-
--- name: sums_of
-SELECT sums FROM objects WHERE sha256 = $1 AND key = $2;
 
 -- name: hold_blobs
 -- Nobody removes these before this transaction has ended; their objects, and whether their bytes are here.

@@ -101,11 +101,13 @@ class Garbage:
         async with passes.alone(self._pool, _SQL["try_lock"], _SQL["unlock"]) as alone:
             if not alone:
                 return Removed()
+            await self._blobs.sentinel.check()
             before = now - self._kept
             await self._list_old_manifests()
             removed = await self._remove_manifests(now, before)
             removed += await self._remove_blobs(before)
             removed += await self._remove_objects(before)
+            await self._blobs.contents.look_again(before)
             await self._pool.execute(_SQL["give_up_old"], before)
             await self._remove_bytes()
         if removed != Removed():

@@ -102,7 +102,8 @@ WITH gone AS (
 SELECT count(*) AS objects, coalesce(sum(size) FILTER (WHERE key IS NOT NULL), 0)::bigint AS bytes FROM gone;
 
 -- name: give_up_old
-UPDATE loose SET at = '-infinity' WHERE at > '-infinity' AND at < $1;
+-- Of puts that nobody goes on with. What an object had is read again first.
+UPDATE loose SET at = '-infinity' WHERE at > '-infinity' AND at < $1 AND sha256 IS NULL;
 
 -- name: given_up
 SELECT key FROM loose WHERE at = '-infinity' ORDER BY key LIMIT $1;

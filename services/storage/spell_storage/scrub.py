@@ -2,20 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from spell_proto import database, resources
+from spell_proto import database, logs, resources
 from spell_proto.errors import ConflictError, GoneError, NotFoundError
 from spell_proto.git import PLATFORM
 from spell_proto.scrubbing import DamagedFile, ScrubLine
 from spell_storage import manifests, passes
-from spell_storage.blobs import Blob, Blobs
+from spell_storage.blobs import Blobs
+from spell_storage.contents import Blob, DoubtError
 from spell_storage.objects import Objects
+
+log = logs.get()
 
 _SQL = database.queries("spell_storage", "scrub.sql")
 PORTION = 500
@@ -60,10 +63,13 @@ class Scrub:
 
         Raises:
             ConflictError: a check goes on already.
+            UnavailableError: the store is away.
         """
         async with passes.alone(self._pool, _SQL["try_lock"], _SQL["unlock"]) as alone:
             if not alone:
                 raise ConflictError("check_goes_on", "the stored files are being checked already")
+            await self._blobs.sentinel.check()
+            await self._blobs.contents.look_again(datetime.now(UTC) - self._kept)
             count = _Count(await self._pool.fetchval(_SQL["bytes_of_all"]))
             yield count.line()
             async with aclosing(self._check_all(count)) as lines:
@@ -73,34 +79,48 @@ class Scrub:
             yield count.line(strays=strays, done=True)
 
     async def _check_all(self, count: _Count) -> AsyncGenerator[ScrubLine, None]:
-        said_at, last = time.monotonic(), 0
+        last = 0
         while rows := await self._pool.fetch(_SQL["objects_after"], last, PORTION):
-            for row in rows:
-                last = row["id"]
-                async for size in self._read(row):
-                    count.bytes += size
-                    if time.monotonic() - said_at >= SAY_SECONDS:
-                        yield count.line()
-                        said_at = time.monotonic()
-                count.files += 1
-                if await self._is_damaged(row["id"]):
-                    count.damaged += 1
-                    yield count.line(*await self._names(row))
+            last = rows[-1]["id"]
+            doubts: dict[str, str] = {}
+            async with aclosing(self._look(rows, count, doubts)) as lines:
+                async for line in lines:
+                    yield line
+            if doubts:
+                await asyncio.sleep(self._blobs.contents.again_seconds)
+                await self._condemn([row for row in rows if row["sha256"] in doubts])
+            count.files += len(rows)
+            damaged = await self._pool.fetch(_SQL["damaged_of"], [row["id"] for row in rows])
+            for row in damaged:
+                count.damaged += 1
+                yield count.line(*await self._names(row))
 
-    async def _read(self, row: asyncpg.Record) -> AsyncGenerator[int, None]:
-        """How many bytes each step has read; it ends early where they are damaged."""
-        if row["key"] is None:
-            return
-        try:
-            blob = Blob(row["sha256"], row["size"], row["key"], sums=None)
-            async for size in self._blobs.checking(blob):
-                yield size
-        except GoneError:
-            return
+    async def _look(
+        self, rows: Sequence[asyncpg.Record], count: _Count, doubts: dict[str, str]
+    ) -> AsyncGenerator[ScrubLine, None]:
+        """Read objects once; `doubts` are those that seem damaged."""
+        said_at = time.monotonic()
+        for row in rows:
+            if row["key"] is None:
+                continue
+            try:
+                async with aclosing(self._blobs.contents.checking(_blob(row))) as sizes:
+                    async for size in sizes:
+                        count.bytes += size
+                        if time.monotonic() - said_at >= SAY_SECONDS:
+                            yield count.line()
+                            said_at = time.monotonic()
+            except DoubtError as doubt:
+                doubts[row["sha256"]] = str(doubt)
 
-    async def _is_damaged(self, object_id: int) -> bool:
-        damaged: bool = await self._pool.fetchval(_SQL["is_damaged"], object_id)
-        return damaged
+    async def _condemn(self, rows: Sequence[asyncpg.Record]) -> None:
+        """Read what seems damaged a second time."""
+        for row in rows:
+            try:
+                async for _ in self._blobs.contents.checking(_blob(row)):
+                    pass
+            except DoubtError as doubt:
+                await self._blobs.contents.condemn(_blob(row), str(doubt))
 
     async def _names(self, row: asyncpg.Record) -> list[DamagedFile]:
         """What a damaged object is called, in each manifest that needs it."""
@@ -136,6 +156,9 @@ class Scrub:
     async def _give_up_strays(self, before: datetime) -> int:
         """Have bytes removed that are on no record, which only a power cut leaves; how many there were."""
         count = 0
+        if await self._blobs.sentinel.is_shared():
+            log.warning("bytes on no record are left: another database keeps files in the same object store")
+            return count
         async for listed in self._objects.listed(_PREFIX):
             old = [key for key, modified_at in listed if modified_at < before]
             digests = [key.rpartition("/")[2][:_DIGEST_CHARS] for key in old]
@@ -143,3 +166,7 @@ class Scrub:
             await self._pool.execute(_SQL["give_up"], strays)
             count += len(strays)
         return count
+
+
+def _blob(row: asyncpg.Record) -> Blob:
+    return Blob(row["sha256"], row["size"], row["key"], sums=None)

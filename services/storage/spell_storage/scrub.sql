@@ -10,9 +10,9 @@ SELECT coalesce(sum(size), 0)::bigint FROM objects;
 -- name: objects_after
 SELECT id, sha256, size, key FROM objects WHERE id > $1 ORDER BY id LIMIT $2;
 
--- name: is_damaged
--- Not, where it was removed or put right in the meantime.
-SELECT EXISTS (SELECT FROM objects WHERE id = $1 AND key IS NULL);
+-- name: damaged_of
+-- Not those that were removed or put right in the meantime.
+SELECT id, sha256, size FROM objects WHERE id = ANY($1::bigint[]) AND key IS NULL ORDER BY id;
 
 -- name: needed_by
 -- Manifests that need an object, and what uploads they are.

@@ -95,7 +95,7 @@ class FilesRoom:
     def __post_init__(self):
         self.objects.fuse = self.fuse
         fused = Statements(self.pool, self.fuse)
-        self.blobs = Blobs(fused, self.objects, DAY)
+        self.blobs = Blobs(fused, self.objects, DAY, again_seconds=0.0)
         self.garbage = Garbage(fused, self.objects, self.blobs, self._in_use, DAY)
 
     async def _in_use(self, owner_id, digests):
@@ -138,8 +138,9 @@ class FilesRoom:
             await self.pass_once()
 
     async def keys(self):
-        """Where bytes lie."""
-        return {key async for page in self.objects.listed("") for key, _ in page}
+        """Where bytes of people lie."""
+        found = {key async for page in self.objects.listed("") for key, _ in page}
+        return {key for key in found if not key.startswith("store/")}
 
     async def rot(self, data):
         """The bytes that were stored become others, as many."""
@@ -176,7 +177,9 @@ def manifest_of(files):
 async def a_files_room(url, objects):
     async with database.pool(url, "storage") as pool:
         await database.migrate(pool, "storage", "spell_storage")
-        await pool.execute("TRUNCATE objects, loose, blobs, manifests, manifest_objects, uploads CASCADE")
+        await pool.execute(
+            "TRUNCATE store, objects, loose, blobs, manifests, manifest_objects, uploads CASCADE"
+        )
         async for page in objects.listed(""):
             for key, _ in page:
                 await Objects.remove(objects, key)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 
+import asyncpg
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
@@ -317,7 +318,7 @@ class LifeOfFiles(RuleBasedStateMachine):
         at=st.integers(0, MOMENTS_MAX),
     )
     def save_in_the_middle_of_a_removal(self, owner_id, numbers, at):
-        self.room.fuse.set(at, lambda: self._save(owner_id, numbers))
+        self.room.fuse.set(at, lambda: self._save_if_nothing_is_locked(owner_id, numbers))
         self.runner.run(self.room.pass_once())
         self.room.fuse.set(0, None)
 
@@ -353,6 +354,11 @@ class LifeOfFiles(RuleBasedStateMachine):
         with contextlib.suppress(CrashError, ExceptionGroup):
             await doing
         self.room.fuse.set(0, None)
+
+    async def _save_if_nothing_is_locked(self, owner_id, numbers):
+        """What a removal has locked right now is waited for, and it does not go on before this has come back."""
+        with contextlib.suppress(asyncpg.LockNotAvailableError):
+            await self._save(owner_id, numbers)
 
     async def _save(self, owner_id, numbers):
         files = {str(number): CONTENTS[number] for number in numbers}
