@@ -1,5 +1,6 @@
 """The calls about uploads: begun, sent over tus 1.0.0, completed, taken away."""
 
+import time
 from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, cast
@@ -7,8 +8,9 @@ from urllib.parse import quote
 
 from spell_cli import answers
 from spell_cli.calls import Answer, Call
-from spell_cli.client import Client
+from spell_cli.client import Client, pauses
 from spell_cli.errors import CliError
+from spell_proto.errors import RefusedError
 
 #: How long a part may take to arrive, and an upload to become a resource.
 _PART_SECONDS = 600.0
@@ -66,7 +68,16 @@ class UploadClient(Client):
         """Make it a resource: of these files, or of the archive that was sent."""
         body = None if entries is None else {"entries": entries, "deleted": []}
         path = self._place(f"/{upload_id}/complete")
-        return cast(answers.Upload, self._json("POST", path, body=body, seconds=_COMPLETE_SECONDS))
+        until, waiting = time.monotonic() + _COMPLETE_SECONDS, pauses()
+        while True:
+            try:
+                return cast(answers.Upload, self._json("POST", path, body=body, seconds=_COMPLETE_SECONDS))
+            except RefusedError as error:
+                if error.code != "upload_locked":
+                    raise
+            if time.monotonic() > until:
+                raise CliError("Somebody else is still sending a file of it; try again when that is over.")
+            time.sleep(next(waiting))
 
     def remove(self, path: str) -> None:
         """Take an upload away, or what was published."""

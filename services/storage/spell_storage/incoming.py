@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -33,6 +33,8 @@ PART_BYTES_MAX = 4 << 20
 PART_SECONDS_MAX = 5.0
 #: Objects under no record are this old at least when they are removed: their record may be on its way.
 STRAY_SECONDS = 3600.0
+#: How long whoever completes an upload waits for a file that is about to be whole.
+FINISHED_SECONDS_MAX = 1800.0
 
 
 class LockedError(RefusedError):
@@ -66,7 +68,8 @@ class Incoming:
         self._pool = pool
         self._objects = objects
         self._blobs = blobs
-        self._busy: set[int] = set()
+        #: Files that are being sent; what is set when they are not any more.
+        self._busy: dict[int, asyncio.Event] = {}
 
     async def create(
         self, owner_id: int, upload_id: int, path: str, length: int, announced: str | None
@@ -185,7 +188,14 @@ class Incoming:
             return await self.find(owner_id, file.upload_id, file.id)
 
     async def finish(self, owner_id: int, file: IncomingFile) -> IncomingFile:
-        """Make a file whose bytes are all here a blob; raises as `append` does. One that is a blob stays as it is."""
+        """Make a file whose bytes are all here a blob; raises as `append` does. One that is a blob stays as it is; where
+        somebody makes it one right now, this waits for that.
+        """
+        until = time.monotonic() + FINISHED_SECONDS_MAX
+        while file.id in self._busy and (left := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._busy[file.id].wait()
         with self._alone(file):
             return await self._finished(owner_id, file)
 
@@ -305,11 +315,11 @@ class Incoming:
         """Keep two requests of one client apart. Between copies of this service the record does, part by part."""
         if file.id in self._busy:
             raise LockedError("upload_locked", f"{shown(file.path)} is being sent already; try again")
-        self._busy.add(file.id)
+        self._busy[file.id] = asyncio.Event()
         try:
             yield
         finally:
-            self._busy.discard(file.id)
+            self._busy.pop(file.id).set()
 
 
 async def _parts(file: IncomingFile, received: int, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -279,3 +279,31 @@ async def test_parts_are_removed_only_when_the_file_they_make_is_durable(cluster
 
         assert len(room.objects.parts_then or ()) == 3
         assert await part_keys(room) == set()
+
+
+async def test_completing_waits_for_a_file_that_is_just_being_made_whole(cluster, tmp_path):
+    """Its last part has arrived, and all of its bytes are read once more: that takes long for a large one."""
+
+    class Slow(FusedObjects):
+        at_it, go_on = asyncio.Event(), asyncio.Event()
+
+        async def put_stream(self, key, pieces):
+            self.at_it.set()
+            await self.go_on.wait()
+            await super().put_stream(key, pieces)
+
+    async with a_files_room(cluster.url("storage"), Slow.open("", tmp_path / "blobs")) as room:
+        copy = Copy(room)
+        begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="slow"))
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(copy.send(begun.id, FILE, sha256(FILE)))
+            await room.objects.at_it.wait()
+            completing = [
+                tasks.create_task(copy.uploads.complete(OWNER, begun.id, wanted))
+                for wanted in (None, manifest_of({"f": FILE}))
+            ]
+            done, _ = await asyncio.wait(completing, timeout=0.2)
+            room.objects.go_on.set()
+
+        assert not done
+        assert [each.result().files for each in completing] == [1, 1]
