@@ -24,7 +24,7 @@ import asyncpg
 from spell_proto import database
 from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
-from spell_proto.views import Manifest, ManifestStored
+from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 from spell_storage import manifests
 from spell_storage.contents import AGAIN_SECONDS, Blob, Contents, damaged
 from spell_storage.objects import Objects
@@ -136,7 +136,8 @@ class Blobs:
         """Store a manifest in its canonical form; everything it names is durable when this returns.
 
         Raises:
-            InvalidError: blob_missing, or manifest_invalid for paths no directory could hold.
+            InvalidError: blob_missing, or manifest_invalid for paths no directory could hold and sizes that blobs do not have.
+            UnavailableError: blobs were removed, or found damaged, meanwhile.
             QuotaError: its owner would have more than he may.
         """
         manifest = await asyncio.to_thread(manifests.canonical, manifest)
@@ -152,11 +153,11 @@ class Blobs:
         await self.put(owner_id, stored.digest, data)
         await self._objects.settle()
         try:
-            await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
+            await self._name_blobs(owner_id, stored, files)
         except QuotaError:
             if not await self.quotas.look_again(owner_id):
                 raise
-            await self._name_blobs(owner_id, stored, {*wanted, stored.digest})
+            await self._name_blobs(owner_id, stored, files)
         return stored
 
     async def manifest(self, owner_id: int, digest: str) -> bytes:
@@ -232,13 +233,17 @@ class Blobs:
                 said_at = time.monotonic()
             yield piece
 
-    async def _name_blobs(self, owner_id: int, stored: ManifestStored, digests: set[str]) -> None:
+    async def _name_blobs(
+        self, owner_id: int, stored: ManifestStored, files: Sequence[ManifestEntry]
+    ) -> None:
         """The commit that makes a manifest: from here on nothing it needs is removed."""
+        digests = {stored.digest, *(file.sha256 for file in files)}
         async with self._pool.acquire() as connection, connection.transaction():
             await self.quotas.lock(connection, owner_id)
             rows = await connection.fetch(_SQL["hold_blobs"], owner_id, list(digests))
-            if len(rows) < len(digests):
-                raise UnavailableError("unavailable", "blobs were removed meanwhile; send them again")
+            if len(rows) < len(digests) or not all(row["here"] for row in rows):
+                raise UnavailableError("unavailable", "blobs were removed or lost meanwhile; send them again")
+            manifests.check_sizes(files, {row["sha256"]: row["size"] for row in rows})
             values = (owner_id, stored.digest, stored.files, stored.bytes)
             manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])

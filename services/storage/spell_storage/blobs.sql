@@ -79,7 +79,7 @@ WHERE blobs.owner_id = $1 AND blobs.sha256 = $2;
 
 -- name: hold_blobs
 -- Nobody removes these before this transaction has ended; their objects, and whether their bytes are here.
-SELECT objects.id, objects.key IS NOT NULL AS here FROM blobs JOIN objects USING (sha256)
+SELECT objects.id, sha256, objects.size, objects.key IS NOT NULL AS here FROM blobs JOIN objects USING (sha256)
 WHERE blobs.owner_id = $1 AND blobs.sha256 = ANY($2::text[])
 ORDER BY sha256 FOR KEY SHARE OF blobs;
 

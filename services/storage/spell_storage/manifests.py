@@ -1,11 +1,12 @@
 """The one form of a manifest, over which its digest is taken: equal content, equal digest (pure)."""
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 
 from pydantic import TypeAdapter
 
 from spell_proto.errors import InvalidError, shown
-from spell_proto.views import Manifest
+from spell_proto.views import Manifest, ManifestEntry
 
 MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
@@ -38,6 +39,17 @@ def canonical(manifest: Manifest) -> Manifest:
 def digests(manifest: Manifest) -> list[str]:
     """The blobs that a manifest needs, each once. A link is all in the manifest."""
     return list(dict.fromkeys(entry.sha256 for entry in manifest.entries if entry.link is None))
+
+
+def check_sizes(files: Iterable[ManifestEntry], sizes: Mapping[str, int]) -> None:
+    """See that files have the sizes of their blobs, by digest.
+
+    Raises:
+        InvalidError: manifest_invalid.
+    """
+    for file in files:
+        if file.size != sizes[file.sha256]:
+            raise _invalid(f"{shown(file.path)} has {sizes[file.sha256]} bytes, not {file.size}")
 
 
 def _invalid(what: str) -> InvalidError:

@@ -7,8 +7,9 @@ import os
 import pytest
 from obstore.store import S3Store
 
-from integration.storage.files_room import DAY, a_files_room, in_bucket, in_directory, sha256
-from spell_proto.errors import GoneError, UnavailableError
+from integration.storage.files_room import DAY, a_files_room, in_bucket, in_directory, manifest_of, sha256
+from spell_proto.errors import GoneError, InvalidError, UnavailableError
+from spell_proto.views import Manifest
 from spell_storage.blobs import Blobs
 from spell_storage.scrub import Scrub
 from support import buckets, stack
@@ -194,3 +195,33 @@ async def test_bytes_of_another_database_in_the_same_store_are_no_strays(room):
     await room.objects.put("store/other", b"other")
 
     assert (await scrubbed(room)).strays == 0
+
+
+async def test_what_is_found_damaged_before_a_manifest_is_stored_is_sent_again(room):
+    data = b"x" * 100
+    await room.blobs.put(1, sha256(data), data)
+    settle = room.objects.settle
+
+    async def settle_late():
+        await settle()
+        await room.blobs.contents.condemn(await room.blobs.find(1, sha256(data)), "a check found it")
+
+    room.objects.settle = settle_late
+    with pytest.raises(UnavailableError, match="send them again"):
+        await room.blobs.put_manifest(1, manifest_of({"a": data}))
+    room.objects.settle = settle
+
+    assert await room.blobs.missing(1, [sha256(data)]) == [sha256(data)]
+    assert await room.pool.fetchval("SELECT count(*) FROM manifests") == 0
+
+
+async def test_a_file_has_the_size_of_its_bytes(room):
+    await room.blobs.put(1, sha256(b"x"), b"x")
+    [entry] = manifest_of({"dir/a": b"x"}).entries
+
+    with pytest.raises(InvalidError, match=r"dir/a.* has 1 bytes, not 1000000000") as refused:
+        await room.blobs.put_manifest(
+            1, Manifest(entries=(entry.model_copy(update={"size": 1_000_000_000}),))
+        )
+
+    assert refused.value.code == "manifest_invalid"
