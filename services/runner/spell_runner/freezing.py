@@ -94,11 +94,10 @@ def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None)
         while pending:
             abort.check()
             path = pending.pop()
-            try:
-                directory = _open_beneath(root, path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            with _opened(directory):
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                _open_beneath(root, path) as directory,
+            ):
                 if path:
                     _copy_opacity(directory, copy, path)
                 pending += _link_entries(directory, copy, path, abort, skip)
@@ -133,33 +132,47 @@ def _link(directory: int, name: str, copy: int, path: str) -> None:
                 os.link(f"/proc/self/fd/{held}", path, dst_dir_fd=copy, follow_symlinks=True)
 
 
-def _open_beneath(root: int, path: str) -> int:
-    """A descriptor of a directory below another one, through directories alone.
+@contextlib.contextmanager
+def _open_beneath(root: int, path: str) -> Iterator[int]:
+    """A descriptor of a directory below another one, through directories alone. Whatever rights the command has taken from
+    itself it gets back in the end; until then they are ours.
 
     Raises:
         FileNotFoundError, NotADirectoryError: a part of the path is none, or none any more.
     """
-    at = os.dup(root)
+    at, mode = os.dup(root), None
     try:
         for part in path.split("/") if path else ():
             below = _open_directory(at, part)
-            os.close(at)
-            at = below
-    except OSError:
-        os.close(at)
-        raise
-    return at
+            _close(at, mode)
+            at, mode = below
+        yield at
+    finally:
+        _close(at, mode)
 
 
-def _open_directory(above: int, name: str) -> int:
+def _open_directory(above: int, name: str) -> tuple[int, int | None]:
+    """A descriptor, and the mode that the directory is to get back."""
+    with _opened(os.open(name, os.O_PATH | _DIRECTORY, dir_fd=above)) as held:
+        # By descriptor, so that nothing else is given any rights.
+        place, mode = f"/proc/self/fd/{held}", None
+        if not os.access(place, os.R_OK | os.X_OK, effective_ids=True):
+            mode = stat.S_IMODE(os.fstat(held).st_mode)
+            os.chmod(place, mode | 0o700)
+        try:
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
+        except OSError:
+            if mode is not None:
+                os.chmod(place, mode)
+            raise
+
+
+def _close(directory: int, mode: int | None) -> None:
     try:
-        return os.open(name, _DIRECTORY, dir_fd=above)
-    except PermissionError:
-        # The command took its own right to look into it away. By descriptor, so that nothing else is given it.
-        with _opened(os.open(name, os.O_PATH | _DIRECTORY, dir_fd=above)) as directory:
-            mode = stat.S_IMODE(os.fstat(directory).st_mode)
-            os.chmod(f"/proc/self/fd/{directory}", mode | 0o700)
-            return os.open(f"/proc/self/fd/{directory}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if mode is not None:
+            os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def _copy_opacity(directory: int, copy: int, path: str) -> None:

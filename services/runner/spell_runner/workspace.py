@@ -112,14 +112,22 @@ def make_readable(path: str | Path) -> None:
 
 
 def open_readable(path: str) -> int:
-    """A descriptor to read a file by, whatever rights a run has left to it; links are refused, pipes do not block."""
+    """A descriptor to read a file by, whatever rights a run has left to it, which stay as they are; links are refused, pipes
+    do not block.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(path, flags)
     except PermissionError:
-        # The run took its own right to read away; nobody but us is left to mind.
+        # The run took its own right to read away. It may still go on, while this is saved.
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            raise
         make_readable(path)
-        return os.open(path, flags)
+        try:
+            return os.open(path, flags)
+        finally:
+            os.chmod(path, stat.S_IMODE(mode))
 
 
 def remove(path: Path) -> None:

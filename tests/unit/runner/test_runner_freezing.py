@@ -1,6 +1,9 @@
 """What is frozen of a workspace that somebody works on at the same time."""
 
+import contextlib
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from spell_runner.directory import BASELINE, Directory
 from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy
 from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE, Launch
-from spell_runner.workspace import Abort, copy_tree, read_baseline
+from spell_runner.workspace import Abort, copy_tree, open_readable, read_baseline
+
+NOBODY = 65534
 
 
 def launch_of(*, overlay, lower="/nowhere"):
@@ -79,14 +84,46 @@ def test_what_is_left_of_an_earlier_one_does_not_count(overlaid):
     assert not (overlaid.path / "snapshot").exists()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may look everywhere")
-def test_a_directory_without_rights_is_looked_into(overlaid):
-    closed = Path(overlaid / UPPER) / "closed"
-    closed.mkdir()
-    (closed / "file").touch()
-    closed.chmod(0)
+@contextlib.contextmanager
+def somebody(directory):
+    """Be a user who may not look everywhere, to whom a directory is given."""
+    if os.geteuid():
+        yield
+        return
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
-    assert below(freezing.freeze(overlaid, Abort()) / UPPER) == ["closed", "closed/file"]
+
+def modes(path):
+    return [stat.S_IMODE(one.lstat().st_mode) for one in sorted(path.rglob("*"))]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100, 0o300])
+def test_what_a_command_has_closed_is_looked_into_and_stays_closed(mode):
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        directory = Directory(Path(name))
+        outer, inner, file = (directory.path / UPPER / path for path in ("o", "o/i", "o/i/file"))
+        inner.mkdir(parents=True)
+        file.write_text("x")
+        (directory.path / LAUNCH).write_bytes(launch_of(overlay=True).encode())
+        with somebody(directory.path):
+            for path in (file, inner, outer):
+                path.chmod(mode)
+            frozen = Path(freezing.freeze(directory, Abort()) / UPPER)
+            found = below(frozen)
+            with os.fdopen(open_readable(str(frozen / "o/i/file"))) as reader:
+                content = reader.read()
+        closed = modes(directory.path / UPPER)
+
+    assert (found, content) == (["o", "o/i", "o/i/file"], "x")
+    assert closed == [mode] * 3
 
 
 def test_of_a_copy_of_the_code_only_what_was_touched_is_looked_at(tmp_path):
