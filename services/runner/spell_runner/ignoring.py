@@ -4,6 +4,7 @@ Patterns are anybody's, and so is what they are matched with: each becomes a reg
 back what they have taken, so that none takes longer than its length times that of a path.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,10 +30,25 @@ _STAR, _SLASH = "*", "/"
 class _Pattern:
     """What a line says: paths that match are left out, or with `keep` are not."""
 
+    expression: str
+    keep: bool
+    directories_only: bool
+    by_name: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Several:
+    """Patterns one after the other that say the same of what they match. Together they are matched far sooner."""
+
     expression: re.Pattern[str]
     keep: bool
     directories_only: bool
     by_name: bool
+
+    @classmethod
+    def of(cls, kind: tuple[bool, bool, bool], patterns: Iterable[_Pattern]) -> "_Several":
+        joined = "|".join(f"(?:{pattern.expression})" for pattern in patterns)
+        return cls(re.compile(joined, re.DOTALL), *kind)
 
 
 class Patterns:
@@ -41,7 +57,8 @@ class Patterns:
     def __init__(self, lines: Iterable[str]) -> None:
         found = [_parse(line) for line in lines]
         # The last one first: whichever matches then decides.
-        self._patterns = [pattern for pattern in reversed(found) if pattern is not None]
+        patterns = [pattern for pattern in reversed(found) if pattern is not None]
+        self._patterns = [_Several.of(kind, several) for kind, several in itertools.groupby(patterns, _kind)]
         self._directories: dict[str, bool] = {"": False}
 
     def __bool__(self) -> bool:
@@ -72,6 +89,10 @@ class Patterns:
         return False
 
 
+def _kind(pattern: _Pattern) -> tuple[bool, bool, bool]:
+    return pattern.keep, pattern.directories_only, pattern.by_name
+
+
 def _parse(line: str) -> _Pattern | None:
     """The pattern on a line; None where there is none."""
     text = _without_spaces(line.rstrip("\r\n"))
@@ -93,7 +114,7 @@ def _without_spaces(line: str) -> str:
     return bare + " " if escaped and len(bare) < len(line) else bare
 
 
-def _expression(text: str) -> re.Pattern[str] | None:
+def _expression(text: str) -> str | None:
     """A pattern as a regular expression; None where it can match nothing."""
     tokens = _tokens(text)
     if not tokens:
@@ -113,7 +134,7 @@ def _expression(text: str) -> re.Pattern[str] | None:
             runs.append([])
         else:
             runs[-1].append(_segment(segment))
-    return re.compile(_joined(runs), re.DOTALL)
+    return _joined(runs)
 
 
 def _joined(runs: list[list[str]]) -> str:

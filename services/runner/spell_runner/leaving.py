@@ -19,6 +19,8 @@ from spell_runner.workspace import Abort
 NAME = ".spellignore"
 FLAG = "--no-save"
 BYTES_MAX = 64 * 1024
+#: Each is looked at for each file.
+PATTERNS_MAX = 1_000
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -37,7 +39,7 @@ def changes(engine: Engine, spec: RunSpec, directory: Directory, abort: Abort) -
             lines = read(lower / root / NAME)
         except ValueError as error:
             found.notes.insert(0, f"{NAME} leaves nothing out: {error}")
-    return without(found, lines, spec.no_save, root)
+    return without(found, lines, spec.no_save, root, abort)
 
 
 def read(path: Path) -> list[str]:
@@ -61,19 +63,27 @@ def read(path: Path) -> list[str]:
     if len(data) > BYTES_MAX:
         raise ValueError(f"it has more than {BYTES_MAX // 1024} KiB")
     # As git, which lets a file begin with a byte order mark.
-    return data.decode("utf-8-sig", errors="replace").split("\n")
+    lines = data.decode("utf-8-sig", errors="replace").split("\n")
+    if sum(bool(line.strip()) and not line.startswith("#") for line in lines) > PATTERNS_MAX:
+        raise ValueError(f"it has more than {PATTERNS_MAX} patterns")
+    return lines
 
 
 def without(
-    found: Changes, ignored: Sequence[str], no_save: Sequence[str], root_directory: str | None
+    found: Changes, ignored: Sequence[str], no_save: Sequence[str], root_directory: str | None, abort: Abort
 ) -> Changes:
     """`found` without what patterns leave out, and with a line that says how much that is."""
     patterns = Patterns([*ignored, *no_save])
     if not patterns:
         return found
     prefix = "" if root_directory is None else f"{root_directory}/"
-    kept = [one for one in found.found if not patterns.leave_out(one.path.removeprefix(prefix))]
-    deleted = [path for path in found.deleted if not patterns.leave_out(path.removeprefix(prefix))]
+
+    def stays(path: str) -> bool:
+        abort.check()
+        return not patterns.leave_out(path.removeprefix(prefix))
+
+    kept = [one for one in found.found if stays(one.path)]
+    deleted = [path for path in found.deleted if stays(path)]
     notes, count = list(found.notes), len(found.found) - len(kept)
     if count:
         by = " and ".join(name for name, given in ((NAME, ignored), (FLAG, no_save)) if given)
