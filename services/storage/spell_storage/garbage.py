@@ -25,7 +25,7 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from spell_proto import database, logs
-from spell_proto.errors import GoneError, NotFoundError
+from spell_proto.errors import GoneError, NotFoundError, RefusedError
 from spell_proto.http import Caller
 from spell_proto.views import ManifestsAsked, ManifestsInUse
 from spell_storage import manifests, passes
@@ -176,11 +176,29 @@ class Garbage:
         return rows
 
     async def _remove_bytes(self) -> None:
-        """Remove what lies under loose keys; forgotten afterwards, so that a crash in between costs a second try."""
-        while rows := await self._pool.fetch(_SQL["given_up"], PORTION):
+        """Remove what lies under loose keys; forgotten afterwards, so that a crash in between costs a second try. What
+        cannot be removed stays on record, and is no hindrance to the rest.
+        """
+        last, stayed, problem = "", 0, ""
+        while rows := await self._pool.fetch(_SQL["given_up"], last, PORTION):
             keys = [row["key"] for row in rows]
+            last, gone = keys[-1], list[str]()
+            problems: list[str] = []
             for start in range(0, len(keys), _REMOVALS_AT_ONCE):
                 async with asyncio.TaskGroup() as group:
                     for key in keys[start : start + _REMOVALS_AT_ONCE]:
-                        group.create_task(self._objects.remove(key))
-            await self._pool.execute(_SQL["forget_keys"], keys)
+                        group.create_task(self._remove(key, gone, problems))
+            await self._pool.execute(_SQL["forget_keys"], gone)
+            if problems:
+                stayed, problem = stayed + len(problems), problems[-1]
+                # Where the store went away meanwhile, there is no use in going on.
+                await self._blobs.sentinel.check()
+        if stayed:
+            log.error("stored bytes cannot be removed", count=stayed, problem=problem)
+
+    async def _remove(self, key: str, gone: list[str], problems: list[str]) -> None:
+        try:
+            await self._objects.remove(key)
+            gone.append(key)
+        except (RefusedError, OSError) as error:
+            problems.append(f"{key}: {error!r}")

@@ -106,7 +106,7 @@ SELECT count(*) AS objects, coalesce(sum(size) FILTER (WHERE key IS NOT NULL), 0
 UPDATE loose SET at = '-infinity' WHERE at > '-infinity' AND at < $1 AND sha256 IS NULL;
 
 -- name: given_up
-SELECT key FROM loose WHERE at = '-infinity' ORDER BY key LIMIT $1;
+SELECT key FROM loose WHERE key > $1 AND at = '-infinity' ORDER BY key LIMIT $2;
 
 -- name: forget_keys
 DELETE FROM loose WHERE key = ANY($1::text[]) AND at = '-infinity';

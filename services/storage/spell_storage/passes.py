@@ -1,9 +1,10 @@
 """Removals that are made now and then, by one copy of the service at a time, for as long as it runs (shell)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 
@@ -37,10 +38,24 @@ async def repeat(stop: asyncio.Event, seconds: float, run_once: Pass, what: str)
 async def alone(pool: asyncpg.Pool, try_lock: str, unlock: str) -> AsyncIterator[bool]:
     """Hold an advisory lock; False where another copy of the service has it."""
     async with pool.acquire() as connection:
-        if not await connection.fetchval(try_lock):
+        with _ending(connection):
+            locked = await connection.fetchval(try_lock)
+        if not locked:
+            log.info("another copy of this service is at it already")
             yield False
             return
         try:
             yield True
         finally:
-            await connection.execute(unlock)
+            with _ending(connection):
+                await connection.fetchval(unlock)
+
+
+@contextmanager
+def _ending(connection: Any) -> Iterator[None]:
+    """End a session of which nobody knows whether it holds the lock: it is not reset, and would hold it for good."""
+    try:
+        yield
+    except BaseException:
+        connection.terminate()
+        raise

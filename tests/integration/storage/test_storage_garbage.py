@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from integration.storage.files_room import (
     CrashError,
+    Statements,
     a_files_room,
     in_bucket,
     in_directory,
@@ -21,6 +22,7 @@ from integration.storage.files_room import (
 )
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
+from spell_storage import passes
 from spell_storage.garbage import Removed
 from support import stack
 
@@ -270,6 +272,43 @@ async def test_saves_go_on_while_everything_is_removed_as_soon_as_it_may_be(room
     assert saved
     for (owner_id, digest), files in saved.items():
         assert await room.read(owner_id, digest) == files
+
+
+async def test_what_cannot_be_removed_is_no_hindrance_to_the_rest(cluster, tmp_path):
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as room:
+        await room.save(1, {"a": b"one", "b": b"two"})
+        room.named.clear()
+        # A directory in the place of a file: it cannot be removed as one, whoever asks.
+        bad = "blobs/00/" + "0" * 64 + ".bad"
+        (tmp_path / "blobs" / bad / "x").mkdir(parents=True)
+        await room.pool.execute("INSERT INTO loose (key, at) VALUES ($1, '-infinity')", bad)
+
+        await room.clear()
+
+        assert await room.keys() == set()
+        assert await room.pool.fetch("SELECT key FROM loose") == [(bad,)]
+
+
+async def test_who_breaks_off_while_it_unlocks_holds_no_lock_for_good(cluster, tmp_path):
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as room:
+        lock = "SELECT pg_try_advisory_lock(7)", "SELECT pg_advisory_unlock(7)"
+
+        async def crash():
+            raise CrashError
+
+        async def passed():
+            async with passes.alone(Statements(room.pool, room.fuse), *lock) as alone:
+                assert alone
+                room.fuse.set(0, crash)
+
+        with pytest.raises(CrashError):
+            await passed()
+
+        other = await asyncpg.connect(cluster.url("storage"))
+        async with asyncio.timeout(10):
+            while not await other.fetchval(lock[0]):
+                await asyncio.sleep(0.01)
+        await other.close()
 
 
 class LifeOfFiles(RuleBasedStateMachine):
