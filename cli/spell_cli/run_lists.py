@@ -259,7 +259,7 @@ def _snapshots(run: Run) -> str:
 def snapshot_text(run_id: int, snapshot: Snapshot) -> str:
     """A snapshot in a line."""
     files = f"{snapshot['files']} file{'s' if snapshot['files'] != 1 else ''}"
-    size, at = human_size(snapshot["bytes"]), local_time(snapshot["at"])
+    size, at = _size(snapshot["bytes"]), local_time(snapshot["at"])
     return f"runs/{run_id}@{snapshot['number']}: {files}, {size}, {at}"
 
 
@@ -267,4 +267,9 @@ def _saved(run: Run) -> str:
     if not run["saved_files"]:
         return ""
     files = f"{run['saved_files']} file{'s' if run['saved_files'] != 1 else ''}"
-    return f"{files}, {human_size(run['saved_bytes'] or 0)}, as runs/{run['id']}"
+    return f"{files}, {_size(run['saved_bytes'] or 0)}, as runs/{run['id']}"
+
+
+def _size(size: int) -> str:
+    """A size that stands between other words."""
+    return human_size(size) if size >= 1024 else f"{size} byte{'s' * (size != 1)}"

@@ -103,12 +103,12 @@ def placed(asked: Sequence[tuple[str, str | None]], cwd: str) -> list[str]:
         target = checked_target(given or name, cwd)
         for (other, _), there in zip(asked, targets, strict=False):
             if f"{target}/".startswith(f"{there}/") or f"{there}/".startswith(f"{target}/"):
-                raise InvalidError(
-                    "mount_target_conflict",
-                    f"--mount: {shown(other)} at {there} and {shown(resource)} at {target}: one "
-                    "cannot be in the other",
-                    field="mounts",
+                what = (
+                    f"{shown(other)} at {there} and {shown(resource)} at {target}: one cannot be in the other"
                 )
+                if target == there:
+                    what = f"{shown(other)} and {shown(resource)} would both be at {target}"
+                raise InvalidError("mount_target_conflict", f"--mount: {what}", field="mounts")
         targets.append(target)
     return targets
 

@@ -132,7 +132,8 @@ class RunCommand(SpellCommand):
     "mounts",
     multiple=True,
     metavar="RESOURCE[:PATH]",
-    help="Mount files or a directory, as runs/7/data:/mnt/data. Repeatable.",
+    help="Mount what is at runs/N, uploads/NAME, public/…, s3://…, gs://… or a link of yours, or in it. PATH: in the "
+    "directory of the command, where its own name is the default, or below /spell, /mnt or /data. Repeatable.",
 )
 @click.option("-d", "--description", metavar="TEXT", help="Default: the message of the current commit.")
 @click.option("--label", "labels", multiple=True, type=Label(), metavar="NAME", help="Repeatable.")

@@ -61,6 +61,8 @@ def _wait(client: Client, run_id: int, asked: int) -> Snapshot:
 
 
 def _ended(run: Run) -> str:
-    if run["state"] in {RunState.SAVING, RunState.PUSHING} or run["manifest"] is not None:
+    if run["state"] == RunState.SAVING:
+        return f"Run {run['id']} has ended meanwhile; what it made is being saved as runs/{run['id']}."
+    if run["state"] == RunState.PUSHING or run["manifest"] is not None:
         return f"Run {run['id']} has ended meanwhile; everything it has made is runs/{run['id']}."
     return f"Run {run['id']} has ended meanwhile, and is {run['state']}."

@@ -231,7 +231,11 @@ SNAPSHOT = {"number": 3, "asked": 1, "manifest": "m", "files": 2, "bytes": 2048,
             "No modified or new files found: runs/1@3 is empty.",
         ),
         ({"saves_met": 1, "save_problem": "no room"}, 1, "Run 1 could not be saved: no room"),
-        ({"state": "saving"}, 1, "Run 1 has ended meanwhile; everything it has made is runs/1."),
+        (
+            {"state": "saving"},
+            1,
+            "Run 1 has ended meanwhile; what it made is being saved as runs/1.",
+        ),
         ({"state": "killed"}, 1, "Run 1 has ended meanwhile, and is killed."),
     ],
 )

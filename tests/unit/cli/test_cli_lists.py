@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spell_cli.run_lists import info_rows, plan_rows, ps_table, status_text
+from spell_cli.run_lists import info_rows, plan_rows, ps_table, snapshot_text, status_text
 from spell_cli.tables import pairs, safe, table
 from spell_cli.times import go_duration, human_size, listing_date, relative
 
@@ -299,3 +299,20 @@ def test_a_plan_says_what_a_run_gets_on_its_machine(kind, place):
     plan = {"environment": environment, "machine": machine, "code_known": None}
 
     assert dict(plan_rows({"command": "true"}, plan, changes=False))["Machine Type"] == place
+
+
+@pytest.mark.parametrize(("size", "shown"), [(1, "1 byte"), (10, "10 bytes"), (1024, "1.0K")])
+def test_a_size_that_stands_between_words_says_of_what_it_is(size, shown):
+    snapshot = {
+        "number": 1,
+        "asked": 0,
+        "manifest": "x",
+        "files": 2,
+        "bytes": size,
+        "at": "2026-11-22T11:59:57Z",
+    }
+
+    assert dict(info_rows(a_run(saved_files=2, saved_bytes=size), NOW))["Saved Files"] == (
+        f"2 files, {shown}, as runs/9"
+    )
+    assert snapshot_text(9, snapshot).startswith(f"runs/9@1: 2 files, {shown}, ")

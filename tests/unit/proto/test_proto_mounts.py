@@ -124,5 +124,8 @@ def test_a_request_checks_its_mounts_where_its_command_starts():
         mounts=(MountRequest(resource="runs/1"),),
     )
     assert asked.working_directory == "/spell/proj"
-    with pytest.raises(ValueError, match="one cannot be in the other"):
+    with pytest.raises(ValueError, match="'runs/1' and 'runs/1' would both be at /spell/a"):
         RunRequest(command="true", mounts=(MountRequest(resource="runs/1", target="a"),) * 2)
+    above = (MountRequest(resource="runs/1", target="a"), MountRequest(resource="runs/1", target="a/b"))
+    with pytest.raises(ValueError, match="one cannot be in the other"):
+        RunRequest(command="true", mounts=above)
