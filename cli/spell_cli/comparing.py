@@ -43,6 +43,8 @@ def compare(before: Sequence[Entry], after: Sequence[Entry]) -> Difference:
 
 
 def _same(one: Entry, other: Entry) -> bool:
+    if one["link"] is not None:
+        return one["link"] == other["link"]
     return all(one[name] == other[name] for name in ("size", "sha256", "mode", "link"))
 
 

@@ -21,8 +21,6 @@ HASHED_AT_ONCE = 4
 SMALL_BYTES_MAX = 1 << 20
 PART_BYTES = 4 << 20
 _GIVE_UP_AFTER_SECONDS = 60.0
-#: The SHA-256 of no bytes: what a link has.
-_NOTHING = hashlib.sha256().hexdigest()
 _T = TypeVar("_T")
 
 OnBytes = Callable[[int], None]
@@ -66,7 +64,7 @@ class Sender:
 
     def entries(self, found: Sequence[Local]) -> list[dict[str, Any]]:
         """What the manifest says of files and links, once `digests` knows the files."""
-        return [_entry(local, self.by_path.get(local.path, _NOTHING)) for local in found]
+        return [_entry(local, self.by_path.get(local.path)) for local in found]
 
     def send_one(self, name: str, source: BinaryIO, size: int, digest: str) -> None:
         """Send one file from where it was left, under a name of its own."""
@@ -160,11 +158,13 @@ def _opened(local: Local) -> BinaryIO:
         raise CliError(f"'{safe_path(local.path)}' cannot be read: {error.strerror}.") from None
 
 
-def _entry(local: Local, digest: str) -> dict[str, Any]:
+def _entry(local: Local, digest: str | None) -> dict[str, Any]:
+    # Size and SHA-256 of a link are those of what it says.
+    said = os.fsencode(local.link or "")
     return {
         "path": local.path,
-        "size": local.size,
-        "sha256": digest,
+        "size": local.size if local.link is None else len(said),
+        "sha256": digest or hashlib.sha256(said).hexdigest(),
         "mode": local.mode,
         "modified_at": local.modified_at,
         "link": local.link,

@@ -1,5 +1,7 @@
 """The one form of a manifest, over which its digest is taken: equal content, equal digest (pure)."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC
 
@@ -12,14 +14,16 @@ MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 
 
 def canonical(manifest: Manifest) -> Manifest:
-    """The manifest sorted by path, with times in UTC.
+    """The manifest sorted by path, with times in UTC. Size and SHA-256 of a link are those of what it says.
 
     Raises:
         InvalidError: manifest_invalid, for paths that no directory could hold.
     """
     entries = sorted(
         (
-            entry.model_copy(update={"modified_at": entry.modified_at.astimezone(UTC)})
+            entry.model_copy(
+                update={"modified_at": entry.modified_at.astimezone(UTC), **_of_link(entry.link)}
+            )
             for entry in manifest.entries
         ),
         key=lambda entry: entry.path,
@@ -34,6 +38,13 @@ def canonical(manifest: Manifest) -> Manifest:
         if "\0" in path or any(part in {"", ".", ".."} for part in path.split("/")):
             raise _invalid(f"{shown(path)} is not a path below a resource")
     return manifest.model_copy(update={"entries": tuple(entries), "deleted": tuple(deleted)})
+
+
+def _of_link(link: str | None) -> dict[str, object]:
+    if link is None:
+        return {}
+    said = os.fsencode(link)
+    return {"size": len(said), "sha256": hashlib.sha256(said).hexdigest()}
 
 
 def digests(manifest: Manifest) -> list[str]:

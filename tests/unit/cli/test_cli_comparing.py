@@ -36,6 +36,17 @@ def test_nothing_differs_from_itself():
     assert rows(compare(files, files)) == ["0 added, 0 removed, 0 changed, 2 the same"]
 
 
+def test_links_are_the_same_that_lead_to_the_same():
+    """Whoever brought them has said what he likes of their size, content and mode."""
+    one = [entry("l", 0, "of nothing", link="a"), entry("was a file")]
+    other = [entry("l", 1, "of its text", 0o777, link="a"), entry("was a file", link="b")]
+
+    assert rows(compare(one, other)) == [
+        "~ was a file  1 became → b",
+        "0 added, 0 removed, 1 changed, 1 the same",
+    ]
+
+
 def test_other_content_of_the_same_size_is_a_change():
     assert rows(compare([entry("a")], [entry("a", sha256="b")]))[0] == "~ a  1, other content"
 

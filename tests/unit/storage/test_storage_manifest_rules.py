@@ -1,5 +1,6 @@
 """Which paths an upload may have, and that it is quick to say so of anybody's."""
 
+import hashlib
 import time
 from datetime import UTC, datetime
 
@@ -9,6 +10,7 @@ from spell_proto.errors import InvalidError
 from spell_proto.resources import PATH_PARTS_MAX
 from spell_proto.views import Manifest, ManifestEntry
 from spell_storage.manifest_rules import check_paths
+from spell_storage.manifests import canonical
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -65,6 +67,14 @@ def test_more_than_a_manifest_may_say_is_refused():
     assert "fewer files, or shorter paths" in refused(
         *(f"{'d' * 200}/{'e' * 200}/{n}" for n in range(120_000))
     )
+
+
+def test_a_link_is_the_same_whoever_brings_it():
+    """Its size and SHA-256 are those of what it says, as where a run has made it."""
+    link = ManifestEntry(path="l", size=0, sha256="0" * 64, mode=0o777, modified_at=AT, link="é")
+    kept = canonical(Manifest(entries=(link,))).entries[0]
+
+    assert (kept.size, kept.sha256) == (2, hashlib.sha256("é".encode()).hexdigest())
 
 
 def test_long_paths_are_looked_at_once_each():
