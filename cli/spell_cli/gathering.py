@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from spell_cli.errors import CliError
@@ -71,6 +72,31 @@ def gather(path: Path) -> Gathered:
     except OSError as error:
         raise CliError(f"{safe_path(str(error.filename or path))}: {error.strerror}.") from None
     return gathered
+
+
+def opened(local: Local) -> BinaryIO:
+    """A file to be read. What has become a link since it was found is not followed, and no pipe is waited for.
+
+    Raises:
+        CliError: it cannot be read, or is no file any more.
+    """
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    try:
+        file = os.fdopen(os.open(local.source, flags), "rb")
+    except OSError as error:
+        raise CliError(f"'{safe_path(local.path)}' cannot be read: {error.strerror}.") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CliError(f"'{safe_path(local.path)}' is no file any more.")
+    return file
+
+
+def unchanged(local: Local, file: BinaryIO) -> bool:
+    """Whether a file is as it was found, as far as its size and time tell."""
+    status = os.fstat(file.fileno())
+    return (status.st_size, status.st_mtime_ns) == (local.size, local.mtime_ns)
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, cast
 
 from spell_cli.errors import CliError
-from spell_cli.gathering import Local
+from spell_cli.gathering import Local, opened, unchanged
 from spell_cli.terminal import safe_path
 
 ROOT = "upload"
@@ -41,10 +41,16 @@ def pack(files: Sequence[Local], on_bytes: Callable[[int], None]) -> BinaryIO:
 def _add(tar: tarfile.TarFile, local: Local) -> None:
     member = tarfile.TarInfo(f"{ROOT}/{local.path}")
     member.size, member.mode, member.mtime = local.size, local.mode, local.mtime_ns // 10**9
-    with local.source.open("rb") as file:
+    with opened(local) as file:
         try:
             tar.addfile(member, file)
         except OSError as error:
             if "unexpected end of data" in str(error):
-                raise CliError(f"'{safe_path(local.path)}' changed while it was packed.") from None
+                raise _changed(local) from None
             raise
+        if not unchanged(local, file):
+            raise _changed(local)
+
+
+def _changed(local: Local) -> CliError:
+    return CliError(f"'{safe_path(local.path)}' changed while it was packed.")

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from spell_cli.client import LOST, pauses
 from spell_cli.errors import CliError, UnreachableError
-from spell_cli.gathering import Local
+from spell_cli.gathering import Local, opened
 from spell_cli.terminal import safe_path
 from spell_cli.upload_client import UploadClient
 from spell_proto.errors import ConflictError, InvalidError, RefusedError
@@ -106,7 +106,7 @@ class Sender:
         return client.offset(place), problem
 
     def _digest(self, local: Local) -> str:
-        with _opened(local) as file:
+        with opened(local) as file:
             digest = digest_of(file)
             if os.fstat(file.fileno()).st_size != local.size:
                 raise _changed(local)
@@ -114,7 +114,7 @@ class Sender:
 
     def _send(self, digest: str, local: Local) -> None:
         try:
-            with _opened(local) as file:
+            with opened(local) as file:
                 self.send_one(digest, file, local.size, digest)
         except (ConflictError, InvalidError) as error:
             if error.code in {"upload_file_changed", "upload_too_long"}:
@@ -147,15 +147,6 @@ class Sender:
         if client is None:
             client = self._local.client = self._make_client()
         return client
-
-
-def _opened(local: Local) -> BinaryIO:
-    try:
-        # What has become a link since it was found is not followed.
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        return os.fdopen(os.open(local.source, flags), "rb")
-    except OSError as error:
-        raise CliError(f"'{safe_path(local.path)}' cannot be read: {error.strerror}.") from None
 
 
 def _entry(local: Local, digest: str | None) -> dict[str, Any]:
