@@ -81,7 +81,7 @@ class Incoming:
             ConflictError: upload_file_changed.
             QuotaError: its owner would have more than he may.
         """
-        await self._check_room(owner_id, upload_id, path, length)
+        await self.check_room(owner_id, upload_id, path, 1, length)
         await self._pool.execute(_SQL["add_file"], upload_id, owner_id, path, length, announced)
         row = await self._pool.fetchrow(_SQL["file_at"], upload_id, owner_id, path)
         if row is None:
@@ -117,7 +117,7 @@ class Incoming:
 
     async def bring(self, owner_id: int, upload_id: int, path: str, digest: str, data: bytes) -> IncomingFile:
         """A small file in one go: it needs no parts. Raises as `create` does."""
-        await self._check_room(owner_id, upload_id, path, len(data))
+        await self.check_room(owner_id, upload_id, path, 1, len(data))
         try:
             await self._blobs.put(owner_id, digest, data)
         except InvalidError as error:
@@ -131,12 +131,15 @@ class Incoming:
             else IncomingFile(**dict(row))
         )
 
-    async def _check_room(self, owner_id: int, upload_id: int, path: str, length: int) -> None:
+    async def check_room(
+        self, owner_id: int, upload_id: int, path: str | None, files: int, length: int
+    ) -> None:
+        """Whether there is room for the file at a path, or for all of an upload, beside what was begun. Raises QuotaError."""
         quotas = self._blobs.quotas
         if quotas.limited(owner_id):
-            row = await self._pool.fetchrow(_SQL["announced"], upload_id, path)
+            row = await self._pool.fetchrow(_SQL["announced"], owner_id, upload_id, path)
             assert row is not None, "an aggregate always has a row"
-            await quotas.check_room(owner_id, row["files"] + 1, row["bytes"] + length)
+            await quotas.check_room(owner_id, row["files"] + files, row["bytes"] + length)
 
     async def find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
         """A file on its way. Raises NotFoundError."""

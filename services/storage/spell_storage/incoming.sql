@@ -1,7 +1,10 @@
 -- name: announced
--- What an upload will be besides a file at some path, as far as its files were begun.
-SELECT count(*) AS files, coalesce(sum(length), 0)::bigint AS bytes
-FROM upload_files WHERE upload_id = $1 AND path <> $2;
+-- What all uploads of an owner that are not complete will be, as far as their files were begun, besides one file of one
+-- of them, or, without a path, all of that upload.
+SELECT count(*) AS files, coalesce(sum(f.length), 0)::bigint AS bytes
+FROM uploads u JOIN upload_files f ON f.upload_id = u.id
+WHERE u.owner_id = $1 AND u.manifest IS NULL
+    AND NOT (u.id = $2 AND ($3::text IS NULL OR f.path = $3));
 
 -- name: add_file
 INSERT INTO upload_files (upload_id, path, length, announced)

@@ -12,9 +12,12 @@ from spell_proto.views import Manifest, ManifestEntry
 from spell_storage.blobs import Blobs
 from spell_storage.incoming import Incoming, IncomingFile
 from spell_storage.manifest_rules import check_paths
+from spell_storage.quotas import QuotaError
 from spell_storage.unpacker import Unpacker
 
 _SQL = database.queries("spell_storage", "uploads.sql")
+#: How many uploads of an owner may be on their way.
+OPEN_MAX = 1_000
 #: Of a file of which nobody has said it.
 _MODE = 0o644
 
@@ -22,11 +25,19 @@ _MODE = 0o644
 class Uploads:
     """The table `uploads`. What belongs to another owner is not found."""
 
-    def __init__(self, pool: asyncpg.Pool, blobs: Blobs, incoming: Incoming, unpacker: Unpacker) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        blobs: Blobs,
+        incoming: Incoming,
+        unpacker: Unpacker,
+        open_max: int = OPEN_MAX,
+    ) -> None:
         self._pool = pool
         self._blobs = blobs
         self._incoming = incoming
         self._unpacker = unpacker
+        self._open_max = open_max
 
     async def begin(self, owner_id: int, request: UploadRequest) -> tuple[UploadView, bool]:
         """Begin an upload, or go on with one of that name; and whether it is new.
@@ -34,7 +45,7 @@ class Uploads:
         Raises:
             InvalidError: upload_name_invalid.
             ConflictError: upload_exists.
-            QuotaError: what is going to be sent has no room.
+            QuotaError: what is going to be sent has no room, or too many others are not complete.
         """
         public = owner_id == PLATFORM
         name = uploads.public_name(request.name) if public else resources.upload_name(request.name)
@@ -49,11 +60,18 @@ class Uploads:
                         field="name",
                     )
             row = await connection.fetchrow(_SQL["begin"], owner_id, name, request.compressed)
-        assert row is not None, "RETURNING gives the row, new or old"
+            assert row is not None, "RETURNING gives the row, new or old"
+            if row["made"] and await connection.fetchval(_SQL["open"], owner_id) > self._open_max:
+                raise QuotaError(
+                    "too_many_uploads",
+                    f"{self._open_max} uploads of yours are not complete; 'spell rm uploads/NAME' takes one away",
+                    field="name",
+                )
         if row["manifest"] is not None:
             raise _exists(name, public=public)
         if request.files or request.bytes:
-            await self._blobs.quotas.check_room(owner_id, request.files or 0, request.bytes or 0)
+            wanted = request.files or 0, request.bytes or 0
+            await self._incoming.check_room(owner_id, row["id"], None, *wanted)
         return _view(row), row["made"]
 
     async def one(self, owner_id: int, upload_id: int) -> UploadView:

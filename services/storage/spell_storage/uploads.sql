@@ -6,6 +6,9 @@ ON CONFLICT (owner_id, name) DO UPDATE
         compressed = CASE WHEN uploads.manifest IS NULL THEN excluded.compressed ELSE uploads.compressed END
 RETURNING id, name, compressed, manifest, files, bytes, created_at, completed_at, xmax = 0 AS made;
 
+-- name: open
+SELECT count(*) FROM uploads WHERE owner_id = $1 AND manifest IS NULL;
+
 -- name: lock_public
 SELECT pg_advisory_xact_lock(hashtext('spell-public'));
 

@@ -307,3 +307,16 @@ async def test_completing_waits_for_a_file_that_is_just_being_made_whole(cluster
 
         assert not done
         assert [each.result().files for each in completing] == [1, 1]
+
+
+async def test_so_many_uploads_are_on_their_way_and_no_more(room):
+    copy = Copy(room)
+    few = Uploads(room.pool, room.blobs, copy.incoming, Unpacker(copy.incoming, room.blobs), open_max=2)
+    for name in ("a", "b"):
+        await few.begin(OWNER, UploadRequest(name=name))
+
+    with pytest.raises(QuotaError, match="2 uploads of yours are not complete"):
+        await few.begin(OWNER, UploadRequest(name="c"))
+    assert not (await few.begin(OWNER, UploadRequest(name="a")))[1], "it is gone on with"
+    await few.remove(OWNER, "b")
+    assert (await few.begin(OWNER, UploadRequest(name="c")))[1]

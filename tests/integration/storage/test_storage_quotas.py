@@ -87,19 +87,30 @@ async def test_two_saves_at_once_do_not_both_take_the_last_of_the_room(api, owne
     assert sorted(outcomes) == ["quota_exceeded"] * 3 + ["saved"]
 
 
-async def test_an_upload_is_refused_before_its_bytes_are_sent(api, owner):
-    body = json.dumps({"name": f"u{owner}"})
-    headers = {"Content-Type": "application/json"}
+async def upload(api, owner, name, **more):
+    body, headers = json.dumps({"name": name, **more}), {"Content-Type": "application/json"}
     async with api.open("POST", "/uploads", params={"owner_id": owner}, data=body, headers=headers) as answer:
-        upload_id = json.loads(await answer.read())["id"]
+        return json.loads(await answer.read())["id"]
 
-    async def begin(path, length):
+
+@pytest.mark.parametrize("names", [("one", "one"), ("one", "another")])
+async def test_an_upload_is_refused_before_its_bytes_are_sent(api, owner, names):
+    """All that is on its way counts, in however many uploads it is."""
+    uploads = {name: await upload(api, owner, name) for name in names}
+
+    async def begin(name, path, length):
+        upload_id = uploads[name]
         headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(length), "Upload-Metadata": f"path {path}"}
         place = f"/uploads/{upload_id}/files"
         async with api.open("POST", place, params={"owner_id": owner}, headers=headers) as answer:
             return answer.status
 
-    assert await begin("YQ==", 60_000) == 201
+    assert await begin(names[0], "YQ==", 60_000) == 201
+    assert await begin(names[0], "YQ==", 60_000) == 201, "it is the same file"
     with pytest.raises(RefusedError) as refused:
-        await begin("Yg==", 60_000)
+        await begin(names[1], "Yg==", 60_000)
+    with pytest.raises(RefusedError) as refused_whole:
+        await upload(api, owner, "third", files=1, bytes=60_000)
     assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
+    assert refused_whole.value.code == "quota_exceeded"
+    await upload(api, owner, names[0], files=1, bytes=60_000)
