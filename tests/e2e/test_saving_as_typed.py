@@ -42,7 +42,7 @@ def test_a_checkpoint_is_saved_mounted_and_outlives_a_kill(stack, project):
     saved = stack.spell("save", run_id)
 
     assert saved.rc == 0, saved
-    assert saved.stdout.startswith(f"Saved runs/{run_id}@1: 1 file, 8, ")
+    assert saved.stdout.startswith(f"Saved runs/{run_id}@1: 1 file, 8 bytes, ")
     assert f"runs/{run_id}@1: 1 file" in stack.spell("info", run_id).stdout
     assert listed(stack, f"runs/{run_id}@1/ckpt") == {"model"}
     assert stack.spell("run", "-m", f"runs/{run_id}@1/ckpt:in", "cat in/model", cwd=project).rc == 0
