@@ -327,6 +327,10 @@ def test_a_tab_offers_what_there_is(two, server):
     assert completed(two, "cluster", "delete-git-credentials", "") == ["github.com"]
     assert completed(two, "cluster", "add-git-credentials", "git.") == ["git.example.org:8443"]
     assert set(completed(two, "cluster", "")) == {
+        "add-bucket",
+        "list-buckets",
+        "remove-bucket",
+        "publish",
         "add-git-credentials",
         "list-git-credentials",
         "delete-git-credentials",

@@ -35,7 +35,7 @@ from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
 DEADLINE_SECONDS = 20.0
-MACHINES = tuple(f"r{number}" for number in range(100))
+MACHINES = tuple(f"r{number}" for number in range(400))
 MANIFEST = TypeAdapter(Manifest)
 VERDICT = TypeAdapter(Verdict)
 FINAL = {"complete", "stopped", "killed", "failed", "interrupted"}

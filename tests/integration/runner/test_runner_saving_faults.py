@@ -114,7 +114,7 @@ async def test_what_storage_has_said_that_it_has_and_lost_is_sent_again(rooms, p
     here.front.gate.set()
     view = await here.until_final(run_id)
 
-    assert lost == f"DELETE {len(made)}"
+    assert int(lost.removeprefix("DELETE ")) >= len(made)
     assert (view.state, view.reason) == ("complete", None)
     assert await here.files(view) == made
 

@@ -20,6 +20,8 @@ ISOLATIONS = [
         "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
     ),
 ]
+#: Bytes on their way to storage: of small files together, of a large one alone.
+SENDING = re.compile("PUT /blobs|POST /blobs/pack")
 UNTIL_KILLED = "while sleep 0.05; do :; done"
 
 
@@ -131,10 +133,10 @@ async def test_a_runner_that_is_asked_to_end_does_not_wait_for_a_snapshot(rooms)
     run_id = await here.create(f"echo never sent before > a; echo ready; {UNTIL_KILLED}")
     await here.until_logged(run_id, b"ready\n")
     here.front.gate.clear()
-    here.front.held = re.compile("PUT /blobs")
+    here.front.held = SENDING
 
     await here.client.save(run_id)
-    await here.until_true(lambda: any("PUT /blobs" in asked for asked in here.front.asked))
+    await here.until_true(lambda: any(map(SENDING.search, here.front.asked)))
     async with asyncio.timeout(10):
         assert await here.runner.stop() == 0
     assert not (here.attempt(run_id) / "snapshot").exists()
@@ -168,10 +170,10 @@ async def test_a_runner_that_is_killed_in_the_middle_takes_the_snapshot_once_mor
     run_id = await here.create(f"echo of its own > a; echo ready; {UNTIL_KILLED}")
     await here.until_logged(run_id, b"ready\n")
     here.front.gate.clear()
-    here.front.held = re.compile("PUT /blobs")
+    here.front.held = SENDING
 
     await here.client.save(run_id)
-    await here.until_true(lambda: any("PUT /blobs" in asked for asked in here.front.asked))
+    await here.until_true(lambda: any(map(SENDING.search, here.front.asked)))
     here.runner.kill9()
     assert (here.attempt(run_id) / "snapshot").exists()
     here.front.held = None
