@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from spell_proto.errors import InvalidError, UnavailableError
 from spell_proto.http import Caller
-from support import git_https, stack
+from support import git_https, stack, stores
 from support.conda_packages import Channel
 from support.sources import Source
 
@@ -74,6 +74,7 @@ def _host(tmp_path_factory) -> Iterator[git_https.GitHttps]:
 @pytest.fixture(name="storage", scope="module")
 def _storage(postgres, host) -> Iterator[Storage]:
     with stack.short_directory() as directory:
+        stores.same_store(postgres.url("storage"), directory / "storage" / "blobs")
         made = Storage(directory, postgres.url("storage"), host)
         made.start()
         try:

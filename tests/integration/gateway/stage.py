@@ -20,7 +20,7 @@ from spell_gateway.accounts import Accounts, new_token, token_digest
 from spell_proto import database, http
 from spell_proto.errors import RefusedError
 from spell_proto.journal import Decoder, Record, RecordKind, encode
-from support import stack
+from support import stack, stores
 from support.scheduler import SchedulerProcess, machine
 
 DEADLINE_SECONDS = 15.0
@@ -88,6 +88,7 @@ class Stage:
         }
         self.sockets = socket
         self.scheduler = SchedulerProcess(postgres, nats, directory, SPELL_RUNS_MAX="100")
+        stores.same_store(postgres.url("storage"), directory / "storage" / "blobs")
         self.storage = Process(
             "storage",
             directory,

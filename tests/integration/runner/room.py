@@ -30,7 +30,7 @@ from spell_proto.views import Manifest, RunView, Verdict
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
-from support import docker, git_https, registries, stack
+from support import docker, git_https, registries, stack, stores
 from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
@@ -87,6 +87,7 @@ class Services:
         self.storage_url = f"unix://{directory}/storage.sock"
         #: Where buckets are looked for; a test that needs some starts what answers there.
         self.clouds_port = stack.free_port()
+        stores.same_store(postgres.url("storage"), directory / "storage" / "blobs")
         self.storage = Process(
             "storage",
             directory,

@@ -9,12 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import asyncpg
 import pytest
 from aiohttp import web
 
@@ -22,7 +20,7 @@ from integration.storage.fetching import Owner, Source
 from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
-from support import buckets, git_https, registries, stack
+from support import buckets, git_https, registries, stack, stores
 
 
 @dataclass
@@ -110,27 +108,6 @@ def _gateway(path: Path, owners: dict[str, int]) -> Iterator[None]:
         loop.close()
 
 
-def _same_store(database_url: str, directory: Path) -> None:
-    """Services that share a database here have a directory each, which is as if they shared that, too."""
-
-    async def known():
-        connection = await asyncpg.connect(database_url, server_settings={"search_path": "storage"})
-        try:
-            if await connection.fetchval("SELECT to_regclass('storage.store') IS NULL"):
-                return None
-            await connection.execute("INSERT INTO store (id) VALUES ('tests') ON CONFLICT DO NOTHING")
-            await connection.execute("UPDATE store SET placed = true")
-            return await connection.fetchval("SELECT id FROM store")
-        finally:
-            await connection.close()
-
-    with ThreadPoolExecutor(1) as thread:
-        name = thread.submit(lambda: asyncio.run(known())).result(20)
-    if name is not None:
-        (directory / "store").mkdir(parents=True)
-        (directory / "store" / name).write_text(name)
-
-
 @contextmanager
 def _service(database_url: str, **settings: str) -> Iterator[Service]:
     with stack.short_directory() as directory:
@@ -147,7 +124,7 @@ def _service(database_url: str, **settings: str) -> Iterator[Service]:
                 **settings,
             },
         )
-        _same_store(database_url, directory / "data" / "blobs")
+        stores.same_store(database_url, directory / "data" / "blobs")
         with _gateway(directory / "gateway.sock", service.owners):
             service.start()
             try:
