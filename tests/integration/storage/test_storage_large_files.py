@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from spell_proto.views import ManifestStored, Verdict
+from support import stores
 
 pytestmark = pytest.mark.integration
 
