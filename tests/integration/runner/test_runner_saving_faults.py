@@ -28,6 +28,7 @@ async def make(here):
     workspace = here.attempt(run_id) / "spell"
     made = {path.name: path.read_bytes() for path in workspace.iterdir()}
     here.front.sent.clear()
+    here.front.asked.clear()
     return run_id, workspace, made | {"go": b""}
 
 
