@@ -213,12 +213,23 @@ class WireMachine:
             self.steps.setdefault((wanted.run_id, wanted.attempt, wanted.fence), [])
         return answer
 
-    def key(self, run_id: int) -> tuple[int, int, int]:
-        return next(key for key in self.steps if key[0] == run_id)
+    async def taken(self, run_id: int) -> tuple[int, int, int]:
+        """The attempt of a run that this machine holds. It beats until it is given one: a host that is held up for
+        long lets the scheduler count the machine among those that do not answer, and admit the run later.
+        """
+
+        async def held() -> tuple[int, int, int] | None:
+            key = next((key for key in self.steps if key[0] == run_id), None)
+            if key is None:
+                await self.beat()
+            return key
+
+        key: tuple[int, int, int] = await until(held)
+        return key
 
     async def report(self, run_id: int, *steps: Any, times: int = 1) -> None:
-        """Note steps of an attempt and send them, `times` times."""
-        key = self.key(run_id)
+        """Note steps of the attempt it has taken and send them, `times` times."""
+        key = await self.taken(run_id)
         first = len(self.steps[key]) + 1
         self.steps[key].extend(steps)
         await self.send(key, first, steps, times=times)

@@ -1,9 +1,10 @@
-"""The plainest run there is, and an attempt at one: a test names only what matters to it."""
+"""The plainest run there is, an attempt at one, and its launch: a test names only what matters to it."""
 
 from typing import Any
 
 from spell_proto.spec import AttemptSpec, EnvironmentRequest, RunSpec
 from spell_proto.state import Intent
+from spell_runner.shim.launch import Launch
 
 
 def a_run(**given: Any) -> RunSpec:
@@ -25,3 +26,20 @@ def an_attempt(run_id: int = 7, fence: int = 3, **given: Any) -> AttemptSpec:
     return AttemptSpec(
         run_id=run_id, attempt=1, fence=fence, owner_id=1, intent=Intent.RUN, spec=a_run(**given)
     )
+
+
+def a_launch(**given: Any) -> Launch:
+    """`true` without anything that keeps it apart."""
+    plain = {
+        "argv": ("true",),
+        "env": {},
+        "isolation": "none",
+        "overlay": False,
+        "lower": "/nowhere",
+        "cwd": "/",
+        "root": "/",
+        "hidden": (),
+        "read_only": (),
+        "log_bytes_max": 1,
+    }
+    return Launch(**plain | given)

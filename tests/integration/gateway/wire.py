@@ -19,7 +19,7 @@ from spell_proto.events import (
 )
 from spell_proto.journal import OUTPUT, RecordKind, Totals, encode, encode_json
 from spell_proto.state import Reason
-from support.scheduler import WireMachine, until
+from support.scheduler import WireMachine
 
 
 class Machine:
@@ -31,13 +31,7 @@ class Machine:
 
     async def take(self, run_id: int) -> "Attempt":
         """The attempt of a run that has been given to this machine."""
-
-        async def given() -> bool:
-            await self.wire.beat()
-            return any(key[0] == run_id for key in self.wire.steps)
-
-        await until(given)
-        return Attempt(self, *self.wire.key(run_id))
+        return Attempt(self, *(await self.wire.taken(run_id)))
 
 
 class Attempt:

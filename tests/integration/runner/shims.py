@@ -29,6 +29,13 @@ from spell_runner.shim.launch import Claim, Launch
 
 DEADLINE_SECONDS = 20.0
 BWRAP = shutil.which("bwrap") or ""
+#: All ways to keep a command apart; each is tried wherever a test is about every run.
+ISOLATIONS = [
+    "none",
+    "unshare",
+    "docker",
+    pytest.param("bubblewrap", marks=pytest.mark.skipif(not BWRAP, reason="bubblewrap is not installed")),
+]
 _BOOT = (
     "import sys; sys.path[:0] = sys.argv[1:3]; from spell_runner.shim.server import main; main(sys.argv[3:])"
 )

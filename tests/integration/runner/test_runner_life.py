@@ -21,17 +21,9 @@ from support.shelf import code
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LIFE = ["requested", "building", "running", "saving", "pushing", "complete"]
-ISOLATIONS = [
-    "none",
-    "unshare",
-    "docker",
-    pytest.param(
-        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
-    ),
-]
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS)
 async def test_a_run_goes_through_its_whole_life(rooms, isolation):
     here = await rooms(isolation)
     command = (

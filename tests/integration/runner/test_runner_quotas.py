@@ -6,14 +6,6 @@ from integration.runner import shims
 from integration.runner.room import in_docker, room
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-ISOLATIONS = [
-    "none",
-    "unshare",
-    "docker",
-    pytest.param(
-        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
-    ),
-]
 MAX = {"SPELL_RUN_BYTES_MAX": str(20 << 20), "SPELL_RUN_FILES_MAX": "500"}
 
 
@@ -25,7 +17,7 @@ def settings_for(isolation, request):
     )
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS)
 async def test_a_run_that_writes_too_much_is_ended_and_keeps_its_files(services, request, isolation):
     async with room(services, **settings_for(isolation, request), **MAX) as here:
         neighbour = await here.create("echo up; read _ < /dev/zero & sleep 60 & wait; true")

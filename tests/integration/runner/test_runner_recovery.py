@@ -13,18 +13,10 @@ from integration.runner.room import room
 from spell_runner.engines.server import ShimServer
 from spell_runner.shim import launch
 
-ISOLATIONS = [
-    "none",
-    "unshare",
-    "docker",
-    pytest.param(
-        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
-    ),
-]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS)
 async def test_a_killed_runner_takes_its_run_up_again_and_the_log_is_whole(rooms, isolation):
     here = await rooms(isolation)
     run_id = await here.create("for i in $(seq 20); do echo $i; sleep 0.05; done; echo file > made; exit 7")

@@ -32,6 +32,16 @@ async def make(here):
     return run_id, workspace, made | {"go": b""}
 
 
+async def saved(here, run_id):
+    """The run, once it was saved as it was asked to be."""
+
+    async def taken():
+        view = await here.client.get(run_id)
+        return view if view.saves_met else None
+
+    return await until(taken)
+
+
 def assert_little_was_sent_twice(here, made, deaths):
     """What storage has said that it has never comes again; of the rest, what was on its way."""
     known: set[str] = set()
@@ -136,11 +146,7 @@ async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms)
         file.write(b"x" * 500_000)
     here.front.gate.set()
 
-    async def taken():
-        view = await here.client.get(run_id)
-        return view if view.saves_met else None
-
-    view = await until(taken)
+    view = await saved(here, run_id)
     assert view.save_problem is None
     assert await here.files(view, 1) == {"big": bytes(8_500_000) + b"x" * 500_000}
     await here.client.end(run_id, "kill")
@@ -163,11 +169,7 @@ async def test_of_two_files_of_one_content_the_one_that_did_not_change_keeps_it(
         file.write(b"x")
     here.front.gate.set()
 
-    async def taken():
-        view = await here.client.get(run_id)
-        return view if view.saves_met else None
-
-    view = await until(taken)
+    view = await saved(here, run_id)
     assert await here.files(view, 1) == {"a": bytes(9_000_000), "b": bytes(8_999_999) + b"x"}
     await here.client.end(run_id, "kill")
     await here.until_final(run_id)
@@ -182,11 +184,7 @@ async def test_a_file_that_only_grows_is_what_it_was_when_it_was_read(rooms):
 
     await here.client.save(run_id)
 
-    async def taken():
-        view = await here.client.get(run_id)
-        return view if view.saves_met else None
-
-    view = await until(taken)
+    view = await saved(here, run_id)
     content = (await here.files(view, 1))["log"]
     assert content.startswith(b"a" * 9_000_000)
     assert set(content[9_000_000:].splitlines()) <= {b"more", b"mor", b"mo", b"m"}

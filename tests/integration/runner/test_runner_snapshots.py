@@ -12,14 +12,6 @@ from spell_proto.errors import ConflictError
 from support.scheduler import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-ISOLATIONS = [
-    "none",
-    "unshare",
-    "docker",
-    pytest.param(
-        "bubblewrap", marks=pytest.mark.skipif(not shims.BWRAP, reason="bubblewrap is not installed")
-    ),
-]
 #: Bytes on their way to storage: of small files together, of a large one alone.
 SENDING = re.compile("PUT /blobs|POST /blobs/pack")
 UNTIL_KILLED = "while sleep 0.05; do :; done"
@@ -35,7 +27,7 @@ async def snapshots(here, run_id, count):
     return await until(there)
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS)
 async def test_a_running_run_is_saved_and_goes_on(rooms, isolation):
     here = await rooms(isolation)
     code = here.front.shelf.code({"same": b"same", "old": b"old", "gone": b"gone", "dir/file": b"f"})
@@ -244,7 +236,7 @@ async def test_what_does_not_run_is_not_saved(rooms):
         await here.client.save(run_id)
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS[1:])
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS[1:])
 async def test_what_was_changed_where_something_is_mounted_is_in_a_snapshot_too(rooms, isolation):
     here = await rooms(isolation)
     manifest = await stow(here, {"d/same": b"same", "d/old": b"old", "d/gone": b"gone"})

@@ -75,8 +75,7 @@ async def test_a_report_that_makes_no_sense_changes_nothing(process, postgres, n
     async with http.Caller(f"unix://{process.socket}") as caller, machine(nats, box_id, kind) as box:
         client = Client(caller, owner)
         run = await client.create(machine_type=kind)
-        await until(lambda: _given(box, run.id))
-        _, attempt, fence = box.key(run.id)
+        _, attempt, fence = await box.taken(run.id)
         identity = {"machine_id": box_id, "run_id": run.id, "attempt": attempt, "fence": fence}
         good = {"v": 1, "kind": "attempt", "first_step": 1, "steps": [STARTED], **identity}
         subject = subjects.report(box_id, run.id)
@@ -128,11 +127,6 @@ async def _heard(nats):
         async with machine(nats, "m-first", "Tfirst"):
             return True
     return False
-
-
-async def _given(box, run_id):
-    await box.beat()
-    return any(key[0] == run_id for key in box.steps)
 
 
 async def _buried(postgres, subject):

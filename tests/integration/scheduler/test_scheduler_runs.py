@@ -101,7 +101,7 @@ async def test_reports_may_arrive_twice_in_pieces_and_out_of_order(place, nats):
     async with machine(nats, "m-order", kind) as box:
         run = await client.create(machine_type=kind)
         await box.beat()
-        key, steps = box.key(run.id), whole_life()
+        key, steps = await box.taken(run.id), whole_life()
         box.steps[key].extend(steps)
 
         await box.send(key, 3, steps[2:], times=2)
@@ -349,7 +349,7 @@ async def test_an_attempt_is_handed_out_only_with_its_fence_and_only_while_it_li
     async with machine(nats, "m-fence", kind) as box:
         run = await client.create(machine_type=kind, env={"SECRET_WORD": "xyzzy"})
         await box.beat()
-        fence = box.key(run.id)[2]
+        _, _, fence = await box.taken(run.id)
         async with client.caller.open("GET", f"/attempts/{run.id}/1", params={"fence": fence}) as response:
             handed = await response.json()
         assert handed["spec"]["env"] == {"SECRET_WORD": "xyzzy"}
@@ -561,7 +561,7 @@ async def test_a_run_that_two_machines_hold_is_found(place, nats):
         run = await client.create(machine_type=kind)
         await box.beat()
         await box.beat()
-        other.steps[box.key(run.id)] = []
+        other.steps[await box.taken(run.id)] = []
         await other.beat()
         broken = [check.id for check in (await client.verify()).checks if not check.ok]
         other.steps.clear()

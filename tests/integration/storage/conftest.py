@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from integration.storage.fetching import Owner, Source
+from integration.storage.files_room import a_files_room, in_bucket, in_directory
 from integration.storage.git_people import Person, a_person
 from spell_proto import http
 from spell_proto.http import Caller
@@ -223,3 +224,22 @@ def fetching(postgres, host, module_storage):
 async def owner(fetching):
     async with fetching.client() as api:
         yield Owner(api)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of its own: a pass, a check or a sweep looks at everything there is."""
+    with asyncio.Runner() as runner:
+        opened = stack.postgres()
+        running = runner.run(opened.__aenter__())
+        yield running
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=["directory", "s3", "gcs"])
+async def room(cluster, clouds, tmp_path, request):
+    """The files of a service, in each kind of object store."""
+    kind = request.param
+    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
+    async with a_files_room(cluster.url("storage"), objects) as made:
+        yield made

@@ -1,6 +1,5 @@
 """Bytes that are damaged, and stores that are only away: no good bytes are ever lost over the one or the other."""
 
-import asyncio
 import errno
 import os
 
@@ -12,19 +11,9 @@ from spell_proto.errors import GoneError, InvalidError, UnavailableError
 from spell_proto.views import Manifest
 from spell_storage.blobs import Blobs
 from spell_storage.scrub import Scrub
-from support import buckets, stack
+from support import buckets
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of its own: a pass looks at everything there is."""
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
 
 
 @pytest.fixture

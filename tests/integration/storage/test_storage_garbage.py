@@ -24,7 +24,6 @@ from spell_proto.errors import GoneError, InvalidError, NotFoundError, Unavailab
 from spell_proto.spec import canonical_json
 from spell_storage import passes
 from spell_storage.garbage import Removed
-from support import stack
 
 pytestmark = pytest.mark.integration
 
@@ -32,24 +31,6 @@ CONTENTS = [f"content {number}".encode() for number in range(6)]
 OWNERS = (1, 2)
 #: More moments than any one thing that is done here has.
 MOMENTS_MAX = 70
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of its own: a pass looks at everything there is."""
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
-
-
-@pytest.fixture(params=["directory", "s3", "gcs"])
-async def room(cluster, clouds, tmp_path, request):
-    kind = request.param
-    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
-    async with a_files_room(cluster.url("storage"), objects) as made:
-        yield made
 
 
 async def test_files_go_when_nothing_has_named_them_for_a_while(room):

@@ -14,8 +14,6 @@ from integration.storage.files_room import (
     FusedObjects,
     Statements,
     a_files_room,
-    in_bucket,
-    in_directory,
     manifest_of,
     sha256,
 )
@@ -26,29 +24,10 @@ from spell_storage.objects import Objects
 from spell_storage.quotas import QuotaError, Quotas
 from spell_storage.unpacker import Unpacker
 from spell_storage.uploads import Uploads
-from support import stack
 
 pytestmark = pytest.mark.integration
 OWNER = 1
 FILE = os.urandom(2 * PART_BYTES_MAX + 1000)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of its own: sweeping looks at everything there is."""
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
-
-
-@pytest.fixture(params=["directory", "s3", "gcs"])
-async def room(cluster, clouds, tmp_path, request):
-    kind = request.param
-    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
-    async with a_files_room(cluster.url("storage"), objects) as made:
-        yield made
 
 
 class Copy:

@@ -1,35 +1,15 @@
 """A check of the whole store: what is damaged or lost is found and named, and nothing else is."""
 
-import asyncio
 import os
 
 import pytest
 
-from integration.storage.files_room import DAY, a_files_room, in_bucket, in_directory, manifest_of, sha256
+from integration.storage.files_room import DAY, manifest_of, sha256
 from spell_proto.errors import ConflictError
 from spell_proto.spec import canonical_json
 from spell_storage.scrub import Scrub
-from support import stack
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of its own: a check looks at everything there is."""
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
-
-
-@pytest.fixture(params=["directory", "s3", "gcs"])
-async def room(cluster, clouds, tmp_path, request):
-    kind = request.param
-    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
-    async with a_files_room(cluster.url("storage"), objects) as made:
-        yield made
 
 
 async def checked(room, kept_seconds=DAY):

@@ -12,32 +12,18 @@ from spell_runner import freezing
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy
-from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE, Launch
+from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE
 from spell_runner.workspace import Abort, copy_tree, open_readable, read_baseline
+from support.specs import a_launch
 
 NOBODY = 65534
-
-
-def launch_of(*, overlay, lower="/nowhere"):
-    return Launch(
-        argv=("true",),
-        env={},
-        isolation="none",
-        overlay=overlay,
-        lower=str(lower),
-        cwd="/",
-        root="/",
-        hidden=(),
-        read_only=(),
-        log_bytes_max=1,
-    )
 
 
 @pytest.fixture
 def overlaid(tmp_path):
     directory = Directory(tmp_path)
     (tmp_path / UPPER).mkdir()
-    (tmp_path / LAUNCH).write_bytes(launch_of(overlay=True).encode())
+    (tmp_path / LAUNCH).write_bytes(a_launch(overlay=True).encode())
     return directory
 
 
@@ -112,7 +98,7 @@ def test_what_a_command_has_closed_is_looked_into_and_stays_closed(mode):
         outer, inner, file = (directory.path / UPPER / path for path in ("o", "o/i", "o/i/file"))
         inner.mkdir(parents=True)
         file.write_text("x")
-        (directory.path / LAUNCH).write_bytes(launch_of(overlay=True).encode())
+        (directory.path / LAUNCH).write_bytes(a_launch(overlay=True).encode())
         with somebody(directory.path):
             for path in (file, inner, outer):
                 path.chmod(mode)
@@ -134,7 +120,7 @@ def test_of_a_copy_of_the_code_only_what_was_touched_is_looked_at(tmp_path):
         (lower / "repo" / name).write_text(name)
     workspace.mkdir(parents=True)
     (directory.path / BASELINE).write_bytes(copy_tree(lower, workspace, Abort()))
-    (directory.path / LAUNCH).write_bytes(launch_of(overlay=False, lower=lower).encode())
+    (directory.path / LAUNCH).write_bytes(a_launch(overlay=False, lower=str(lower)).encode())
     (workspace / "repo/touched").touch()
     (workspace / "repo/changed").write_text("another")
     (workspace / "repo/gone").unlink()

@@ -10,8 +10,9 @@ from spell_proto.errors import SettingsError
 from spell_runner import quotas
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.quotas import LOOK_SECONDS, Limits, Usage, exceeded, measure, pause
-from spell_runner.shim.launch import LAUNCH, TEMPORARY, UPPER, WORKSPACE, Launch
+from spell_runner.shim.launch import LAUNCH, TEMPORARY, UPPER, WORKSPACE
 from spell_runner.workspace import Abort, copy_tree
+from support.specs import a_launch
 
 BOTH = Limits(10 << 20, 100)
 
@@ -52,7 +53,7 @@ async def test_a_look_that_is_far_off_comes_at_once_when_the_disk_has_lost_what_
     monkeypatch.setattr(quotas, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(quotas, "LOOK_SHARE", 1_000_000)
     directory = Directory(tmp_path)
-    a_launch(directory, overlay=True)
+    Path(directory / LAUNCH).write_bytes(a_launch(overlay=True).encode())
     (tmp_path / UPPER).mkdir()
     said: list[str] = []
     quota = quotas.Quota(Limits(bytes_max=100 << 20), directory, said.append)
@@ -78,25 +79,9 @@ def test_measuring_takes_a_small_share_of_the_time():
     assert (pause(0.001), pause(3.0)) == (LOOK_SECONDS, 60.0)
 
 
-def a_launch(directory, *, overlay, lower="/nowhere"):
-    told = Launch(
-        argv=("true",),
-        env={},
-        isolation="none",
-        overlay=overlay,
-        lower=str(lower),
-        cwd="/",
-        root="/",
-        hidden=(),
-        read_only=(),
-        log_bytes_max=1,
-    )
-    Path(directory / LAUNCH).write_bytes(told.encode())
-
-
 async def test_what_counts_is_everything_that_the_command_has_written(tmp_path):
     directory = Directory(tmp_path)
-    a_launch(directory, overlay=True)
+    Path(directory / LAUNCH).write_bytes(a_launch(overlay=True).encode())
     for part in (UPPER, TEMPORARY, "mounts/0/upper", "mounts/0/work", "mounts/spell/lower", "snapshot/upper"):
         (tmp_path / part).mkdir(parents=True)
         (tmp_path / part / "file").write_bytes(os.urandom(1 << 20))
@@ -118,7 +103,7 @@ async def test_the_code_that_was_copied_for_a_run_is_none_of_its_doing(tmp_path)
     workspace = directory.path / WORKSPACE
     workspace.mkdir(parents=True)
     (directory.path / BASELINE).write_bytes(copy_tree(lower, workspace, Abort()))
-    a_launch(directory, overlay=False, lower=lower)
+    Path(directory / LAUNCH).write_bytes(a_launch(overlay=False, lower=str(lower)).encode())
     (workspace / "made").write_bytes(os.urandom(1 << 20))
 
     usage = await measure(directory, BOTH)
