@@ -136,27 +136,6 @@ class ArchiveOutcome(TypedDict):
     unknown: list[int]
 
 
-class DamagedFile(TypedDict):
-    sha256: str
-    size: int
-    owner_id: int | None
-    name: str | None
-    manifest: str | None
-    path: str
-
-
-class ScrubLine(TypedDict):
-    """One line of what a check of all stored files says."""
-
-    files: int
-    bytes: int
-    bytes_of_all: int
-    damaged: int
-    found: list[DamagedFile]
-    strays: int
-    done: bool
-
-
 class Transition(TypedDict):
     run_id: int
     owner_id: int

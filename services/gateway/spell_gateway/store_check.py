@@ -28,20 +28,28 @@ class StoreCheck:
         Raises:
             ConflictError: a check goes on already.
         """
+        #: Files are told manifest by manifest: the runs of one are asked for once.
+        known: dict[tuple[int, str], tuple[str, ...]] = {}
         async with self._storage.scrub() as answer:
             left = b""
             async for chunk in chunks(answer):
                 *whole, left = (left + chunk).split(b"\n")
                 for line in whole:
-                    yield await self._named(user, LINE.validate_json(line))
+                    yield await self._named(user, LINE.validate_json(line), known)
 
-    async def _named(self, user: User, line: ScrubLine) -> ScrubLine:
+    async def _named(
+        self, user: User, line: ScrubLine, known: dict[tuple[int, str], tuple[str, ...]]
+    ) -> ScrubLine:
         found: list[DamagedFile] = []
         for file in line.found:
             if file.name is not None or file.owner_id is None or file.manifest is None:
                 found.append(_of_whom(file, user))
                 continue
-            runs = await self._scheduler.runs_with(file.owner_id, file.manifest)
+            which = (file.owner_id, file.manifest)
+            if which not in known:
+                known.clear()
+                known[which] = await self._scheduler.runs_with(*which)
+            runs = known[which]
             names = ["/".join(filter(None, (resources.RUNS, run, file.path))) for run in runs]
             found += [file.model_copy(update={"name": name}) for name in names]
             # Nothing names it: it is on its way, or about to be removed.

@@ -82,6 +82,7 @@ class Contents:
 
         Raises:
             DoubtError: it seems damaged or lost.
+            UnavailableError: it is not given out, for whatever other reason.
         """
         digesting = Digesting()
         async with aclosing(self._pieces(blob, 0, blob.size)) as pieces:
@@ -198,7 +199,9 @@ class Contents:
                         yield piece
         except OSError as error:
             if error.errno not in _DAMAGE and not isinstance(error, FileNotFoundError):
-                raise
+                raise UnavailableError(
+                    "unavailable", f"stored bytes cannot be read: {error.strerror}"
+                ) from error
             raise DoubtError(str(error)) from error
         except UnavailableError as error:
             # What is asked for beyond the end of an object is refused like anything else.

@@ -137,6 +137,8 @@ def _file_size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UnavailableError("unavailable", f"stored bytes cannot be found: {error.strerror}") from error
 
 
 @contextmanager

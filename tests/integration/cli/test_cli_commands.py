@@ -114,17 +114,22 @@ def test_a_check_of_storage_names_what_is_damaged(cli, server):
         "bytes": 2_048,
         "bytes_of_all": 2_048,
         "damaged": 0,
+        "unreadable": 0,
         "found": [],
         "strays": 0,
         "done": True,
     }
     file = {"sha256": "a" * 64, "size": 1_024, "owner_id": 1, "manifest": "b" * 64, "path": "x"}
+    file["unreadable"] = False
     found = [{**file, "name": "runs/1/x"}, {**file, "name": None}]
 
     server.check_lines = [{**line, "done": False}, line]
     whole = cli("storage", "check")
     server.check_lines = [{**line, "done": False, "found": found}, {**line, "damaged": 1, "strays": 1}]
     rotten, as_json = cli("storage", "check"), cli("storage", "check", "--json")
+    away = {**file, "sha256": "c" * 64, "name": "runs/2/y", "unreadable": True}
+    server.check_lines = [{**line, "found": [away]}, {**line, "damaged": 3, "unreadable": 1}]
+    unread = cli("storage", "check")
     server.check_lines = [{**line, "done": False}]
     broken = cli("storage", "check")
 
@@ -137,6 +142,13 @@ def test_a_check_of_storage_names_what_is_damaged(cli, server):
         "1 of 2 stored files is damaged or lost. Whoever saves or uploads the same content again puts it right.",
     ]
     assert (as_json.returncode, json.loads(out(as_json))["found"]) == (1, found)
+    assert unread.returncode == 1
+    assert out(unread).splitlines() == [
+        "✖ runs/2/y: could not be read, 1.0K",
+        "3 stored files more are not named here.",
+        "1 of 2 stored files could not be read; the log of storage says why.",
+        "3 of 2 stored files are damaged or lost. Whoever saves or uploads the same content again puts it right.",
+    ]
     assert (broken.returncode, err(broken)) == (1, "ERROR: The check broke off. Try again.\n")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spell_cli import answers, main, ssh
+from spell_cli import answers, main, ssh, store_answers
 from spell_cli.download import plan
 from spell_cli.push import _without_progress
 from spell_cli.repository import parse_status
@@ -104,8 +104,8 @@ SAME = [
     (answers.Snapshot, views.SnapshotView),
     (answers.EndOutcomes, shapes.BatchOutcome),
     (answers.ArchiveOutcome, views.ArchiveOutcome),
-    (answers.DamagedFile, scrubbing.DamagedFile),
-    (answers.ScrubLine, scrubbing.ScrubLine),
+    (store_answers.DamagedFile, scrubbing.DamagedFile),
+    (store_answers.ScrubLine, scrubbing.ScrubLine),
     (answers.Transition, views.TransitionView),
     (answers.Entry, shapes.ResourceEntry),
     (answers.Listing, shapes.ResourceList),
