@@ -167,6 +167,11 @@ class Client:
         answer = await self.caller.call("POST", "/manifests/in-use", MANIFESTS_IN_USE, body=body)
         return set(answer.digests)
 
+    async def manifests_let_go(self, *digests: str) -> set[str]:
+        body = self.owner | {"digests": digests}
+        answer = await self.caller.call("POST", "/manifests/let-go", MANIFESTS_IN_USE, body=body)
+        return set(answer.digests)
+
     async def archive(self, *run_ids: int) -> ArchiveOutcome:
         body = {"run_ids": run_ids}
         return await self.caller.call("POST", "/runs/archive", ARCHIVED, params=self.owner, body=body)

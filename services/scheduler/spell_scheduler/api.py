@@ -81,6 +81,7 @@ class Api:
             web.get("/attempts/{run_id:[0-9]+}/{attempt:[0-9]+}", self.attempt),
             web.post("/commits/in-use", self.commits_in_use),
             web.post("/manifests/in-use", self.manifests_in_use),
+            web.post("/manifests/let-go", self.manifests_let_go),
             web.post("/manifests/runs", self.runs_with_manifests),
             web.post("/runs/active", self.active_runs),
             web.get("/verify", self.verify),
@@ -278,9 +279,13 @@ class Api:
         asked = await http.read_json(request, MANIFESTS_ASKED)
         if not self._store.machines_heard:
             raise UnavailableError("unavailable", "machines may have something to report; try again later")
-        rows = await self._store.pool.fetch(
-            SQL["manifests_in_use"], asked.owner_id, list(asked.digests), [*FINAL]
-        )
+        rows = await self._store.pool.fetch(SQL["manifests_in_use"], asked.owner_id, list(asked.digests))
+        return http.json_response(ManifestsInUse(digests=tuple(row["digest"] for row in rows)))
+
+    async def manifests_let_go(self, request: web.Request) -> web.Response:
+        """Those that were named, by runs that are archived by now: nobody is about to name them."""
+        asked = await http.read_json(request, MANIFESTS_ASKED)
+        rows = await self._store.pool.fetch(SQL["manifests_let_go"], asked.owner_id, list(asked.digests))
         return http.json_response(ManifestsInUse(digests=tuple(row["digest"] for row in rows)))
 
     async def runs_with_manifests(self, request: web.Request) -> web.Response:

@@ -159,7 +159,7 @@ WHERE asked.name IN (SELECT spec->'code'->>'commit' FROM runs WHERE owner_id = $
 
 -- name: manifests_in_use
 -- Those of an owner's manifests that a run of his has made that is not archived, or that are snapshots of one, or that a
--- run of anybody mounts that has not ended ($3 are the states of those that have).
+-- run of anybody mounts that has not ended. The states are written out, as the indexes have them.
 SELECT asked.digest FROM unnest($2::text[]) AS asked(digest)
 WHERE asked.digest IN (
     SELECT manifest FROM runs WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NULL
@@ -167,8 +167,20 @@ WHERE asked.digest IN (
     SELECT s.manifest FROM snapshots s JOIN runs r ON r.id = s.run_id
     WHERE s.owner_id = $1 AND s.manifest = ANY ($2::text[]) AND r.archived_at IS NULL
   ) OR asked.digest IN (
-    SELECT mount->>'manifest' FROM runs, jsonb_array_elements(spec->'mounts') AS mount WHERE state <> ALL ($3::text[])
+    SELECT mount->>'manifest' FROM (
+      SELECT spec FROM runs WHERE state = 'requested'
+      UNION ALL
+      SELECT spec FROM runs WHERE state IN ('building', 'mounting', 'running', 'saving', 'pushing')
+    ) AS going_on, jsonb_array_elements(spec->'mounts') AS mount
   );
+
+-- name: manifests_let_go
+-- Those of an owner's manifests that runs of his have made, or are snapshots of such, that are archived.
+SELECT manifest AS digest FROM runs
+WHERE manifest = ANY ($2::text[]) AND owner_id = $1 AND archived_at IS NOT NULL
+UNION
+SELECT s.manifest FROM snapshots s JOIN runs r ON r.id = s.run_id
+WHERE s.owner_id = $1 AND s.manifest = ANY ($2::text[]) AND r.archived_at IS NOT NULL;
 
 -- name: runs_with_manifest
 -- Whose files some manifests are: runs of an owner that are not archived, and snapshots of them.

@@ -129,9 +129,9 @@ class Garbage:
 
     async def _remove_manifests(self, now: datetime, before: datetime) -> Removed:
         assert self._in_use is not None
-        last, removed = 0, 0
-        while rows := await self._pool.fetch(_SQL["manifests_after"], last, PORTION):
-            last = rows[-1]["id"]
+        last, removed = (-1, ""), 0
+        while rows := await self._pool.fetch(_SQL["manifests_after"], *last, PORTION):
+            last = (rows[-1]["owner_id"], rows[-1]["digest"])
             unnamed: list[int] = []
             for owner_id in sorted({row["owner_id"] for row in rows}):
                 of_owner = {row["digest"]: row["id"] for row in rows if row["owner_id"] == owner_id}

@@ -16,12 +16,12 @@ INSERT INTO manifest_objects (manifest_id, object_id)
 SELECT $1, id FROM objects WHERE sha256 = ANY($2::text[]) ON CONFLICT DO NOTHING;
 
 -- name: manifests_after
--- Manifests that storage itself does not name, a portion at a time.
+-- Manifests that storage itself does not name, a portion at a time, owner by owner.
 SELECT id, owner_id, digest FROM manifests
-WHERE id > $1 AND NOT EXISTS (
+WHERE (owner_id, digest) > ($1::bigint, $2::text) AND NOT EXISTS (
     SELECT FROM named_manifests AS named
     WHERE named.owner_id = manifests.owner_id AND named.digest = manifests.digest
-) ORDER BY id LIMIT $2;
+) ORDER BY owner_id, digest LIMIT $3;
 
 -- name: set_named
 UPDATE manifests SET unnamed_since = NULL WHERE unnamed_since IS NOT NULL

@@ -418,8 +418,10 @@ async def test_manifests_are_in_use_by_runs_that_made_them_and_runs_that_mount_t
             assert await Client(caller, next(OWNERS)).manifests_in_use(made, mounted) == {mounted}
             await client.end(waiting.id, "kill")
             assert await client.manifests_in_use(made, mounted) == {made}
+            assert await client.manifests_let_go(made, mounted, snapshot) == set()
             await client.archive(run.id)
             assert await client.manifests_in_use(made, mounted, snapshot) == set()
+            assert await client.manifests_let_go(made, mounted, snapshot) == {made, snapshot}
 
 
 async def test_runs_are_archived_by_their_owner_once_they_have_ended(place):

@@ -22,7 +22,7 @@ from integration.storage.files_room import (
 )
 from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
-from spell_storage import passes
+from spell_storage import garbage, passes
 from spell_storage.garbage import Removed
 
 pytestmark = pytest.mark.integration
@@ -268,6 +268,25 @@ async def test_what_cannot_be_removed_is_no_hindrance_to_the_rest(cluster, tmp_p
 
         assert await room.keys() == set()
         assert await room.pool.fetch("SELECT key FROM loose") == [(bad,)]
+
+
+async def test_the_scheduler_is_asked_owner_by_owner(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(garbage, "PORTION", 10)
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as room:
+        for number in range(4):
+            for owner_id in range(1, 6):
+                await room.save(owner_id, {"a": b"%d" % number})
+        asked, in_use = [], room.garbage._in_use
+
+        async def counted(owner_id, digests):
+            asked.append(owner_id)
+            return await in_use(owner_id, digests)
+
+        room.garbage._in_use = counted
+        await room.pass_once()
+
+        assert set(asked) == {1, 2, 3, 4, 5}
+        assert len(asked) <= 5 + 20 // 10
 
 
 async def test_who_breaks_off_while_it_unlocks_holds_no_lock_for_good(cluster, tmp_path):
