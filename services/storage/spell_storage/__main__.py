@@ -24,7 +24,7 @@ from spell_storage.code_api import CodeRoutes
 from spell_storage.credentials import Credentials, read_hosts
 from spell_storage.fetch_api import FetchRoutes
 from spell_storage.fetcher import Fetcher
-from spell_storage.garbage import Garbage, runs_with
+from spell_storage.garbage import Garbage, runs_with, runs_without
 from spell_storage.housekeeping import Housekeeping, InUse, runs_of
 from spell_storage.journals import Journals
 from spell_storage.merger import Merger
@@ -75,8 +75,8 @@ async def main(stop: asyncio.Event) -> None:
         seal = Seal(data / "git-credentials.key")
         credentials = Credentials(pool, read_hosts(given.git_hosts), seal)
         fetcher = Fetcher(code, repositories, credentials, remote)
-        code_in_use, files_in_use = _in_use(given, scheduler)
-        blobs, about_files = _files(given, pool, objects, files_in_use)
+        code_in_use, files_in_use, files_let_go = _in_use(given, scheduler)
+        blobs, about_files = _files(given, pool, objects, (files_in_use, files_let_go))
         housekeeping = Housekeeping(pool, repositories, code_in_use, given.commit_kept_seconds)
         garbage = Garbage(pool, objects, blobs, files_in_use, given.files_kept_seconds)
         incoming, uploads = upload_routes(pool, objects, blobs)
@@ -106,16 +106,18 @@ async def main(stop: asyncio.Event) -> None:
     log.info("storage has stopped")
 
 
-def _in_use(given: Settings, scheduler: http.Caller) -> tuple[InUse | None, InUse | None]:
-    """Who says which commits and manifests are in use: without a scheduler, nobody can."""
-    return (runs_of(scheduler), runs_with(scheduler)) if given.scheduler_url else (None, None)
+def _in_use(given: Settings, scheduler: http.Caller) -> tuple[InUse | None, InUse | None, InUse | None]:
+    """Who says which commits and manifests are in use, and which manifests were: without a scheduler, nobody can."""
+    if not given.scheduler_url:
+        return None, None, None
+    return runs_of(scheduler), runs_with(scheduler), runs_without(scheduler)
 
 
 def _files(
-    given: Settings, pool: asyncpg.Pool, objects: Objects, in_use: InUse | None
+    given: Settings, pool: asyncpg.Pool, objects: Objects, in_use: tuple[InUse | None, InUse | None]
 ) -> tuple[Blobs, tuple[api.Routes, ...]]:
     """What is about all saved files."""
-    quotas = Quotas(pool, given.owner_files_max, given.owner_bytes_max, in_use)
+    quotas = Quotas(pool, given.owner_files_max, given.owner_bytes_max, *in_use)
     blobs = Blobs(pool, objects, given.files_kept_seconds, quotas)
     return blobs, (QuotaRoutes(quotas), ScrubRoutes(Scrub(pool, objects, blobs, given.files_kept_seconds)))
 

@@ -85,7 +85,7 @@ ORDER BY sha256 FOR KEY SHARE OF blobs;
 
 -- name: add_manifest
 INSERT INTO manifests (owner_id, digest, files, bytes, listed) VALUES ($1, $2, $3, $4, true)
-ON CONFLICT (owner_id, digest) DO UPDATE SET unnamed_since = NULL, listed = true
+ON CONFLICT (owner_id, digest) DO UPDATE SET unnamed_since = NULL, listed = true, stored_at = now()
 RETURNING id;
 
 -- name: list_objects

@@ -28,7 +28,7 @@ from spell_proto import database, logs
 from spell_proto.errors import GoneError, NotFoundError, RefusedError
 from spell_proto.http import Caller
 from spell_proto.views import ManifestsAsked, ManifestsInUse
-from spell_storage import manifests, passes
+from spell_storage import manifests, passes, quotas
 from spell_storage.blobs import Blobs
 from spell_storage.housekeeping import InUse
 from spell_storage.objects import Objects
@@ -46,10 +46,18 @@ _IN_USE: TypeAdapter[ManifestsInUse] = TypeAdapter(ManifestsInUse)
 
 def runs_with(scheduler: Caller) -> InUse:
     """Ask the scheduler which manifests runs name; it raises where it does not answer, or does not know yet."""
+    return _asking(scheduler, "/manifests/in-use")
 
+
+def runs_without(scheduler: Caller) -> InUse:
+    """Ask the scheduler which manifests runs have named that are archived by now."""
+    return _asking(scheduler, "/manifests/let-go")
+
+
+def _asking(scheduler: Caller, path: str) -> InUse:
     async def ask(owner_id: int, digests: Sequence[str]) -> set[str]:
         asked = ManifestsAsked(owner_id=owner_id, digests=tuple(digests))
-        return set((await scheduler.call("POST", "/manifests/in-use", _IN_USE, body=asked)).digests)
+        return set((await scheduler.call("POST", path, _IN_USE, body=asked)).digests)
 
     return ask
 
@@ -138,7 +146,7 @@ class Garbage:
                 named = await self._in_use(owner_id, list(of_owner))
                 unnamed += [number for digest, number in of_owner.items() if digest not in named]
             await self._pool.execute(_SQL["set_named"], sorted({row["id"] for row in rows} - set(unnamed)))
-            await self._pool.execute(_SQL["set_unnamed"], unnamed, now)
+            await self._pool.execute(_SQL["set_unnamed"], unnamed, now, now - quotas.NAMED_WITHIN)
             for start in range(0, len(unnamed), _MANIFESTS_AT_ONCE):
                 some = unnamed[start : start + _MANIFESTS_AT_ONCE]
                 gone = await self._locked("manifests", (some, before))

@@ -31,7 +31,8 @@ AND (id = ANY($1::bigint[]) OR EXISTS (
 ));
 
 -- name: set_unnamed
-UPDATE manifests SET unnamed_since = $2 WHERE id = ANY($1::bigint[]) AND unnamed_since IS NULL;
+-- What was stored a moment ago is about to be named, and counts until then.
+UPDATE manifests SET unnamed_since = $2 WHERE id = ANY($1::bigint[]) AND unnamed_since IS NULL AND stored_at < $3;
 
 -- name: lock_manifests
 -- Who is about to name one has it: it stays.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,8 @@ _SQL = database.queries("spell_storage", "quotas.sql")
 _NO_MANIFEST = -1
 #: How old the sum may be by which a beginning is judged; the end is judged by what is true then.
 _BELIEVED_SECONDS = 10.0
+#: Whoever has stored a manifest names it within so long: a run reports it, an upload is complete.
+NAMED_WITHIN = timedelta(minutes=15)
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
@@ -53,11 +56,19 @@ def shown_bytes(size: int) -> str:
 class Quotas:
     """The limits for every owner; 0 means none. What the platform publishes has no limit."""
 
-    def __init__(self, pool: asyncpg.Pool, files_max: int, bytes_max: int, in_use: InUse | None) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        files_max: int,
+        bytes_max: int,
+        in_use: InUse | None,
+        let_go: InUse | None = None,
+    ) -> None:
         self._pool = pool
         self._files_max = files_max
         self._bytes_max = bytes_max
         self._in_use = in_use
+        self._let_go = let_go
         self._known: dict[int, tuple[float, FilesUse]] = {}
 
     def limited(self, owner_id: int) -> bool:
@@ -90,22 +101,22 @@ class Quotas:
             check(before, await self._use(connection, owner_id, _NO_MANIFEST))
 
     async def look_again(self, owner_id: int) -> bool:
-        """Count no more what nothing names since the last pass; whether there was any of that."""
+        """Count no more what nothing names since the last pass; whether there was any of that. What was stored lately
+        is about to be named: it counts, unless it was named and is not any more.
+        """
         if self._in_use is None:
             return False
-        rows = await self._pool.fetch(_SQL["maybe_unnamed"], owner_id)
+        rows = await self._pool.fetch(_SQL["maybe_unnamed"], owner_id, datetime.now(UTC) - NAMED_WITHIN)
         try:
-            named = await self._named(owner_id, [row["digest"] for row in rows])
+            named = await _asked(self._in_use, owner_id, [row["digest"] for row in rows])
+            young = [row["digest"] for row in rows if row["young"] and row["digest"] not in named]
+            kept = named | (set(young) - await _asked(self._let_go, owner_id, young))
         except RefusedError:
             return False
-        gone = [row["id"] for row in rows if row["digest"] not in named]
+        gone = [row["id"] for row in rows if row["digest"] not in kept]
         await self._pool.execute(_SQL["set_unnamed"], gone)
         self._known.pop(owner_id, None)
         return bool(gone)
-
-    async def _named(self, owner_id: int, digests: Sequence[str]) -> set[str]:
-        assert self._in_use is not None
-        return await self._in_use(owner_id, digests) if digests else set()
 
     async def _check_room(self, owner_id: int, files: int, size: int) -> None:
         before = await self._lately(owner_id)
@@ -128,3 +139,7 @@ class Quotas:
         return FilesUse(
             files=row["files"], bytes=row["bytes"], files_max=self._files_max, bytes_max=self._bytes_max
         )
+
+
+async def _asked(ask: InUse | None, owner_id: int, digests: Sequence[str]) -> set[str]:
+    return await ask(owner_id, digests) if ask is not None and digests else set()

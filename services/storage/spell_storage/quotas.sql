@@ -16,7 +16,8 @@ WHERE NOT EXISTS (
 SELECT pg_advisory_xact_lock(hashtext('spell-files-of-' || $1::bigint));
 
 -- name: maybe_unnamed
-SELECT id, digest FROM manifests WHERE owner_id = $1 AND unnamed_since IS NULL AND NOT EXISTS (
+SELECT id, digest, stored_at > $2 AS young FROM manifests
+WHERE owner_id = $1 AND unnamed_since IS NULL AND NOT EXISTS (
     SELECT FROM named_manifests AS named WHERE named.owner_id = $1 AND named.digest = manifests.digest
 );
 

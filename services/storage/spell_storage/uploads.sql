@@ -46,4 +46,10 @@ WITH held AS (
 SELECT id, name, compressed, manifest, files, bytes, created_at, completed_at FROM named;
 
 -- name: remove
-DELETE FROM uploads WHERE owner_id = $1 AND name = $2 RETURNING id, manifest IS NOT NULL AS complete;
+-- Its manifest is not about to be named any more: it was.
+WITH gone AS (
+    DELETE FROM uploads WHERE owner_id = $1 AND name = $2 RETURNING id, manifest
+), let_go AS (
+    UPDATE manifests SET stored_at = '-infinity' FROM gone WHERE owner_id = $1 AND digest = gone.manifest
+)
+SELECT id, manifest IS NOT NULL AS complete FROM gone;

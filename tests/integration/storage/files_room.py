@@ -125,6 +125,7 @@ class FilesRoom:
             ("blobs", "used_at"),
             ("objects", "used_at"),
             ("manifests", "unnamed_since"),
+            ("manifests", "stored_at"),
             ("loose", "at"),
         ):
             await self.pool.execute(

@@ -36,6 +36,7 @@ MOMENTS_MAX = 70
 async def test_files_go_when_nothing_has_named_them_for_a_while(room):
     kept = await room.save(1, {"a": b"both", "b": b"kept"})
     gone = await room.save(1, {"a": b"both", "c": b"gone" * 100})
+    await room.age(3_600)
     room.named.remove((1, gone))
 
     soon = await room.pass_once()

@@ -1,0 +1,72 @@
+"""What an owner may have saved holds while several of his runs save at once, and costs others nothing."""
+
+import asyncio
+
+import pytest
+
+from integration.storage.files_room import DAY, a_files_room, in_directory, manifest_of, sha256
+from spell_storage.blobs import Blobs
+from spell_storage.quotas import QuotaError, Quotas
+from support import stack
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with asyncio.Runner() as runner:
+        opened = stack.postgres()
+        running = runner.run(opened.__aenter__())
+        yield running
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@pytest.fixture
+async def room(cluster, tmp_path):
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as made:
+        made.archived = set()
+        yield made
+
+
+def limited(room, bytes_max):
+    async def in_use(owner_id, digests):
+        return {digest for digest in digests if (owner_id, digest) in room.named}
+
+    async def let_go(owner_id, digests):
+        return {digest for digest in digests if (owner_id, digest) in room.archived}
+
+    return Blobs(room.pool, room.objects, DAY, Quotas(room.pool, 0, bytes_max, in_use, let_go), 0.0)
+
+
+async def save(blobs, number):
+    """What a runner does before it reports."""
+    data = bytes([number]) * 900
+    await blobs.put(1, sha256(data), data)
+    return (await blobs.put_manifest(1, manifest_of({"a": data}))).digest
+
+
+async def test_what_is_saved_and_not_reported_yet_counts(room):
+    blobs = limited(room, 1_000)
+    await save(blobs, 0)
+    await room.pass_once()
+
+    for number in range(1, 4):
+        with pytest.raises(QuotaError):
+            await save(blobs, number)
+
+    assert (await blobs.quotas.use(1)).bytes == 900
+
+
+async def test_what_was_archived_or_has_never_been_reported_makes_room(room):
+    blobs = limited(room, 1_000)
+    first = await save(blobs, 0)
+    room.archived.add((1, first))
+    second = await save(blobs, 1)
+    with pytest.raises(QuotaError):
+        await save(blobs, 2)
+    await room.age(3_600)
+
+    await save(blobs, 2)
+
+    assert first != second
+    assert (await blobs.quotas.use(1)).bytes == 900
