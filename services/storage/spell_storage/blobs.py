@@ -238,8 +238,13 @@ class Blobs:
     ) -> None:
         """The commit that makes a manifest: from here on nothing it needs is removed."""
         digests = {stored.digest, *(file.sha256 for file in files)}
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with (
+            self.quotas.turn(owner_id),
+            self._pool.acquire() as connection,
+            connection.transaction(),
+        ):
             await self.quotas.lock(connection, owner_id)
+            before = await self.quotas.before(connection, owner_id, stored.digest)
             rows = await connection.fetch(_SQL["hold_blobs"], owner_id, list(digests))
             if len(rows) < len(digests) or not all(row["here"] for row in rows):
                 raise UnavailableError("unavailable", "blobs were removed or lost meanwhile; send them again")
@@ -247,7 +252,7 @@ class Blobs:
             values = (owner_id, stored.digest, stored.files, stored.bytes)
             manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
-            await self.quotas.check_added(connection, owner_id, manifest_id)
+            await self.quotas.check_added(connection, owner_id, manifest_id, before)
 
 
 async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -145,8 +145,11 @@ class Garbage:
                 of_owner = {row["digest"]: row["id"] for row in rows if row["owner_id"] == owner_id}
                 named = await self._in_use(owner_id, list(of_owner))
                 unnamed += [number for digest, number in of_owner.items() if digest not in named]
-            await self._pool.execute(_SQL["set_named"], sorted({row["id"] for row in rows} - set(unnamed)))
-            await self._pool.execute(_SQL["set_unnamed"], unnamed, now, now - quotas.NAMED_WITHIN)
+            changed = await self._pool.fetch(
+                _SQL["set_named"], sorted({row["id"] for row in rows} - set(unnamed))
+            )
+            changed += await self._pool.fetch(_SQL["set_unnamed"], unnamed, now, now - quotas.NAMED_WITHIN)
+            await self._blobs.quotas.forget(row["owner_id"] for row in changed)
             for start in range(0, len(unnamed), _MANIFESTS_AT_ONCE):
                 some = unnamed[start : start + _MANIFESTS_AT_ONCE]
                 gone = await self._locked("manifests", (some, before))

@@ -28,11 +28,12 @@ UPDATE manifests SET unnamed_since = NULL WHERE unnamed_since IS NOT NULL
 AND (id = ANY($1::bigint[]) OR EXISTS (
     SELECT FROM named_manifests AS named
     WHERE named.owner_id = manifests.owner_id AND named.digest = manifests.digest
-));
+)) RETURNING owner_id;
 
 -- name: set_unnamed
 -- What was stored a moment ago is about to be named, and counts until then.
-UPDATE manifests SET unnamed_since = $2 WHERE id = ANY($1::bigint[]) AND unnamed_since IS NULL AND stored_at < $3;
+UPDATE manifests SET unnamed_since = $2 WHERE id = ANY($1::bigint[]) AND unnamed_since IS NULL AND stored_at < $3
+RETURNING owner_id;
 
 -- name: lock_manifests
 -- Who is about to name one has it: it stays.

@@ -1,9 +1,13 @@
 """How much an owner may have saved: contents count once, however many of his runs and uploads have them."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 import asyncpg
 
@@ -14,7 +18,11 @@ from spell_proto.views import FilesUse
 from spell_storage.housekeeping import InUse
 
 _SQL = database.queries("spell_storage", "quotas.sql")
-_NO_MANIFEST = -1
+#: The sum that saves keep is added up anew after so long, whatever happens; and that may take so long.
+_ADDED_UP_WITHIN = timedelta(hours=1)
+_SCAN_SECONDS_MAX = 600.0
+#: Saves that have their sums taken at once: the pool has connections for others, too.
+_AT_ONCE = 3
 #: How old the sum may be by which a beginning is judged; the end is judged by what is true then.
 _BELIEVED_SECONDS = 10.0
 #: Whoever has stored a manifest names it within so long: a run reports it, an upload is complete.
@@ -53,6 +61,14 @@ def shown_bytes(size: int) -> str:
     return f"{size} bytes" if exponent == 0 else f"{size / 1024**exponent:.4g} {_UNITS[exponent]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What an owner had, and whether a manifest was among it already."""
+
+    use: FilesUse
+    counted: bool
+
+
 class Quotas:
     """The limits for every owner; 0 means none. What the platform publishes has no limit."""
 
@@ -69,6 +85,8 @@ class Quotas:
         self._bytes_max = bytes_max
         self._in_use = in_use
         self._let_go = let_go
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._known: dict[int, tuple[float, FilesUse]] = {}
 
     def limited(self, owner_id: int) -> bool:
@@ -76,7 +94,12 @@ class Quotas:
 
     async def use(self, owner_id: int) -> FilesUse:
         """What an owner has, and may have."""
-        return await self._use(self._pool, owner_id, _NO_MANIFEST)
+        if self.limited(owner_id):
+            found = await self._added_up(self._pool, owner_id)
+            if found is not None:
+                return found
+        async with self._pool.acquire() as connection, connection.transaction():
+            return await self._scan(connection, owner_id)
 
     async def check_room(self, owner_id: int, files: int, size: int) -> None:
         """Whether so many new contents would fit. Raises QuotaError."""
@@ -89,16 +112,54 @@ class Quotas:
                 raise
             await self._check_room(owner_id, files, size)
 
+    @asynccontextmanager
+    async def turn(self, owner_id: int) -> AsyncIterator[None]:
+        """Wait for those who add to what this owner has, before a connection is taken that others need."""
+        if not self.limited(owner_id):
+            yield
+            return
+        async with self._turns.setdefault(owner_id, asyncio.Lock()), self._at_once:
+            yield
+
     async def lock(self, connection: Any, owner_id: int) -> None:
         """Until the end of a transaction nobody else adds to what this owner has."""
         if self.limited(owner_id):
             await connection.execute(_SQL["lock_owner"], owner_id)
 
-    async def check_added(self, connection: Any, owner_id: int, manifest_id: int) -> None:
+    async def before(self, connection: Any, owner_id: int, digest: str) -> Before | None:
+        """What an owner has before a transaction that has locked him adds a manifest; None where he has no limit."""
+        if not self.limited(owner_id):
+            return None
+        found = await self._added_up(connection, owner_id)
+        if found is None:
+            found = await self._scan(connection, owner_id)
+            await connection.execute(_SQL["add_up"], owner_id, found.files, found.bytes)
+        return Before(found, counted=await connection.fetchval(_SQL["is_counted"], owner_id, digest))
+
+    async def check_added(
+        self, connection: Any, owner_id: int, manifest_id: int, before: Before | None
+    ) -> None:
         """Whether a manifest that this transaction has just made fits. Raises QuotaError."""
-        if self.limited(owner_id):
-            before = await self._use(connection, owner_id, manifest_id)
-            check(before, await self._use(connection, owner_id, _NO_MANIFEST))
+        if before is None or before.counted:
+            return
+        added = await connection.fetchrow(_SQL["added"], owner_id, manifest_id)
+        had = before.use
+        check(
+            had,
+            had.model_copy(update={"files": had.files + added["files"], "bytes": had.bytes + added["bytes"]}),
+        )
+        await connection.execute(_SQL["add_to_it"], owner_id, added["files"], added["bytes"])
+
+    async def forget(self, owner_ids: Iterable[int]) -> None:
+        """Some of what these owners have is named no more, or again: it is added up anew."""
+        for owner_id in sorted(set(owner_ids)):
+            if not self.limited(owner_id):
+                continue
+            # Under the lock, and in a statement of its own: after it, nobody adds what he saw before.
+            with suppress(asyncpg.LockNotAvailableError):
+                async with self._pool.acquire() as connection, connection.transaction():
+                    await self.lock(connection, owner_id)
+                    await connection.execute(_SQL["forget_it"], owner_id)
 
     async def look_again(self, owner_id: int) -> bool:
         """Count no more what nothing names since the last pass; whether there was any of that. What was stored lately
@@ -115,6 +176,8 @@ class Quotas:
             return False
         gone = [row["id"] for row in rows if row["digest"] not in kept]
         await self._pool.execute(_SQL["set_unnamed"], gone)
+        if gone:
+            await self.forget([owner_id])
         self._known.pop(owner_id, None)
         return bool(gone)
 
@@ -134,8 +197,16 @@ class Quotas:
             self._known[owner_id] = (at, known)
         return known
 
-    async def _use(self, connection: Any, owner_id: int, without: int) -> FilesUse:
-        row = await connection.fetchrow(_SQL["use"], owner_id, without)
+    async def _added_up(self, connection: Any, owner_id: int) -> FilesUse | None:
+        row = await connection.fetchrow(_SQL["added_up"], owner_id, datetime.now(UTC) - _ADDED_UP_WITHIN)
+        return None if row is None else self._shown(row)
+
+    async def _scan(self, connection: Any, owner_id: int) -> FilesUse:
+        """In a transaction: who has saved much waits longer."""
+        await connection.execute(f"SET LOCAL statement_timeout = {int(_SCAN_SECONDS_MAX * 1000)}")
+        return self._shown(await connection.fetchrow(_SQL["use"], owner_id, timeout=_SCAN_SECONDS_MAX))
+
+    def _shown(self, row: Any) -> FilesUse:
         return FilesUse(
             files=row["files"], bytes=row["bytes"], files_max=self._files_max, bytes_max=self._bytes_max
         )

@@ -179,7 +179,7 @@ async def a_files_room(url, objects):
     async with database.pool(url, "storage") as pool:
         await database.migrate(pool, "storage", "spell_storage")
         await pool.execute(
-            "TRUNCATE store, scrub, objects, loose, blobs, manifests, manifest_objects, uploads CASCADE"
+            "TRUNCATE store, scrub, owner_use, objects, loose, blobs, manifests, manifest_objects, uploads CASCADE"
         )
         async for page in objects.listed(""):
             for key, _ in page:

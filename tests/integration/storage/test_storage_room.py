@@ -70,3 +70,60 @@ async def test_what_was_archived_or_has_never_been_reported_makes_room(room):
 
     assert first != second
     assert (await blobs.quotas.use(1)).bytes == 900
+
+
+async def test_contents_are_added_up_once_however_often_they_are_saved(room):
+    blobs = limited(room, 10_000)
+    for names in ("a", "ab", "bc", "a", "abc"):
+        files = {name: name.encode() * 900 for name in names}
+        for data in files.values():
+            await blobs.put(1, sha256(data), data)
+        room.named.add((1, (await blobs.put_manifest(1, manifest_of(files))).digest))
+    kept = await blobs.quotas.use(1)
+    await room.pool.execute("DELETE FROM owner_use")
+
+    assert kept == await blobs.quotas.use(1)
+    assert (kept.files, kept.bytes) == (3, 2_700)
+
+
+async def test_what_is_named_no_more_or_again_is_added_up_anew(room):
+    blobs = limited(room, 10_000)
+    room.garbage._blobs = blobs
+    digest = await save(blobs, 0)
+    await save(blobs, 1)
+    await room.age(3_600)
+    room.named.add((1, digest))
+    used = [(await blobs.quotas.use(1)).bytes]
+
+    for named in ({(1, digest)}, set(), {(1, digest)}):
+        room.named = named
+        await room.pass_once()
+        used.append((await blobs.quotas.use(1)).bytes)
+
+    assert used == [1_800, 900, 0, 900]
+
+
+async def test_saves_of_one_owner_that_wait_keep_no_connections_from_others(room):
+    blobs = limited(room, 10_000)
+    size = room.pool.get_max_size()
+    for number in range(size + 1):
+        await blobs.put(1, sha256(b"%d" % number), b"%d" % number)
+
+    async with asyncio.TaskGroup() as tasks, room.pool.acquire() as connection, connection.transaction():
+        await blobs.quotas.lock(connection, 1)
+        for number in range(size + 1):
+            tasks.create_task(blobs.put_manifest(1, manifest_of({"a": b"%d" % number})))
+        async with asyncio.timeout(10):
+            while not await waits(room):
+                await asyncio.sleep(0.01)
+            while room.pool.get_idle_size() == 0 and room.pool.get_size() == size:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(1):
+            assert await room.pool.fetchval("SELECT 1") == 1
+
+    assert (await blobs.quotas.use(1)).files == size + 1
+
+
+async def waits(room):
+    """Whether anybody waits for a lock."""
+    return await room.pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
