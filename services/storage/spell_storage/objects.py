@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ PIECE_BYTES = 1 << 20
 _UPLOAD_PART_BYTES = 8 << 20
 _UPLOAD_PARTS_AT_ONCE = 2
 _LISTED_AT_ONCE = 1_000
+#: How a store in a directory calls a file until its object is whole.
+_UNFINISHED = re.compile(r"#[0-9]+\Z")
 
 
 class Objects:
@@ -90,6 +93,14 @@ class Objects:
             async for page in obstore.list(self._store, prefix, chunk_size=_LISTED_AT_ONCE):
                 yield [(meta["path"], meta["last_modified"]) for meta in page]
 
+    async def clear_unfinished(self, before: datetime) -> int:
+        """Remove what a directory keeps of puts that were killed before then; how many there were. Listings leave it out.
+        Where objects are remote, the provider removes it.
+        """
+        if self._directory is None:
+            return 0
+        return await asyncio.to_thread(_clear_unfinished, self._directory, before.timestamp())
+
     async def settle(self) -> None:
         """Everything stored so far survives a power cut."""
         if self._directory is not None:
@@ -130,6 +141,20 @@ class Objects:
                 return (await obstore.head_async(self._store, key))["size"]
         except FileNotFoundError:
             return None
+
+
+def _clear_unfinished(directory: Path, before: float) -> int:
+    count = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            path = Path(place, name)
+            # No key of ours has such a sign. What is being written to is younger.
+            if _UNFINISHED.search(name):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        count += 1
+    return count
 
 
 def _file_size(path: Path) -> int | None:

@@ -165,7 +165,7 @@ class Scrub:
 
     async def _give_up_strays(self, before: datetime) -> int:
         """Have bytes removed that are on no record, which only a power cut leaves; how many there were."""
-        count = 0
+        count = await self._objects.clear_unfinished(before)
         if await self._blobs.sentinel.is_shared():
             log.warning("bytes on no record are left: another database keeps files in the same object store")
             return count

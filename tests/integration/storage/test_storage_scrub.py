@@ -83,6 +83,20 @@ async def test_bytes_on_no_record_go_when_they_are_old(room):
     assert await room.keys() == set((await room.objects_by_digest()).values())
 
 
+async def test_what_a_killed_put_was_writing_to_goes_when_it_is_old(cluster, tmp_path):
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as room:
+        await room.save(1, {"a": b"one"})
+        old, young = (tmp_path / "blobs/blobs/ab" / (two * 32 + ".0123#1") for two in ("ab", "cd"))
+        old.parent.mkdir(parents=True)
+        for path in (old, young):
+            path.write_bytes(b"half of it")
+        os.utime(old, (1e9, 1e9))
+
+        last, _ = await checked(room)
+
+        assert (last.strays, old.exists(), young.exists()) == (1, False, True)
+
+
 async def test_one_check_goes_on_at_a_time_and_one_that_is_given_up_makes_way(room):
     check = Scrub(room.pool, room.objects, room.blobs, DAY)
     first = check.lines()
