@@ -68,9 +68,32 @@ class Statements:
 
 
 class FusedObjects(Objects):
-    """A store whose writes and removals are such moments."""
+    """A store whose writes and removals are such moments, and that may be away: it looks empty then."""
 
     fuse: Fuse
+    away = False
+
+    async def get(self, key):
+        self._look(key)
+        return await super().get(key)
+
+    async def size(self, key):
+        return None if self.away else await super().size(key)
+
+    async def stream(self, key, start, length):
+        self._look(key)
+        async with contextlib.aclosing(super().stream(key, start, length)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def listed(self, prefix):
+        async with contextlib.aclosing(super().listed(prefix)) as pages:
+            async for page in pages:
+                yield [] if self.away else page
+
+    def _look(self, key):
+        if self.away:
+            raise FileNotFoundError(key)
 
     async def put(self, key, data, *, synced=False):
         await self.fuse.moment()

@@ -1,15 +1,11 @@
 """Saved files that nobody needs: they go after a while, and nothing that somebody needs ever does."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 
 import asyncpg
-import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from integration.storage.files_room import (
     CrashError,
@@ -20,7 +16,7 @@ from integration.storage.files_room import (
     manifest_of,
     sha256,
 )
-from spell_proto.errors import GoneError, InvalidError, NotFoundError, UnavailableError
+from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
 from spell_proto.spec import canonical_json
 from spell_storage import garbage, passes
 from spell_storage.garbage import Removed
@@ -29,8 +25,6 @@ pytestmark = pytest.mark.integration
 
 CONTENTS = [f"content {number}".encode() for number in range(6)]
 OWNERS = (1, 2)
-#: More moments than any one thing that is done here has.
-MOMENTS_MAX = 70
 
 
 async def test_files_go_when_nothing_has_named_them_for_a_while(room):
@@ -234,10 +228,13 @@ async def test_saves_go_on_while_everything_is_removed_as_soon_as_it_may_be(room
             files = {str(place): CONTENTS[(number + place * owner_id) % 6] for place in range(3)}
             async with asyncio.timeout(30):
                 while True:
-                    # What was removed between two steps is sent again, as a runner does.
-                    with contextlib.suppress(UnavailableError, InvalidError):
+                    # What was removed between two steps is sent again, as a runner does for these two answers.
+                    try:
                         digest = await room.save(owner_id, files)
                         break
+                    except (UnavailableError, InvalidError) as error:
+                        if error.code not in {"unavailable", "blob_missing"}:
+                            raise
             if number % 3:
                 room.named.remove((owner_id, digest))
                 saved.pop((owner_id, digest), None)
@@ -310,135 +307,3 @@ async def test_who_breaks_off_while_it_unlocks_holds_no_lock_for_good(cluster, t
             while not await other.fetchval(lock[0]):
                 await asyncio.sleep(0.01)
         await other.close()
-
-
-class LifeOfFiles(RuleBasedStateMachine):
-    """Two owners who save and archive, bytes that rot, time that passes, passes of removal, and crashes between any two
-    things that can be seen from outside. The model knows who has named what, and nothing of rows, keys or locks.
-    """
-
-    def __init__(self, cluster, objects):
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.opened = a_files_room(cluster.url("storage"), objects)
-        self.room = self.runner.run(self.opened.__aenter__())
-        self.saved = {}
-
-    def teardown(self):
-        self.runner.run(self._everything_else_goes())
-        self.runner.run(self.opened.__aexit__(None, None, None))
-        self.runner.close()
-
-    @rule(
-        owner_id=st.sampled_from(OWNERS),
-        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=4),
-        crash_at=st.none() | st.integers(0, MOMENTS_MAX),
-    )
-    def save(self, owner_id, numbers, crash_at):
-        self.runner.run(self._or_crash(crash_at, self._save(owner_id, numbers)))
-
-    @rule(data=st.data())
-    def archive(self, data):
-        if self.saved:
-            which = data.draw(st.sampled_from(sorted(self.saved)))
-            del self.saved[which]
-            self.room.named.remove(which)
-
-    @rule(hours=st.sampled_from([1, 13, 25]))
-    def time_passes(self, hours):
-        self.runner.run(self.room.age(hours * 3600))
-
-    @rule(crash_at=st.none() | st.integers(0, MOMENTS_MAX))
-    def remove(self, crash_at):
-        self.runner.run(self._or_crash(crash_at, self.room.pass_once()))
-
-    @rule(
-        owner_id=st.sampled_from(OWNERS),
-        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=3),
-        at=st.integers(0, MOMENTS_MAX),
-    )
-    def save_in_the_middle_of_a_removal(self, owner_id, numbers, at):
-        self.room.fuse.set(at, lambda: self._save_if_nothing_is_locked(owner_id, numbers))
-        self.runner.run(self.room.pass_once())
-        self.room.fuse.set(0, None)
-
-    @rule(
-        owner_id=st.sampled_from(OWNERS),
-        numbers=st.sets(st.sampled_from(range(6)), min_size=1, max_size=3),
-        at=st.integers(0, MOMENTS_MAX),
-    )
-    def remove_in_the_middle_of_a_save(self, owner_id, numbers, at):
-        self.room.fuse.set(at, self.room.pass_once)
-        self.runner.run(self._save(owner_id, numbers))
-        self.room.fuse.set(0, None)
-
-    @rule(data=st.data(), lost=st.booleans())
-    def bytes_rot_and_are_sent_again(self, data, lost):
-        keys = self.runner.run(self.room.objects_by_digest())
-        rotting = [content for content in CONTENTS if keys.get(sha256(content))]
-        if rotting:
-            content = data.draw(st.sampled_from(rotting))
-            self.runner.run(self.room.lose(content) if lost else self.room.rot(content))
-            self.runner.run(self._heal(content))
-
-    @invariant()
-    def all_that_is_named_is_whole(self):
-        self.runner.run(self._all_is_whole())
-
-    async def _or_crash(self, at, doing):
-        async def crash():
-            raise CrashError
-
-        if at is not None:
-            self.room.fuse.set(at, crash)
-        with contextlib.suppress(CrashError, ExceptionGroup):
-            await doing
-        self.room.fuse.set(0, None)
-
-    async def _save_if_nothing_is_locked(self, owner_id, numbers):
-        """What a removal has locked right now is waited for, and it does not go on before this has come back."""
-        with contextlib.suppress(asyncpg.LockNotAvailableError):
-            await self._save(owner_id, numbers)
-
-    async def _save(self, owner_id, numbers):
-        files = {str(number): CONTENTS[number] for number in numbers}
-        digest = await self.room.save(owner_id, files)
-        self.saved[owner_id, digest] = files
-
-    async def _heal(self, content):
-        digest = sha256(content)
-        for owner_id in OWNERS:
-            try:
-                assert await self.room.blobs.read(owner_id, digest) == content
-            except (NotFoundError, GoneError):
-                assert await self.room.blobs.missing(owner_id, [digest]) == [digest]
-        await self.room.blobs.put(OWNERS[0], digest, content)
-
-    async def _all_is_whole(self):
-        for (owner_id, digest), files in self.saved.items():
-            assert await self.room.read(owner_id, digest) == files
-            assert await self.room.blobs.missing(owner_id, [sha256(data) for data in files.values()]) == []
-
-    async def _everything_else_goes(self):
-        await self.room.clear()
-        await self._all_is_whole()
-        needed = {digest for _, digest in self.saved}
-        needed |= {sha256(data) for files in self.saved.values() for data in files.values()}
-        keys = await self.room.objects_by_digest()
-        assert set(keys) == needed
-        assert await self.room.keys() == set(keys.values())
-        assert await self.room.pool.fetchval("SELECT count(*) FROM loose") == 0
-
-
-@pytest.mark.parametrize(("kind", "examples"), [("directory", 25), ("s3", 6), ("gcs", 6)])
-def test_never_a_live_blob_and_always_a_dead_one(cluster, clouds, tmp_path, kind, examples):
-    objects = in_directory(tmp_path / "blobs") if kind == "directory" else in_bucket(kind, clouds)
-    run_state_machine_as_test(
-        lambda: LifeOfFiles(cluster, objects),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=20,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
