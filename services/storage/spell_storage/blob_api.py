@@ -12,10 +12,9 @@ from spell_proto import blob_packs
 from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
-from spell_storage import answers
+from spell_storage import answers, manifests
 from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
 from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
-from spell_storage.manifests import MANIFEST
 from spell_storage.objects import PIECE_BYTES
 
 _DIGESTS_BYTES_MAX = 8 << 20
@@ -84,8 +83,9 @@ class BlobRoutes:
         owner_id = answers.owner(request)
         async with self._manifests:
             data = await answers.body(request, MANIFEST_BYTES_MAX)
-            manifest = await asyncio.to_thread(parse_json, data, MANIFEST)
-            stored = await self._blobs.put_manifest(owner_id, manifest)
+            manifest = await asyncio.to_thread(manifests.read, data)
+            del data
+            stored = await self._blobs.put_canonical(owner_id, manifest)
         return web.Response(body=orjson.dumps(stored.model_dump()), content_type="application/json")
 
     async def get_manifest(self, request: web.Request) -> web.Response:

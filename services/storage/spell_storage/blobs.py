@@ -23,10 +23,10 @@ import asyncpg
 
 from spell_proto import database
 from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
-from spell_proto.spec import canonical_json
-from spell_proto.views import Manifest, ManifestEntry, ManifestStored
+from spell_proto.views import Manifest, ManifestStored
 from spell_storage import manifests
 from spell_storage.contents import AGAIN_SECONDS, Blob, Contents, damaged
+from spell_storage.manifests import Canonical
 from spell_storage.objects import Objects
 from spell_storage.quotas import QuotaError, Quotas
 from spell_storage.sentinel import Sentinel
@@ -40,6 +40,7 @@ KEPT_SECONDS = 24 * 3600.0
 #: A put that lasts says so often that its key is not taken for abandoned.
 _GOES_ON_SECONDS = 60.0
 _PUTS_AT_ONCE = 16
+_ASKED_AT_ONCE = 10_000
 #: The store is looked for so often while blobs are put.
 _SEEN_SECONDS = 5.0
 
@@ -66,9 +67,13 @@ class Blobs:
     async def missing(self, owner_id: int, digests: Sequence[str]) -> list[str]:
         """Which of `digests` this owner would have to send. The others are safe from being removed for a while."""
         fresh = datetime.now(UTC) - self._fresh
-        rows = await self._pool.fetch(_SQL["known_blobs"], owner_id, list(digests), fresh)
-        known = {row["sha256"] for row in rows} - await self.contents.lost(rows)
-        return [digest for digest in dict.fromkeys(digests) if digest not in known]
+        asked, lacking = list(dict.fromkeys(digests)), list[str]()
+        for start in range(0, len(asked), _ASKED_AT_ONCE):
+            some = asked[start : start + _ASKED_AT_ONCE]
+            rows = await self._pool.fetch(_SQL["known_blobs"], owner_id, some, fresh)
+            known = {row["sha256"] for row in rows} - await self.contents.lost(rows)
+            lacking += [digest for digest in some if digest not in known]
+        return lacking
 
     async def put(self, owner_id: int, digest: str, data: bytes) -> None:
         """Store a small blob.
@@ -140,24 +145,22 @@ class Blobs:
             UnavailableError: blobs were removed, or found damaged, meanwhile.
             QuotaError: its owner would have more than he may.
         """
-        manifest = await asyncio.to_thread(manifests.canonical, manifest)
-        wanted = manifests.digests(manifest)
+        return await self.put_canonical(owner_id, await asyncio.to_thread(manifests.of, manifest))
+
+    async def put_canonical(self, owner_id: int, manifest: Canonical) -> ManifestStored:
+        """Store a manifest that is in its canonical form already. Raises as `put_manifest` does."""
+        wanted = list(manifest.sizes)
         _check_complete(len(wanted), await self.missing(owner_id, wanted))
-        data = await asyncio.to_thread(canonical_json, manifest.model_dump())
-        files = [entry for entry in manifest.entries if entry.link is None]
-        stored = ManifestStored(
-            digest=hashlib.sha256(data).hexdigest(),
-            files=len(files),
-            bytes=sum(entry.size for entry in files),
-        )
-        await self.put(owner_id, stored.digest, data)
+        digest = (await asyncio.to_thread(hashlib.sha256, manifest.data)).hexdigest()
+        stored = ManifestStored(digest=digest, files=manifest.files, bytes=manifest.bytes)
+        await self.put(owner_id, stored.digest, manifest.data)
         await self._objects.settle()
         try:
-            await self._name_blobs(owner_id, stored, files)
+            await self._name_blobs(owner_id, stored, manifest)
         except QuotaError:
             if not await self.quotas.look_again(owner_id):
                 raise
-            await self._name_blobs(owner_id, stored, files)
+            await self._name_blobs(owner_id, stored, manifest)
         return stored
 
     async def manifest(self, owner_id: int, digest: str) -> bytes:
@@ -233,11 +236,9 @@ class Blobs:
                 said_at = time.monotonic()
             yield piece
 
-    async def _name_blobs(
-        self, owner_id: int, stored: ManifestStored, files: Sequence[ManifestEntry]
-    ) -> None:
+    async def _name_blobs(self, owner_id: int, stored: ManifestStored, manifest: Canonical) -> None:
         """The commit that makes a manifest: from here on nothing it needs is removed."""
-        digests = {stored.digest, *(file.sha256 for file in files)}
+        digests = {stored.digest, *manifest.sizes}
         async with (
             self.quotas.turn(owner_id),
             self._pool.acquire() as connection,
@@ -248,7 +249,7 @@ class Blobs:
             rows = await connection.fetch(_SQL["hold_blobs"], owner_id, list(digests))
             if len(rows) < len(digests) or not all(row["here"] for row in rows):
                 raise UnavailableError("unavailable", "blobs were removed or lost meanwhile; send them again")
-            manifests.check_sizes(files, {row["sha256"]: row["size"] for row in rows})
+            manifests.check_sizes(manifest, {row["sha256"]: row["size"] for row in rows})
             values = (owner_id, stored.digest, stored.files, stored.bytes)
             manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
