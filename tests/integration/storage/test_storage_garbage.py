@@ -11,7 +11,6 @@ from integration.storage.files_room import (
     CrashError,
     Statements,
     a_files_room,
-    in_bucket,
     in_directory,
     manifest_of,
     sha256,

@@ -1,13 +1,12 @@
 """A check of the whole store: what is damaged or lost is found and named, and nothing else is."""
 
-import asyncio
 import itertools
 import os
 from collections import Counter
 
 import pytest
 
-from integration.storage.files_room import DAY, manifest_of, sha256
+from integration.storage.files_room import DAY, a_files_room, in_bucket, in_directory, manifest_of, sha256
 from spell_proto.errors import ConflictError, GoneError, UnavailableError
 from spell_proto.spec import canonical_json
 from spell_storage import naming, scrub
