@@ -50,6 +50,17 @@ def met(steps: Sequence[Step]) -> int:
     return max((step.asked for step in steps if isinstance(step, SnapshotSaved | SnapshotFailed)), default=0)
 
 
+def is_news(steps: Sequence[Step], step: SnapshotSaved | SnapshotFailed) -> bool:
+    """Whether what came of a snapshot that nobody asked for is worth noting: one more of the same helps nobody. That the
+    last one failed is said until one is saved. Pure.
+    """
+    tried = [one for one in steps if isinstance(one, SnapshotSaved | SnapshotFailed)]
+    last = tried[-1] if tried else None
+    if isinstance(step, SnapshotFailed):
+        return not isinstance(last, SnapshotFailed)
+    return isinstance(last, SnapshotFailed) or step.manifest != (last.manifest if last else None)
+
+
 class Snapshots:
     """Those of one attempt. `note` adds a step to it, `steps` are those it has."""
 
@@ -104,21 +115,17 @@ class Snapshots:
         by_itself = asked <= met(self._steps)
         try:
             step = await self._tried(spec, asked, abort)
-            if not by_itself or self._is_news(step):
+            if not by_itself or is_news(self._steps, step):
                 self._note((step,))
                 log.info("snapshot", run_id=spec.run_id, step=step.kind, asked=asked)
-                return
+                if not by_itself or isinstance(step, SnapshotSaved):
+                    return
         except AbortedError:
             return
         except Exception:
             # The attempt itself must not hear of it.
             log.exception("a snapshot stumbled and is tried again", run_id=spec.run_id)
         self._not_before = now + timedelta(seconds=max(spec.spec.save_every_seconds or 0, AGAIN_SECONDS))
-
-    def _is_news(self, step: SnapshotSaved | SnapshotFailed) -> bool:
-        """Whether a snapshot that nobody asked for is worth keeping: one more of the same helps nobody."""
-        taken = [one.manifest for one in self._steps if isinstance(one, SnapshotSaved)]
-        return isinstance(step, SnapshotSaved) and step.manifest != (taken[-1] if taken else None)
 
     async def _tried(self, spec: AttemptSpec, asked: int, abort: Abort) -> SnapshotSaved | SnapshotFailed:
         root = None if spec.spec.code is None else spec.spec.code.root_directory

@@ -225,6 +225,28 @@ async def test_a_snapshot_that_cannot_be_saved_says_why_and_harms_nobody(rooms):
     await here.until_final(run_id)
 
 
+async def test_a_run_that_cannot_save_itself_says_so_once_and_until_it_can(rooms):
+    here = await rooms("none")
+    here.front.refused = re.compile("PUT /manifests")
+    run_id = await here.create(f"echo 1 > a; echo ready; {UNTIL_KILLED}", save_every_seconds=1)
+
+    async def problem():
+        return (await here.client.get(run_id)).save_problem
+
+    async def none():
+        return await problem() is None
+
+    assert "no manifest today" in await until(problem)
+    here.front.asked.clear()
+    await here.until_true(lambda: here.front.asked.count("PUT /manifests") >= 1)
+    assert (here.attempt(run_id) / "steps.jsonl").read_bytes().count(b"snapshot_failed") == 1
+    here.front.refused = None
+    await until(none)
+    assert len((await snapshots(here, run_id, 1)).snapshots) == 1
+    await here.client.end(run_id, "kill")
+    await here.until_final(run_id)
+
+
 async def test_what_does_not_run_is_not_saved(rooms):
     here = await rooms("none")
     run_id = await here.create("true")

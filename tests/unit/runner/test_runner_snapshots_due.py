@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from spell_proto.events import CodeFetched, CommandStarted, SnapshotFailed, SnapshotSaved
-from spell_runner.snapshots import BY_ITSELF_MAX, due, met
+from spell_runner.snapshots import BY_ITSELF_MAX, due, is_news, met
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + timedelta(seconds=100)
@@ -38,6 +38,22 @@ def test_one_snapshot_serves_all_who_had_asked_before_it_was_begun():
 def test_a_failure_is_an_answer_too():
     assert met([STARTED, saved(1, 1), failed(2)]) == 2
     assert due([STARTED, failed(2)], 2, None, NOW) is None
+
+
+def test_of_what_nobody_asked_for_only_what_is_new_is_noted():
+    other = saved(2, 0).model_copy(update={"manifest": "other"})
+
+    assert is_news([STARTED], saved(1, 0))
+    assert not is_news([STARTED], saved(1, 0).model_copy(update={"manifest": None}))
+    assert not is_news([STARTED, saved(1, 0)], saved(2, 0))
+    assert is_news([STARTED, saved(1, 0)], other)
+
+
+def test_that_it_fails_is_noted_once_and_then_that_it_does_not_any_more():
+    assert is_news([STARTED], failed(0))
+    assert is_news([STARTED, saved(1, 0)], failed(0))
+    assert not is_news([STARTED, saved(1, 0), failed(0)], failed(0))
+    assert is_news([STARTED, saved(1, 0), failed(0)], saved(2, 0))
 
 
 def test_time_counts_from_the_start_and_then_from_the_last_one():
