@@ -1,3 +1,4 @@
+# ruff: noqa: PTH101 -- works by descriptor, which pathlib has no names for
 """Opens what is below a directory, part by part through directories alone: no link leads out of it (shell)."""
 
 import contextlib
@@ -38,6 +39,49 @@ def opened(descriptor: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lent(root: int, path: str) -> Iterator[int]:
+    """A descriptor of a directory of a run below another directory, through directories alone. Whatever rights the run has
+    taken from itself are lent to us: in the end they are as they were.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: a part of the path is none, or none any more.
+    """
+    at, mode = os.dup(root), None
+    try:
+        for part in path.split("/") if path else ():
+            below = _open_directory(at, part)
+            _close(at, mode)
+            at, mode = below
+        yield at
+    finally:
+        _close(at, mode)
+
+
+def _open_directory(above: int, name: str) -> tuple[int, int | None]:
+    """A descriptor, and the mode that the directory is to get back."""
+    with opened(os.open(name, HELD | os.O_DIRECTORY, dir_fd=above)) as held:
+        # By descriptor, so that nothing else is given any rights.
+        place, mode = f"/proc/self/fd/{held}", None
+        if not os.access(place, os.R_OK | os.X_OK, effective_ids=True):
+            mode = stat.S_IMODE(os.fstat(held).st_mode)
+            os.chmod(place, mode | 0o700)
+        try:
+            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
+        except OSError:
+            if mode is not None:
+                os.chmod(place, mode)
+            raise
+
+
+def _close(directory: int, mode: int | None) -> None:
+    try:
+        if mode is not None:
+            os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def is_directory(held: int) -> bool:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH101 -- works by descriptor, which pathlib has no names for
 """Freezes what a running command has made: a tree of hard links, made without following anything (shell).
 
 A command that runs may swap files, links and directories under our eyes. What is frozen stands where it cannot reach,
@@ -8,19 +7,19 @@ so whoever reads it may go by path: names and kinds stay as they are. Bytes may 
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 
 from spell_proto.mount_paths import SPELL
+from spell_runner import beneath
 from spell_runner.directory import BASELINE, Directory
 from spell_runner.shim.launch import LAUNCH, SNAPSHOT, UPPER, WORKSPACE, Launch
 from spell_runner.workspace import Abort, read_baseline, remove, signature
 
 #: No file behind a longer path can be opened by it.
 PATH_BYTES_MAX = 4000
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: By these an overlay tells that a directory hides what is below it.
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
@@ -89,14 +88,17 @@ def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None)
     What vanishes meanwhile is not there; what comes meanwhile may be.
     """
     target.mkdir(mode=0o700)
-    with _opened(os.open(source, _DIRECTORY)) as root, _opened(os.open(target, _DIRECTORY)) as copy:
+    with (
+        beneath.opened(os.open(source, beneath.DIRECTORY)) as root,
+        beneath.opened(os.open(target, beneath.DIRECTORY)) as copy,
+    ):
         pending = [""]
         while pending:
             abort.check()
             path = pending.pop()
             with (
                 contextlib.suppress(FileNotFoundError, NotADirectoryError),
-                _open_beneath(root, path) as directory,
+                beneath.lent(root, path) as directory,
             ):
                 if path:
                     _copy_opacity(directory, copy, path)
@@ -127,65 +129,14 @@ def _link(directory: int, name: str, copy: int, path: str) -> None:
         os.link(name, path, src_dir_fd=directory, dst_dir_fd=copy, follow_symlinks=False)
     except PermissionError:
         # Of a directory, which it may be by now, there are no hard links. What it is now it stays in our hands.
-        with _opened(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)) as held:
+        with beneath.opened(os.open(name, beneath.HELD, dir_fd=directory)) as held:
             if not stat.S_ISDIR(os.fstat(held).st_mode):
                 os.link(f"/proc/self/fd/{held}", path, dst_dir_fd=copy, follow_symlinks=True)
-
-
-@contextlib.contextmanager
-def _open_beneath(root: int, path: str) -> Iterator[int]:
-    """A descriptor of a directory below another one, through directories alone. Whatever rights the command has taken from
-    itself it gets back in the end; until then they are ours.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: a part of the path is none, or none any more.
-    """
-    at, mode = os.dup(root), None
-    try:
-        for part in path.split("/") if path else ():
-            below = _open_directory(at, part)
-            _close(at, mode)
-            at, mode = below
-        yield at
-    finally:
-        _close(at, mode)
-
-
-def _open_directory(above: int, name: str) -> tuple[int, int | None]:
-    """A descriptor, and the mode that the directory is to get back."""
-    with _opened(os.open(name, os.O_PATH | _DIRECTORY, dir_fd=above)) as held:
-        # By descriptor, so that nothing else is given any rights.
-        place, mode = f"/proc/self/fd/{held}", None
-        if not os.access(place, os.R_OK | os.X_OK, effective_ids=True):
-            mode = stat.S_IMODE(os.fstat(held).st_mode)
-            os.chmod(place, mode | 0o700)
-        try:
-            return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), mode
-        except OSError:
-            if mode is not None:
-                os.chmod(place, mode)
-            raise
-
-
-def _close(directory: int, mode: int | None) -> None:
-    try:
-        if mode is not None:
-            os.fchmod(directory, mode)
-    finally:
-        os.close(directory)
 
 
 def _copy_opacity(directory: int, copy: int, path: str) -> None:
     for name in _OPAQUE:
         with contextlib.suppress(OSError):
             value = os.getxattr(directory, name)
-            with _opened(os.open(path, _DIRECTORY, dir_fd=copy)) as there:
+            with beneath.opened(os.open(path, beneath.DIRECTORY, dir_fd=copy)) as there:
                 os.setxattr(there, name, value)
-
-
-@contextlib.contextmanager
-def _opened(descriptor: int) -> Iterator[int]:
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

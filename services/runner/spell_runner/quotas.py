@@ -1,25 +1,20 @@
 """Sees to it that a run takes no more of its machine's disk than it may (shell).
 
-What a run has written is measured again and again while its command runs, by `du`, which is led astray by nothing that is
-swapped under its eyes: seldom where that takes long, but at once when the whole disk has lost as much room as the run had
-left. One that has written more than it may is ended; what it has made is saved.
+What a run has written is measured again and again while its command runs: seldom where that takes long, but at once when
+the whole disk has lost as much room as the run had left. One that has written more than it may is ended; what it has made is saved.
 """
 
 import asyncio
-import contextlib
-import glob
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.errors import SettingsError
-from spell_runner.directory import BASELINE, Directory
+from spell_runner.directory import Directory
 from spell_runner.shim import memory
-from spell_runner.shim.launch import LAUNCH, MOUNTS, TEMPORARY, UPPER, WORKSPACE, Launch
-from spell_runner.workspace import read_baseline
+from spell_runner.usage import Usage, measure
 
 log = logs.get()
 
@@ -27,15 +22,6 @@ log = logs.get()
 LOOK_SECONDS = 1.0
 LOOK_SHARE = 20
 MEASURE_SECONDS_MAX = 300.0
-_BLOCK_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Room on the disk in bytes, and the number of files, links and directories."""
-
-    bytes: int = 0
-    files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +115,9 @@ class Quota:
         try:
             free = _free(self._directory.base)
             async with asyncio.timeout(MEASURE_SECONDS_MAX):
-                usage = await measure(self._directory, self._limits)
+                usage = await measure(
+                    self._directory, sizes=bool(self._limits.bytes_max), files=bool(self._limits.files_max)
+                )
         except (OSError, ValueError, TimeoutError) as error:
             log.warning("what a run has written cannot be measured", problem=repr(error))
         else:
@@ -143,44 +131,7 @@ class Quota:
         self._due = loop.time() + pause(took)
 
 
-async def measure(directory: Directory, limits: Limits) -> Usage:
-    """What the command of an attempt has written so far, of what is limited."""
-    told = Launch.decode(Path(directory / LAUNCH).read_bytes())
-    paths = [directory / (UPPER if told.overlay else WORKSPACE), directory / TEMPORARY]
-    paths += glob.glob(f"{glob.escape(directory / MOUNTS)}/*/{UPPER}")  # noqa: PTH207 -- plain strings
-    paths = [path for path in paths if os.path.isdir(path)]  # noqa: PTH112 -- plain strings
-    given = Usage() if told.overlay else await asyncio.to_thread(_given, directory)
-    taken = await _measured(paths, "--block-size=1") if limits.bytes_max else 0
-    files = await _measured(paths, "--inodes") if limits.files_max else 0
-    # The directories that we have made ourselves are none of its doing.
-    return Usage(max(0, taken - given.bytes), max(0, files - given.files - len(paths)))
-
-
 def _free(path: str) -> Usage:
     """What is left of the disk that a path is on."""
     about = os.statvfs(path)
     return Usage(about.f_bfree * about.f_frsize, about.f_ffree)
-
-
-def _given(directory: Directory) -> Usage:
-    """What a copied workspace held at the start."""
-    baseline = read_baseline(Path(directory / BASELINE).read_bytes())
-    blocks = sum(-(-size // _BLOCK_BYTES) for size, _, _ in baseline.values())
-    return Usage(blocks * _BLOCK_BYTES, len(baseline))
-
-
-async def _measured(paths: Sequence[str], unit: str) -> int:
-    words = ("du", "--summarize", "--one-file-system", unit, "--", *paths)
-    process = await asyncio.create_subprocess_exec(
-        *words,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={"LC_ALL": "C", "PATH": os.defpath},
-    )
-    try:
-        # What vanishes meanwhile it complains about, and counts the rest.
-        told, _ = await process.communicate()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    return sum(int(line.split(b"\t", 1)[0]) for line in told.splitlines())

@@ -44,6 +44,19 @@ async def test_a_run_that_writes_too_much_is_ended_and_keeps_its_files(services,
         await here.until_final(neighbour)
 
 
+@pytest.mark.parametrize("isolation", shims.ISOLATIONS)
+async def test_what_has_no_name_or_is_in_no_directory_of_a_run_counts_too(services, request, isolation):
+    async with room(services, **settings_for(isolation, request), **MAX) as here:
+        commands = ["exec 3> g; rm g; head -c 30000000 /dev/urandom >&3; sleep 60"]
+        if isolation == "docker":
+            commands.append("head -c 30000000 /dev/urandom > /var/tmp/big; sleep 60")
+        run_ids = [await here.create(command) for command in commands]
+
+        views = [await here.until_final(run_id) for run_id in run_ids]
+
+        assert [(view.state, view.reason) for view in views] == [("failed", "disk_quota")] * len(commands)
+
+
 async def test_a_run_that_stays_within_its_limits_does_not_notice_them(services):
     async with room(services, SPELL_ISOLATION="unshare", **MAX) as here:
         code = here.front.shelf.code({f"{number}": b"x" * 100_000 for number in range(300)})

@@ -1,6 +1,5 @@
 """What is frozen of a workspace that somebody works on at the same time."""
 
-import contextlib
 import os
 import stat
 import tempfile
@@ -14,9 +13,8 @@ from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy
 from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE
 from spell_runner.workspace import Abort, copy_tree, open_readable, read_baseline
+from support import nobody
 from support.specs import a_launch
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -70,23 +68,6 @@ def test_what_is_left_of_an_earlier_one_does_not_count(overlaid):
     assert not (overlaid.path / "snapshot").exists()
 
 
-@contextlib.contextmanager
-def somebody(directory):
-    """Be a user who may not look everywhere, to whom a directory is given."""
-    if os.geteuid():
-        yield
-        return
-    for path in (directory, *directory.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-
-
 def modes(path):
     return [stat.S_IMODE(one.lstat().st_mode) for one in sorted(path.rglob("*"))]
 
@@ -99,7 +80,7 @@ def test_what_a_command_has_closed_is_looked_into_and_stays_closed(mode):
         inner.mkdir(parents=True)
         file.write_text("x")
         (directory.path / LAUNCH).write_bytes(a_launch(overlay=True).encode())
-        with somebody(directory.path):
+        with nobody.become(directory.path):
             for path in (file, inner, outer):
                 path.chmod(mode)
             frozen = Path(freezing.freeze(directory, Abort()) / UPPER)

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import pytest
 from spell_proto.errors import SettingsError
 from spell_runner import quotas
 from spell_runner.directory import BASELINE, Directory
-from spell_runner.quotas import LOOK_SECONDS, Limits, Usage, exceeded, measure, pause
+from spell_runner.quotas import LOOK_SECONDS, Limits, exceeded, pause
 from spell_runner.shim.launch import LAUNCH, TEMPORARY, UPPER, WORKSPACE
-from spell_runner.workspace import Abort, copy_tree
+from spell_runner.usage import Usage, measure, unlinked
+from spell_runner.workspace import Abort, copy_tree, encode_baseline, signature
+from support import nobody
 from support.specs import a_launch
 
 BOTH = Limits(10 << 20, 100)
@@ -89,7 +93,7 @@ async def test_what_counts_is_everything_that_the_command_has_written(tmp_path):
     with (tmp_path / UPPER / "holes").open("wb") as file:
         file.truncate(1 << 30)
 
-    usage = await measure(directory, BOTH)
+    usage = await measure(directory, sizes=True, files=True)
 
     assert 3 << 20 <= usage.bytes < 4 << 20, "holes take no room, and what has two names takes it once"
     assert usage.files == 4
@@ -106,10 +110,68 @@ async def test_the_code_that_was_copied_for_a_run_is_none_of_its_doing(tmp_path)
     Path(directory / LAUNCH).write_bytes(a_launch(overlay=False, lower=str(lower)).encode())
     (workspace / "made").write_bytes(os.urandom(1 << 20))
 
-    usage = await measure(directory, BOTH)
+    usage = await measure(directory, sizes=True, files=True)
 
     assert 1 << 20 <= usage.bytes < 1.2 * (1 << 20)
     assert usage.files <= 3
+
+
+async def test_what_was_copied_for_a_run_outside_its_workspace_counts_once_it_is_more(tmp_path):
+    directory = Directory(tmp_path)
+    Path(directory / LAUNCH).write_bytes(a_launch(overlay=False).encode())
+    copies, place = tmp_path / "mounts", tmp_path / "mounts/mnt/at/data"
+    for path in (tmp_path / WORKSPACE, place):
+        path.mkdir(parents=True)
+    (place / "copied").write_bytes(os.urandom(1 << 20))
+    baseline = {"mnt/at/data/copied": signature((place / "copied").lstat())}
+    (tmp_path / BASELINE).write_bytes(encode_baseline({}))
+    (copies / "baseline.json").write_bytes(encode_baseline(baseline))
+    before = await measure(directory, sizes=True, files=True)
+    (place / "made").write_bytes(os.urandom(2 << 20))
+
+    usage = await measure(directory, sizes=True, files=True)
+
+    assert before.bytes < 20_000
+    assert 2 << 20 <= usage.bytes < 2.1 * (1 << 20)
+    assert usage.files == before.files + 1
+
+
+def test_what_a_process_holds_open_without_a_name_counts_once(tmp_path):
+    before = unlinked([os.getpid()])
+    unnamed = (tmp_path / "file").open("wb")
+    unnamed.write(os.urandom(1 << 20))
+    unnamed.flush()
+    with (
+        unnamed,
+        os.fdopen(os.dup(unnamed.fileno()), "wb"),
+        (tmp_path / "named (deleted)").open("wb") as named,
+    ):
+        named.write(bytes(1 << 20))
+        (tmp_path / "file").unlink()
+        with os.fdopen(os.memfd_create("memory"), "wb") as memory:
+            memory.write(bytes(1 << 20))
+            memory.flush()
+
+            usage = unlinked([os.getpid(), os.getpid()])
+
+    assert usage.beyond(before) == Usage(1 << 20, 1)
+
+
+async def test_directories_that_a_run_has_closed_are_looked_into_and_stay_closed():
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        directory = Directory(Path(name))
+        Path(directory / LAUNCH).write_bytes(a_launch(overlay=True).encode())
+        closed = directory.path / UPPER / "in/closed"
+        closed.mkdir(parents=True)
+        (closed / "file").write_bytes(os.urandom(1 << 20))
+        os.link(closed / "file", closed / "again")
+        with nobody.become(directory.path):
+            closed.chmod(0o300)
+            usage = await measure(directory, sizes=True, files=True)
+        mode = stat.S_IMODE(closed.lstat().st_mode)
+
+    assert 1 << 20 <= usage.bytes < 1.1 * (1 << 20)
+    assert (usage.files, mode) == (3, 0o300)
 
 
 def test_without_du_there_are_no_quotas(monkeypatch, tmp_path):
