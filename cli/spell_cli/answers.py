@@ -1,7 +1,6 @@
 """The shapes of the server's answers, as far as the command line reads them.
 
-They name the members of `spell_proto.views` for the type checker and cost nothing at run time: importing the
-views themselves would add pydantic to every start. A test holds the two against each other.
+They name those of `spell_proto.views`, whose import would add pydantic to every start. A test holds the two together.
 """
 
 from typing import Any, TypedDict
@@ -43,6 +42,7 @@ class Mount(TypedDict):
     path: str
     is_file: bool
     bucket: str | None
+    led_to: str | None
 
 
 class Spec(TypedDict):

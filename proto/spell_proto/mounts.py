@@ -27,7 +27,7 @@ class MountRequest(Shape):
 
 class Mount(Shape):
     """A mount as it was accepted. `target` is absolute. Its content is a manifest of `owner_id`, at or below `path` in
-    it (`is_file` tells which), or what `bucket` holds when it is mounted.
+    it (`is_file` tells which), or what `bucket` holds when it is mounted. `led_to` is what a link led to when the run was made.
     """
 
     resource: str
@@ -37,6 +37,7 @@ class Mount(Shape):
     path: str = ""
     is_file: bool = False
     bucket: str | None = None
+    led_to: str | None = None
 
 
 def parse(text: str) -> MountRequest:

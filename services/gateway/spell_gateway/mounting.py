@@ -9,7 +9,7 @@ from spell_gateway.shapes import User
 from spell_proto.errors import NotFoundError, RefusedError, UnavailableError, shown
 from spell_proto.mount_paths import source
 from spell_proto.mounts import Mount, placed
-from spell_proto.resources import InBucket, RunFiles
+from spell_proto.resources import InBucket, Linked
 from spell_proto.spec import RunRequest
 
 
@@ -43,27 +43,40 @@ class Mounts:
             RefusedError: one of them cannot.
         """
         for mount in mounts:
-            resource = source(mount.resource)
             try:
-                if isinstance(resource, RunFiles):
+                # What it led to when the run was made: the link may lead elsewhere by now, or be gone.
+                resource = source(mount.led_to or mount.resource)
+                if not isinstance(resource, InBucket | Linked):
                     await self._resolver.resolve(user.id, resource)
                 if mount.manifest is not None:
-                    await self._files.manifest(mount.owner_id, mount.manifest)
+                    await self._kept(mount.owner_id, mount.manifest)
                 if mount.bucket is not None:
                     await self._buckets.glance(mount.bucket)
             except UnavailableError:
                 raise
             except RefusedError as error:
-                vanished = isinstance(error, NotFoundError) and mount.bucket is None
-                raise refused(mount.resource, _nothing_there() if vanished else error) from error
+                raise refused(mount.resource, error) from error
+
+    async def _kept(self, owner_id: int, manifest: str) -> None:
+        try:
+            await self._files.manifest(owner_id, manifest)
+        except NotFoundError as error:
+            raise _nothing_there() from error
 
     async def _mount(self, user: User, resource: str, target: str) -> Mount:
         parsed = source(resource)
         try:
             found = await self._resolver.resolve(user.id, parsed)
+            led_to = found.resource.text if isinstance(parsed, Linked) else None
             if isinstance(found.resource, InBucket):
                 await self._buckets.glance(found.resource.url)
-                return Mount(resource=resource, target=target, owner_id=user.id, bucket=found.resource.url)
+                return Mount(
+                    resource=resource,
+                    target=target,
+                    owner_id=user.id,
+                    bucket=found.resource.url,
+                    led_to=led_to,
+                )
             if found.manifest is None:
                 raise _empty(found.run_id)
             place = (await self._files.tree(found)).place(found.path)
@@ -81,6 +94,7 @@ class Mounts:
             manifest=found.manifest,
             path=path,
             is_file=is_file,
+            led_to=led_to,
         )
 
 

@@ -129,3 +129,35 @@ async def test_a_plan_says_what_would_be_mounted_and_refuses_what_a_run_would(cl
 
     assert [mount["target"] for mount in plan["mounts"]] == ["/spell/d"]
     assert (refused[0], refused[1]["code"]) == (404, "resource_not_found")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+async def test_a_rerun_mounts_nothing_of_what_was_archived_whatever_it_was_called(client, made, linked):
+    resource = f"runs/{made}/d"
+    if linked:
+        await client.ask("PUT", f"/api/links/k{made}", json={"target": resource})
+        resource = f"k{made}"
+    _, run = await asked(client, (resource, "/mnt/x"))
+    await client.ask("POST", f"/api/runs/{run['id']}/kill")
+    before, again = await client.ask("POST", f"/api/runs/{run['id']}/rerun")
+    await client.ask("POST", f"/api/runs/{again['id']}/kill")
+    await client.ask("POST", "/api/runs/archive", json={"run_ids": [made]})
+
+    status, answer = await client.ask("POST", f"/api/runs/{run['id']}/rerun")
+
+    assert (before, status, answer["code"]) == (201, 404, "resource_not_found")
+    assert answer["message"].endswith(f"run {made} was archived; no outputs")
+
+
+async def test_a_rerun_mounts_what_a_link_led_to_at_first(client, made):
+    await client.ask("PUT", f"/api/links/first{made}", json={"target": f"runs/{made}/d"})
+    _, run = await asked(client, (f"first{made}", "/mnt/x"))
+    await client.ask("DELETE", f"/api/links/first{made}")
+
+    status, again = await client.ask("POST", f"/api/runs/{run['id']}/rerun")
+    for one in (run, again):
+        await client.ask("POST", f"/api/runs/{one['id']}/kill")
+
+    assert status == 201
+    assert again["spec"]["mounts"] == run["spec"]["mounts"]
+    assert run["spec"]["mounts"][0]["led_to"] == f"runs/{made}/d"
