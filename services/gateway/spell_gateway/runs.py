@@ -5,6 +5,8 @@ import contextlib
 import hashlib
 import re
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from spell_gateway import machine_types
 from spell_gateway.bounded import Bounded
@@ -16,7 +18,14 @@ from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
 from spell_proto.engines import engines_needed
 from spell_proto.environments import UseAsked, UseView
-from spell_proto.errors import ConflictError, InvalidError, NotFoundError, shown
+from spell_proto.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    shown,
+)
 from spell_proto.spec import EnvironmentRequest, RunRequest, RunSpec, canonical_json
 from spell_proto.views import MachineTypeList, MachineTypeView, RunView
 
@@ -68,6 +77,10 @@ class Runs:
             ConflictError: the commit is not here, or the key was used for another request.
             NotFoundError, ConflictError: something cannot be mounted.
         """
+        asked = canonical_json(request.model_dump())
+        return await self._once(user, asked, key, self._created(user, request, asked, key))
+
+    async def _created(self, user: User, request: RunRequest, asked: bytes, key: str | None) -> Created:
         machine = await self._machine(
             request.machine_type, request.docker_image, request.environment, outside=request.outside
         )
@@ -101,7 +114,26 @@ class Runs:
             save_every_seconds=request.save_every_seconds,
             no_save=request.no_save,
         )
-        return await self._made(user, spec, request.labels, canonical_json(request.model_dump()), key)
+        return await self._made(user, spec, request.labels, asked, key)
+
+    async def _once(
+        self, user: User, asked: bytes, key: str | None, making: Coroutine[Any, Any, Created]
+    ) -> Created:
+        """What `making` makes. Where that is refused, the same request may have made a run before: what has become of its
+        mounts or machines since, or that its answer got lost, is no reason to say that there is none.
+        """
+        try:
+            return await making
+        except UnavailableError:
+            raise
+        except RefusedError as refused:
+            if key is None or refused.code == "idempotency_conflict":
+                raise
+            try:
+                made = await self._scheduler.made(user.id, key, hashlib.sha256(asked).hexdigest())
+            except NotFoundError:
+                raise refused from None
+            return Created(run=made, replayed=True)
 
     async def _check_image(self, request: RunRequest) -> None:
         if request.docker_image is not None:
@@ -128,6 +160,10 @@ class Runs:
             NotFoundError: there is no such run, or what it mounts is not there any more.
             InvalidError: its environment cannot be had any more, or no machine of its type can run it.
         """
+        asked = canonical_json({"again": run_id})
+        return await self._once(user, asked, key, self._again(user, run_id, asked, key))
+
+    async def _again(self, user: User, run_id: int, asked: bytes, key: str | None) -> Created:
         run = await self._scheduler.run(user.id, run_id)
         spec = await self._scheduler.spec(user.id, run_id)
         machine = await self._machine(
@@ -142,7 +178,7 @@ class Runs:
                 engine = machine_types.engine(environment, machine, outside=spec.outside)
                 await self._builder.check(environment, engine)
                 spec = spec.model_copy(update={"environment": environment})
-        return await self._made(user, spec, run.labels, canonical_json({"again": run_id}), key)
+        return await self._made(user, spec, run.labels, asked, key)
 
     async def plan(self, user: User, request: RunRequest) -> RunPlan:
         """What creating a run would do. Nothing is made.

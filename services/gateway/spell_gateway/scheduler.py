@@ -72,6 +72,20 @@ class Scheduler:
             run = RUN.validate_json(await response.read())
             return Created(run=run, replayed=response.status == 200)
 
+    async def made(self, owner_id: int, idempotency_key: str, request_sha256: str) -> RunView:
+        """The run that an earlier request has made.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: the key was used for another request.
+        """
+        body = {
+            "owner_id": owner_id,
+            "idempotency_key": idempotency_key,
+            "request_sha256": request_sha256,
+        }
+        return await self._caller.call("POST", "/runs/made", RUN, body=body)
+
     async def runs(
         self,
         owner_id: int,

@@ -39,12 +39,13 @@ from spell_proto.views import (
     TransitionList,
 )
 from spell_scheduler import runs, verify
-from spell_scheduler.creation import Creation, NewRun
+from spell_scheduler.creation import Creation, Made, NewRun, conflict
 from spell_scheduler.lifecycle import EndAsked, SaveAsked, may_save
 from spell_scheduler.runs import SQL
 from spell_scheduler.store import Store
 
 NEW_RUN = TypeAdapter(NewRun)
+MADE = TypeAdapter(Made)
 COMMITS_ASKED = TypeAdapter(CommitsAsked)
 MANIFESTS_ASKED = TypeAdapter(ManifestsAsked)
 RUNS_ASKED = TypeAdapter(RunsAsked)
@@ -66,6 +67,7 @@ class Api:
         return [
             web.get("/health", self.health),
             web.post("/runs", self.create),
+            web.post("/runs/made", self.made),
             web.get("/runs", self.list_runs),
             web.get(run, self.get_run),
             web.get(run + "/spec", self.run_spec),
@@ -95,6 +97,15 @@ class Api:
         new = await http.read_json(request, NEW_RUN)
         row, existed = await self._creation.create(new)
         return http.json_response(await self._view_of(row), 200 if existed else 201)
+
+    async def made(self, request: web.Request) -> web.Response:
+        asked = await http.read_json(request, MADE)
+        row = await self._store.pool.fetchrow(SQL["run_of_key"], asked.owner_id, asked.idempotency_key)
+        if row is None:
+            raise NotFoundError("run_not_found", "no run was made with this key")
+        if row["request_sha256"] != asked.request_sha256:
+            raise conflict(asked.idempotency_key, row["id"])
+        return http.json_response(await self._view(row["id"], asked.owner_id))
 
     async def list_runs(self, request: web.Request) -> web.Response:
         limit = min(_number(request, "limit", 50) or 1, PAGE_MAX)

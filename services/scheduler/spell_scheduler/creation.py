@@ -39,6 +39,14 @@ class NewRun(Shape):
     labels: tuple[str, ...] = ()
 
 
+class Made(Shape):
+    """The body of the scheduler's `POST /runs/made`: which run an earlier request has made."""
+
+    owner_id: int
+    idempotency_key: str
+    request_sha256: str
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """A creation on its way: the future gets (row of the run, whether it had existed before)."""
@@ -175,7 +183,9 @@ class Creation:
                     known[key] = (run_id, new.request_sha256)
                 continue
             first, sha256 = known[key]
-            results.append((first, True) if sha256 == new.request_sha256 else _conflict(new, first))
+            results.append(
+                (first, True) if sha256 == new.request_sha256 else conflict(new.idempotency_key, first)
+            )
         return fresh, old, results
 
 
@@ -211,9 +221,10 @@ def _row_after(made: _Fresh, changes: Changes) -> Row:
     return asdict(run) | made.row() | {"machine_reachable": run.machine_id is not None}
 
 
-def _conflict(new: NewRun, run_id: int) -> ConflictError:
+def conflict(key: str | None, run_id: int) -> ConflictError:
+    """That a key has made a run of another request."""
     return ConflictError(
         "idempotency_conflict",
-        f"Idempotency-Key: {shown(new.idempotency_key)} was used for another request, which made run {run_id}",
+        f"Idempotency-Key: {shown(key)} was used for another request, which made run {run_id}",
         field="Idempotency-Key",
     )

@@ -10,6 +10,9 @@ SELECT clock_timestamp() AS now, ARRAY(SELECT nextval('run_ids') FROM generate_s
      FROM runs r JOIN jsonb_to_recordset($1) AS k(owner_id bigint, key text)
        ON r.owner_id = k.owner_id AND r.idempotency_key = k.key) AS known;
 
+-- name: run_of_key
+SELECT id, request_sha256 FROM runs WHERE owner_id = $1 AND idempotency_key = $2;
+
 -- name: insert_created
 -- New runs, the first row of their log and its message, in one statement.
 WITH made AS (

@@ -149,6 +149,29 @@ async def test_a_rerun_mounts_nothing_of_what_was_archived_whatever_it_was_calle
     assert answer["message"].endswith(f"run {made} was archived; no outputs")
 
 
+async def test_a_request_that_is_repeated_gives_its_run_whatever_became_of_the_mounts(client, made):
+    headers = {"Idempotency-Key": f"mounts of {made}"}
+    body = {"command": "true", "mounts": [{"resource": f"runs/{made}/d"}]}
+    _, run = await client.ask("POST", "/api/runs", json=body, headers=headers)
+    again = {"Idempotency-Key": f"again {made}"}
+    _, rerun = await client.ask("POST", f"/api/runs/{run['id']}/rerun", headers=again)
+    for one in (run, rerun):
+        await client.ask("POST", f"/api/runs/{one['id']}/kill")
+    await client.ask("POST", "/api/runs/archive", json={"run_ids": [made]})
+
+    repeated = await client.ask("POST", "/api/runs", json=body, headers=headers)
+    repeated_rerun = await client.ask("POST", f"/api/runs/{run['id']}/rerun", headers=again)
+    other = await client.ask("POST", "/api/runs", json=body | {"command": "false"}, headers=headers)
+    new = await client.ask("POST", "/api/runs", json=body, headers={"Idempotency-Key": f"new {made}"})
+
+    assert [(status, answer["id"]) for status, answer in (repeated, repeated_rerun)] == [
+        (200, run["id"]),
+        (200, rerun["id"]),
+    ]
+    assert (other[0], other[1]["code"]) == (409, "idempotency_conflict")
+    assert (new[0], new[1]["code"]) == (404, "resource_not_found")
+
+
 async def test_a_rerun_mounts_what_a_link_led_to_at_first(client, made):
     await client.ask("PUT", f"/api/links/first{made}", json={"target": f"runs/{made}/d"})
     _, run = await asked(client, (f"first{made}", "/mnt/x"))
