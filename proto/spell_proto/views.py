@@ -218,9 +218,12 @@ class Manifest(Shape):
 
 
 class ManifestStored(Shape):
+    """A manifest that is kept. `full` says in a sentence that its owner has as much as he may, or more."""
+
     digest: str
     files: int
     bytes: int
+    full: str | None = None
 
 
 class JournalPart(Shape):

@@ -27,6 +27,7 @@ from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
 from spell_gateway.registries_api import RegistriesApi
 from spell_gateway.resolving import Resolver
+from spell_gateway.room import Room
 from spell_gateway.runs import Runs
 from spell_gateway.runs_api import RunsApi
 from spell_gateway.scheduler import Scheduler
@@ -66,7 +67,9 @@ async def main(stop: asyncio.Event) -> None:
         files = Files(scheduler, storage, resolver)
         registries = Registries(storage, configured.docker_registries)
         buckets = Buckets(storage_caller)
-        runs = Runs(scheduler, Code(storage), builder, registries, Mounts(resolver, files, buckets))
+        runs = Runs(
+            scheduler, Code(storage), builder, registries, Mounts(resolver, files, buckets), Room(storage)
+        )
         services = {"scheduler": scheduler_caller, "storage": storage_caller, "builder": builder_caller}
         doctor = Doctor(runs, scheduler, storage, builder, live, services)
         authenticator = Authenticator(accounts.user_of_token)

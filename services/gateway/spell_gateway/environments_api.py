@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from spell_gateway import asked
 from spell_gateway.builder import Builder
+from spell_gateway.room import FULL
 from spell_gateway.routes import Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.shapes import Collection, RunPlan, User
@@ -73,8 +74,8 @@ class EnvironmentsApi:
         # One call per line reads as the table it is.
         # fmt: off
         return [
-            Route("POST", "/api/runs/plan", self.plan, "Say what creating a run would do", "runs", RunPlan, RunRequest),
-            Route("POST", "/api/runs/{id}/rerun", self.again, "Make a run that is exactly what another one was", "runs", RunView, None, (KEY,), 201, NO_RUN | {200: "the run that an earlier request with this key made"}),
+            Route("POST", "/api/runs/plan", self.plan, "Say what creating a run would do", "runs", RunPlan, RunRequest, also=FULL),
+            Route("POST", "/api/runs/{id}/rerun", self.again, "Make a run that is exactly what another one was", "runs", RunView, None, (KEY,), 201, NO_RUN | FULL | {200: "the run that an earlier request with this key made"}),
             Route("GET", "/api/runs/{id}/environment", self.of_run, "Show the environment of a run", "environments", UseView, also=NO_RUN),
             Route("GET", "/api/frameworks", self.frameworks, "List what a framework may be", "environments", FrameworkList),
             Route("GET", "/api/environments", self.listed, "List environments, the last used first", "environments", EnvironmentList),

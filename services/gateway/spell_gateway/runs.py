@@ -14,6 +14,7 @@ from spell_gateway.builder import Builder
 from spell_gateway.code import Code
 from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
+from spell_gateway.room import Room
 from spell_gateway.scheduler import Ending, Scheduler
 from spell_gateway.shapes import Batch, BatchOutcome, Created, RunPlan, User
 from spell_proto.engines import engines_needed
@@ -57,13 +58,20 @@ class Runs:
     """What can be done with runs. Takes and returns typed values, whoever asks."""
 
     def __init__(
-        self, scheduler: Scheduler, code: Code, builder: Builder, registries: Registries, mounts: Mounts
+        self,
+        scheduler: Scheduler,
+        code: Code,
+        builder: Builder,
+        registries: Registries,
+        mounts: Mounts,
+        room: Room,
     ) -> None:
         self._scheduler = scheduler
         self._code = code
         self._builder = builder
         self._registries = registries
         self._mounts = mounts
+        self._room = room
         self._machine_type_of: Bounded[int, str] = Bounded(MACHINE_TYPES_KNOWN_MAX)
         self._machine_types: MachineTypeList | None = None
         self._machine_types_at = 0.0
@@ -76,11 +84,13 @@ class Runs:
                 host; or the environment cannot be made.
             ConflictError: the commit is not here, or the key was used for another request.
             NotFoundError, ConflictError: something cannot be mounted.
+            RefusedError: quota_exceeded: what is saved of this user's is as much as he may have.
         """
         asked = canonical_json(request.model_dump())
         return await self._once(user, asked, key, self._created(user, request, asked, key))
 
     async def _created(self, user: User, request: RunRequest, asked: bytes, key: str | None) -> Created:
+        await self._room.check(user.id)
         machine = await self._machine(
             request.machine_type, request.docker_image, request.environment, outside=request.outside
         )
@@ -164,6 +174,7 @@ class Runs:
         return await self._once(user, asked, key, self._again(user, run_id, asked, key))
 
     async def _again(self, user: User, run_id: int, asked: bytes, key: str | None) -> Created:
+        await self._room.check(user.id)
         run = await self._scheduler.run(user.id, run_id)
         spec = await self._scheduler.spec(user.id, run_id)
         machine = await self._machine(
@@ -186,6 +197,7 @@ class Runs:
         Raises:
             InvalidError: it could not be created.
         """
+        await self._room.check(user.id)
         machine = await self._machine(
             request.machine_type, request.docker_image, request.environment, outside=request.outside
         )

@@ -5,6 +5,7 @@ from pydantic import TypeAdapter
 
 from spell_gateway import asked
 from spell_gateway.outlet import no_such_part, relay
+from spell_gateway.room import FULL
 from spell_gateway.routes import BYTES, PARTS, RANGE, WHOLE, Param, Route
 from spell_gateway.runs import Runs, idempotency_key
 from spell_gateway.scheduler import Ending, Scheduler
@@ -32,6 +33,7 @@ CLASHES = {
     404: "resource_not_found: what is to be mounted is not there, or somebody else's",
     409: "commit_unknown: push it first; idempotency_conflict: the key was used for another request; "
     "resource_not_ready: what is to be mounted is yet to be saved",
+    **FULL,
 }
 PAGE = (
     Param("limit", "How many at most, 1 to 1000.", {"type": "integer", "default": 50}),

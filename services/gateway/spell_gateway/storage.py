@@ -217,6 +217,11 @@ class Storage:
         """What an owner has saved, and may have."""
         return await self._caller.call("GET", f"/files/{owner_id}/use", FILES_USE)
 
+    async def check_room(self, owner_id: int) -> None:
+        """Raises RefusedError, quota_exceeded, where an owner has as much as he may."""
+        async with self._caller.open("GET", f"/files/{owner_id}/room"):
+            pass
+
     def scrub(self) -> Response:
         """All stored files read again: JSON lines of what is damaged."""
         return self._caller.open("POST", "/scrub", stream=True)

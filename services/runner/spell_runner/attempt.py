@@ -314,11 +314,9 @@ class Attempt:
         return await self._stored(changes)
 
     async def _stored(self, changes: Changes) -> Step:
-        code = self.spec.spec.code
-        root_directory = None if code is None else code.root_directory
-        return await saving.save(
-            self._means.storage, self.spec.owner_id, root_directory, changes, self._notes, self._abort
-        )
+        storage, owner_id, code = self._means.storage, self.spec.owner_id, self.spec.spec.code
+        root = None if code is None else code.root_directory
+        return await saving.save(storage, owner_id, root, changes, self._notes, self._abort, last=True)
 
     def _is_pushing(self) -> bool:
         saved = bool(self.account.steps) and isinstance(self.account.steps[-1], OutputsSaved)

@@ -80,9 +80,17 @@ def nothing() -> OutputsSaved:
 
 
 async def save(
-    storage: Caller, owner_id: int, root_directory: str | None, changes: Changes, notes: Notes, abort: Abort
+    storage: Caller,
+    owner_id: int,
+    root_directory: str | None,
+    changes: Changes,
+    notes: Notes,
+    abort: Abort,
+    *,
+    last: bool,
 ) -> OutputsSaved:
-    """Save everything that was found; waits for as long as storage is away.
+    """Save everything that was found; waits for as long as storage is away. The `last` save of a run is kept also where its
+    owner has more than he may then: what was worked for is not thrown away, he begins nothing new.
 
     Raises:
         AttemptError: something cannot be saved, and trying again will not help.
@@ -100,7 +108,7 @@ async def save(
     pause, waited, full = 0.2, 0.0, 0.0
     while True:
         try:
-            stored = await _store(storage, owner_id, root_directory, changes, notes, abort)
+            stored = await _store(storage, owner_id, root_directory, changes, notes, abort, last=last)
         except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
             log.info("storage does not answer", problem=repr(error))
             if waited < SAY_AFTER_SECONDS <= waited + pause:
@@ -120,13 +128,22 @@ async def save(
             reason = Reason.DISK_QUOTA if over else Reason.SAVE_FAILED
             raise AttemptError(reason, f"the files could not be saved: {error}") from error
         else:
+            if last and stored.full is not None:
+                notes.line(f"Saved; nothing new can begin: {stored.full}", important=True)
             return OutputsSaved(
                 at=datetime.now(UTC), manifest=stored.digest, files=stored.files, bytes=stored.bytes
             )
 
 
 async def _store(
-    storage: Caller, owner_id: int, root_directory: str | None, changes: Changes, notes: Notes, abort: Abort
+    storage: Caller,
+    owner_id: int,
+    root_directory: str | None,
+    changes: Changes,
+    notes: Notes,
+    abort: Abort,
+    *,
+    last: bool,
 ) -> ManifestStored:
     placed, deleted = resource_paths(changes, root_directory)
     blobs: dict[str, Blob] = {}
@@ -139,7 +156,7 @@ async def _store(
     manifest = Manifest(
         entries=tuple(_entry(path, blobs[path]) for path in paths), deleted=tuple(sorted(deleted))
     )
-    owner = {"owner_id": owner_id}
+    owner = {"owner_id": owner_id, "beyond": int(last)}
     # Storage answers when everything is on disk, which may take a while after a large upload.
     try:
         return await storage.call(

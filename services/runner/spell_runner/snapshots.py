@@ -132,7 +132,7 @@ class Snapshots:
         quiet = Silent(self._directory, lambda: None)
         try:
             changes = await _in_thread(lambda: self._made(spec, abort), abort)
-            saved = await saving.save(self._storage, spec.owner_id, root, changes, quiet, abort)
+            saved = await saving.save(self._storage, spec.owner_id, root, changes, quiet, abort, last=False)
         except (AttemptError, OSError) as error:
             log.warning("a snapshot could not be saved", run_id=spec.run_id, problem=str(error))
             message = str(error)[: phases.MESSAGE_CHARS_MAX]

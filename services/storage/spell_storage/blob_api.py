@@ -85,7 +85,8 @@ class BlobRoutes:
             data = await answers.body(request, MANIFEST_BYTES_MAX)
             manifest = await asyncio.to_thread(manifests.read, data)
             del data
-            stored = await self._blobs.put_canonical(owner_id, manifest)
+            beyond = request.query.get("beyond") == "1"
+            stored = await self._blobs.put_canonical(owner_id, manifest, beyond=beyond)
         return web.Response(body=orjson.dumps(stored.model_dump()), content_type="application/json")
 
     async def get_manifest(self, request: web.Request) -> web.Response:

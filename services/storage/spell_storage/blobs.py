@@ -137,17 +137,23 @@ class Blobs:
         blob = await self.find(owner_id, digest)
         return b"".join([piece async for piece in self.stream(blob, 0, blob.size)])
 
-    async def put_manifest(self, owner_id: int, manifest: Manifest) -> ManifestStored:
-        """Store a manifest in its canonical form; everything it names is durable when this returns.
+    async def put_manifest(
+        self, owner_id: int, manifest: Manifest, *, beyond: bool = False
+    ) -> ManifestStored:
+        """Store a manifest in its canonical form; everything it names is durable when this returns. `beyond`: also where its
+        owner has more than he may then.
 
         Raises:
             InvalidError: blob_missing, or manifest_invalid for paths no directory could hold and sizes that blobs do not have.
             UnavailableError: blobs were removed, or found damaged, meanwhile.
             QuotaError: its owner would have more than he may.
         """
-        return await self.put_canonical(owner_id, await asyncio.to_thread(manifests.of, manifest))
+        canonical = await asyncio.to_thread(manifests.of, manifest)
+        return await self.put_canonical(owner_id, canonical, beyond=beyond)
 
-    async def put_canonical(self, owner_id: int, manifest: Canonical) -> ManifestStored:
+    async def put_canonical(
+        self, owner_id: int, manifest: Canonical, *, beyond: bool = False
+    ) -> ManifestStored:
         """Store a manifest that is in its canonical form already. Raises as `put_manifest` does."""
         wanted = list(manifest.sizes)
         _check_complete(len(wanted), await self.missing(owner_id, wanted))
@@ -156,12 +162,12 @@ class Blobs:
         await self.put(owner_id, stored.digest, manifest.data)
         await self._objects.settle()
         try:
-            await self._name_blobs(owner_id, stored, manifest)
+            problem = await self._name_blobs(owner_id, stored, manifest, beyond=beyond)
         except QuotaError:
             if not await self.quotas.look_again(owner_id):
                 raise
-            await self._name_blobs(owner_id, stored, manifest)
-        return stored
+            problem = await self._name_blobs(owner_id, stored, manifest, beyond=beyond)
+        return stored.model_copy(update={"full": problem})
 
     async def manifest(self, owner_id: int, digest: str) -> bytes:
         """The canonical JSON of a manifest.
@@ -236,8 +242,12 @@ class Blobs:
                 said_at = time.monotonic()
             yield piece
 
-    async def _name_blobs(self, owner_id: int, stored: ManifestStored, manifest: Canonical) -> None:
-        """The commit that makes a manifest: from here on nothing it needs is removed."""
+    async def _name_blobs(
+        self, owner_id: int, stored: ManifestStored, manifest: Canonical, *, beyond: bool
+    ) -> str | None:
+        """The commit that makes a manifest: from here on nothing it needs is removed. A sentence where its owner has as much
+        as he may from here on.
+        """
         digests = {stored.digest, *manifest.sizes}
         async with (
             self.quotas.turn(owner_id),
@@ -253,7 +263,7 @@ class Blobs:
             values = (owner_id, stored.digest, stored.files, stored.bytes)
             manifest_id = await connection.fetchval(_SQL["add_manifest"], *values)
             await connection.execute(_SQL["list_objects"], manifest_id, [row["id"] for row in rows])
-            await self.quotas.check_added(connection, owner_id, manifest_id, before)
+            return await self.quotas.add(connection, owner_id, manifest_id, before, beyond=beyond)
 
 
 async def checked(digest: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

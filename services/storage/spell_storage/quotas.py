@@ -27,6 +27,7 @@ _AT_ONCE = 3
 _BELIEVED_SECONDS = 10.0
 #: Whoever has stored a manifest names it within so long: a run reports it, an upload is complete.
 NAMED_WITHIN = timedelta(minutes=15)
+_ROOM = "'spell archive' and 'spell rm' make room"
 _UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
@@ -50,9 +51,19 @@ def check(before: FilesUse, after: FilesUse) -> None:
     if told:
         raise QuotaError(
             "quota_exceeded",
-            f"your saved files would be {' and '.join(told)}; 'spell archive' and 'spell rm' make room",
+            f"your saved files would be {' and '.join(told)}; {_ROOM}",
             field="bytes",
         )
+
+
+def full(use: FilesUse) -> str | None:
+    """A sentence where an owner has as much as he may, or more: what has run is kept, but nothing begins. Pure."""
+    told: list[str] = []
+    if use.files >= use.files_max > 0:
+        told.append(f"{use.files} files, {use.files_max} are allowed")
+    if use.bytes >= use.bytes_max > 0:
+        told.append(f"{shown_bytes(use.bytes)}, {shown_bytes(use.bytes_max)} are allowed")
+    return f"your saved files are {' and '.join(told)}; {_ROOM}" if told else None
 
 
 def shown_bytes(size: int) -> str:
@@ -121,6 +132,15 @@ class Quotas:
         async with self._turns.setdefault(owner_id, asyncio.Lock()), self._at_once:
             yield
 
+    async def check_not_full(self, owner_id: int) -> None:
+        """Whether anything may begin that will save files. Raises QuotaError."""
+        if self.limited(owner_id) and full(await self._lately(owner_id)):
+            # What was archived or removed a moment ago has made room.
+            await self.look_again(owner_id)
+            problem = full(await self.use(owner_id))
+            if problem is not None:
+                raise QuotaError("quota_exceeded", problem)
+
     async def lock(self, connection: Any, owner_id: int) -> None:
         """Until the end of a transaction nobody else adds to what this owner has."""
         if self.limited(owner_id):
@@ -136,19 +156,23 @@ class Quotas:
             await connection.execute(_SQL["add_up"], owner_id, found.files, found.bytes)
         return Before(found, counted=await connection.fetchval(_SQL["is_counted"], owner_id, digest))
 
-    async def check_added(
-        self, connection: Any, owner_id: int, manifest_id: int, before: Before | None
-    ) -> None:
-        """Whether a manifest that this transaction has just made fits. Raises QuotaError."""
+    async def add(
+        self, connection: Any, owner_id: int, manifest_id: int, before: Before | None, *, beyond: bool
+    ) -> str | None:
+        """Count a manifest that this transaction has just made; a sentence where its owner has as much as he may from here
+        on. Raises QuotaError: it does not fit, and nothing `beyond` the limit is to be kept.
+        """
         if before is None or before.counted:
-            return
+            return None if before is None else full(before.use)
         added = await connection.fetchrow(_SQL["added"], owner_id, manifest_id)
         had = before.use
-        check(
-            had,
-            had.model_copy(update={"files": had.files + added["files"], "bytes": had.bytes + added["bytes"]}),
+        has = had.model_copy(
+            update={"files": had.files + added["files"], "bytes": had.bytes + added["bytes"]}
         )
+        if not beyond:
+            check(had, has)
         await connection.execute(_SQL["add_to_it"], owner_id, added["files"], added["bytes"])
+        return full(has)
 
     async def forget(self, owner_ids: Iterable[int]) -> None:
         """Some of what these owners have is named no more, or again: it is added up anew."""

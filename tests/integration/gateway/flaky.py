@@ -26,6 +26,7 @@ from spell_gateway.live import Live
 from spell_gateway.mounting import Mounts
 from spell_gateway.registries import Registries
 from spell_gateway.resolving import Resolver
+from spell_gateway.room import Room
 from spell_gateway.runs import Runs
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import User
@@ -227,7 +228,7 @@ class World:
         resolver = Resolver(scheduler, storage)
         buckets = Buckets(await opened.enter_async_context(Caller(storage_url)))
         mounts = Mounts(resolver, Files(scheduler, storage, resolver), buckets)
-        self.made_of = Runs(scheduler, self.code, nobody, Registries(storage), mounts)
+        self.made_of = Runs(scheduler, self.code, nobody, Registries(storage), mounts, Room(storage))
         api = FollowApi(Sources(self.made_of, scheduler, storage, self.live))
         app = public_app(api.routes(), Authenticator(ada))
         port = await opened.enter_async_context(serve(app, "http://127.0.0.1:0"))

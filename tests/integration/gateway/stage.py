@@ -50,10 +50,13 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, **settings: str) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"spell_{self.name}"], env=self._environment, stdout=log, stderr=log
+                [sys.executable, "-m", f"spell_{self.name}"],
+                env=self._environment | settings,
+                stdout=log,
+                stderr=log,
             )
 
     def kill9(self) -> None:

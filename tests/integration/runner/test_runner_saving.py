@@ -60,7 +60,7 @@ async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
     storage, socket = Sleepy(), f"unix://{tmp_path}/s.sock"
 
     async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
-        saved = await saving.save(caller, 1, None, changes, notes(tmp_path), Abort())
+        saved = await saving.save(caller, 1, None, changes, notes(tmp_path), Abort(), last=True)
 
     assert (saved.manifest, storage.puts) == (DIGEST, 2)
 
@@ -76,14 +76,44 @@ class Full(Sleepy):
         return web.json_response(refused.body(), status=413)
 
 
-async def test_a_run_whose_owner_has_all_he_may_has_run_out_of_its_quota(tmp_path):
+class Fuller(Full):
+    """One that takes the files of a run that is over all the same."""
+
+    async def manifest(self, request):
+        if request.query.get("beyond") != "1":
+            return await super().manifest(request)
+        stored = {
+            "digest": DIGEST,
+            "files": 1,
+            "bytes": 1,
+            "full": "your saved files are 2 GB, 1 GB are allowed",
+        }
+        return web.json_response(stored)
+
+
+async def test_what_a_run_has_made_is_kept_though_its_owner_has_all_he_may(tmp_path):
+    (tmp_path / "file").write_text("x")
+    changes = Changes([Found("file", str(tmp_path / "file"), 0o644, 1, 0)])
+    socket, log = f"unix://{tmp_path}/s.sock", notes(tmp_path)
+
+    async with http.serve(Fuller().app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
+        saved = await saving.save(caller, 1, None, changes, log, Abort(), last=True)
+
+    (journal,) = tmp_path.glob("*/journal")
+    assert saved.manifest == DIGEST
+    assert (
+        b"Saved; nothing new can begin: your saved files are 2 GB, 1 GB are allowed" in journal.read_bytes()
+    )
+
+
+async def test_a_snapshot_beyond_what_its_owner_may_have_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     changes = Changes([Found("file", str(tmp_path / "file"), 0o644, 1, 0)])
     socket = f"unix://{tmp_path}/s.sock"
 
     async with http.serve(Full().app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
         with pytest.raises(AttemptError) as failed:
-            await saving.save(caller, 1, None, changes, notes(tmp_path), Abort())
+            await saving.save(caller, 1, None, changes, notes(tmp_path), Abort(), last=False)
 
     assert failed.value.reason is Reason.DISK_QUOTA
     assert "your saved files would be 2 GB, 1 GB are allowed" in str(failed.value)

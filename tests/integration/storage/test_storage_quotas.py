@@ -34,7 +34,7 @@ def owner():
     return next(_owners)
 
 
-async def save(api, owner, **files):
+async def save(api, owner, *, beyond=0, **files):
     entries = []
     for path, data in files.items():
         digest = hashlib.sha256(data).hexdigest()
@@ -43,7 +43,8 @@ async def save(api, owner, **files):
         entry = {"path": path, "size": len(data), "sha256": digest, "mode": 0o644}
         entries.append({**entry, "modified_at": "2026-01-02T03:04:05+00:00"})
     body = {"entries": entries}
-    return await api.call("PUT", "/manifests", STORED, params={"owner_id": owner}, body=body)
+    params = {"owner_id": owner, "beyond": beyond}
+    return await api.call("PUT", "/manifests", STORED, params=params, body=body)
 
 
 async def used(api, owner):
@@ -72,6 +73,36 @@ async def test_what_would_pass_a_limit_is_refused_and_leaves_no_manifest(api, ow
     assert "6 files, 5 are allowed" in too_many.value.message
     assert (await used(api, owner)).files == 1
     await save(api, next(_owners), b=os.urandom(60_000))
+
+
+async def refusal(attempt):
+    try:
+        await attempt()
+    except RefusedError as error:
+        return error
+    return None
+
+
+async def test_what_a_run_has_made_is_kept_beyond_a_limit_and_nothing_new_begins(api, owner):
+    async def begin():
+        async with api.open("GET", f"/files/{owner}/room"):
+            pass
+
+    below = await save(api, owner, a=os.urandom(60_000))
+    await begin()
+    beyond = await save(api, owner, beyond=1, b=os.urandom(60_000))
+
+    with pytest.raises(RefusedError) as refused:
+        await save(api, owner, c=b"c")
+    # What was found a moment ago is believed for so long.
+    async with asyncio.timeout(30):
+        while (error := await refusal(begin)) is None:
+            await asyncio.sleep(0.2)
+    assert below.full is None
+    assert beyond.full.startswith("your saved files are 117.2 KB, 97.66 KB are allowed; 'spell archive'")
+    assert refused.value.code == "quota_exceeded"
+    assert (error.status, error.code, error.message) == (413, "quota_exceeded", beyond.full)
+    assert (await used(api, owner)).files == 2
 
 
 async def test_two_saves_at_once_do_not_both_take_the_last_of_the_room(api, owner):

@@ -3,7 +3,7 @@
 import pytest
 
 from spell_proto.views import FilesUse
-from spell_storage.quotas import QuotaError, check, shown_bytes
+from spell_storage.quotas import QuotaError, check, full, shown_bytes
 
 GB = 1 << 30
 
@@ -38,6 +38,21 @@ def test_what_passes_a_limit_is_refused_in_a_sentence(after, said):
 
     assert said in refused.value.message
     assert (refused.value.status, refused.value.code) == (413, "quota_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (use(99, 9 * GB), None),
+        (use(10**9, 1 << 60, 0, 0), None),
+        (use(100, 5), "your saved files are 100 files, 100 are allowed; 'spell archive'"),
+        (use(101, 12 * GB), "are 101 files, 100 are allowed and 12 GB, 10 GB are allowed;"),
+    ],
+)
+def test_whoever_has_as_much_as_he_may_begins_nothing(now, said):
+    problem = full(now)
+
+    assert problem == said or said in problem
 
 
 @pytest.mark.parametrize(
