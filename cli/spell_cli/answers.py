@@ -1,8 +1,6 @@
-"""The shapes of the server's answers, as far as the command line reads them.
+"""The shapes of the server's answers, as far as the command line reads them: `spell_proto.views` would be slow to import."""
 
-They name those of `spell_proto.views`, whose import would add pydantic to every start. A test holds the two together.
-"""
-
+# A test holds the two together.
 from typing import Any, TypedDict
 
 
@@ -68,6 +66,7 @@ class Snapshot(TypedDict):
     files: int
     bytes: int
     at: str
+    notes: list[str]
 
 
 class Run(TypedDict):

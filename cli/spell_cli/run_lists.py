@@ -253,7 +253,10 @@ def _duration(run: Run, now: datetime) -> str:
 
 def _snapshots(run: Run) -> str:
     """The snapshots of a run, the newest first."""
-    return _shortened([snapshot_text(run["id"], one) for one in reversed(run.get("snapshots") or [])])
+    lines: list[str] = []
+    for one in reversed(run.get("snapshots") or []):
+        lines += [snapshot_text(run["id"], one), *(f"  {note}" for note in one.get("notes") or ())]
+    return _shortened(lines)
 
 
 def snapshot_text(run_id: int, snapshot: Snapshot) -> str:

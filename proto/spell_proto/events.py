@@ -123,7 +123,8 @@ class CommandStarted(Step):
 class SnapshotSaved(Step):
     """What a running command had made is in the store as `runs/N@<number>`; `manifest` is null when there was nothing.
 
-    `asked` counts the snapshots that were asked for before this one was begun: it is what all of them wanted.
+    `asked` counts the snapshots that were asked for before this one was begun: it is what all of them wanted. `notes` are
+    lines about what is not in it, or is not what it was: the log of a run is its command's meanwhile.
     """
 
     kind: Literal["snapshot_saved"] = "snapshot_saved"
@@ -132,6 +133,7 @@ class SnapshotSaved(Step):
     manifest: str | None
     files: int
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 class SnapshotFailed(Step):

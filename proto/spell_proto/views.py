@@ -23,7 +23,7 @@ QueueReason = Literal["owner_limit", "no_machine", "no_engine", "no_slot"]
 
 class SnapshotView(Shape):
     """Files of a run as they were while it ran: `runs/N@<number>`. It is what everybody wanted who had asked for one
-    when `asked` had been asked for.
+    when `asked` had been asked for. `notes` say what is not in it, or changed while it was saved; the newest have them.
     """
 
     number: int
@@ -32,6 +32,7 @@ class SnapshotView(Shape):
     files: int
     bytes: int
     at: datetime
+    notes: tuple[str, ...] = ()
 
 
 class RunView(Shape):

@@ -41,6 +41,9 @@ def save(background: bool, as_json: bool, run_id: int) -> int:
         say(f"No modified or new files found: runs/{run_id}@{snapshot['number']} is empty.")
     else:
         say(f"Saved {snapshot_text(run_id, snapshot)}")
+    if not as_json:
+        for note in snapshot.get("notes") or ():
+            say(note)
     return ExitCode.OK
 
 

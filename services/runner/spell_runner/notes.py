@@ -19,6 +19,9 @@ log = logs.get()
 TEXT_CHARS_MAX = 16 * 1024
 #: Fits into the room that is kept, with the end marker behind it.
 LAST_CHARS_MAX = 1000
+#: So many lines, of such a length, are gathered at most.
+GATHERED_MAX = 10
+GATHERED_CHARS_MAX = 300
 
 
 class Notes:
@@ -78,10 +81,36 @@ class Silent(Notes):
         pass
 
 
+class Gathered(Silent):
+    """Keeps what nobody should miss, for whoever tells it elsewhere."""
+
+    def __init__(self, directory: Directory) -> None:
+        super().__init__(directory, lambda: None)
+        self._kept: list[str] = []
+        self._more = 0
+
+    def line(self, text: str, *, level: str = "info", important: bool = False) -> None:  # noqa: ARG002 -- what is gathered has none
+        self.lines([text], important=important)
+
+    def lines(self, texts: list[str], *, important: bool = False) -> None:
+        room = GATHERED_MAX - len(self._kept) if important else 0
+        self._kept += [_clean(text, GATHERED_CHARS_MAX).replace("\0", "\ufffd") for text in texts[:room]]
+        self._more += len(texts[room:]) * important
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return (*self._kept, *[f"and {self._more} more like that"] * bool(self._more))
+
+
 def _line(text: str, level: str = "info", important: bool = False) -> bytes:
+    return encode_json(
+        RecordKind.NOTE, _now(), level=level, text=_clean(text, TEXT_CHARS_MAX), important=important
+    )
+
+
+def _clean(text: str, most: int) -> str:
     # What comes from elsewhere (a builder's output) may hold what UTF-8 cannot carry.
-    clean = text[:TEXT_CHARS_MAX].encode(errors="replace").decode()
-    return encode_json(RecordKind.NOTE, _now(), level=level, text=clean, important=important)
+    return text[:most].encode(errors="replace").decode()
 
 
 def _now() -> int:

@@ -187,7 +187,7 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
                 batch[path] = await _put_copy(storage, owner_id, batch[path].found, abort)
-                notes.line(f"'/spell/{batch[path].found.path}' changed during save")
+                notes.line(f"'/spell/{batch[path].found.path}' changed during save", important=True)
 
     async def together(pack: list[str]) -> None:
         try:

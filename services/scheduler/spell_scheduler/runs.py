@@ -140,7 +140,7 @@ def view_of(row: Row, *, queue_reason: QueueReason | None = None, snapshots: Seq
 def snapshot_of(row: Row) -> SnapshotView:
     """A row of the snapshots as its reader sees it."""
     members = ("number", "asked", "manifest", "files", "bytes", "at")
-    return SnapshotView(**{name: row[name] for name in members})
+    return SnapshotView(**{name: row[name] for name in members}, notes=tuple(row["notes"]))
 
 
 def brief(view: RunView) -> RunView:
@@ -261,7 +261,7 @@ def _logged_json(logged: Logged) -> dict[str, Any]:
 
 
 def _snapshot_json(run: Run, taken: SnapshotSaved) -> dict[str, Any]:
-    members = taken.model_dump(include={"number", "asked", "manifest", "files", "bytes", "at"})
+    members = taken.model_dump(include={"number", "asked", "manifest", "files", "bytes", "at", "notes"})
     return {"run_id": run.id, "owner_id": run.owner_id, "attempt": run.attempt, **members}
 
 

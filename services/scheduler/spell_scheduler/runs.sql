@@ -58,8 +58,8 @@ WITH changed AS (
     t.reason, t.exit_code, t.at
   FROM jsonb_populate_recordset(NULL::transitions, $2) AS t JOIN changed ON changed.id = t.run_id
 ), snapped AS (
-  INSERT INTO snapshots (run_id, number, owner_id, attempt, asked, manifest, files, bytes, at)
-  SELECT s.run_id, s.number, s.owner_id, s.attempt, s.asked, s.manifest, s.files, s.bytes, s.at
+  INSERT INTO snapshots (run_id, number, owner_id, attempt, asked, manifest, files, bytes, at, notes)
+  SELECT s.run_id, s.number, s.owner_id, s.attempt, s.asked, s.manifest, s.files, s.bytes, s.at, s.notes
   FROM jsonb_populate_recordset(NULL::snapshots, $4) AS s JOIN changed ON changed.id = s.run_id
   ON CONFLICT DO NOTHING
 ), posted AS (
@@ -123,7 +123,10 @@ SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $3)
 FROM runs r LEFT JOIN machines m ON m.id = r.machine_id WHERE r.id = $1 AND r.owner_id = $2;
 
 -- name: snapshots_of_run
-SELECT * FROM snapshots WHERE run_id = $1 AND owner_id = $2 ORDER BY number;
+-- Notes of the newest alone: there may be thousands of snapshots.
+SELECT run_id, number, owner_id, attempt, asked, manifest, files, bytes, at,
+  CASE WHEN number > max(number) OVER () - 20 THEN notes ELSE '{}' END AS notes
+FROM snapshots WHERE run_id = $1 AND owner_id = $2 ORDER BY number;
 
 -- name: get_runs
 SELECT r.*, coalesce(m.last_seen > clock_timestamp() - make_interval(secs => $2), false) AS machine_reachable

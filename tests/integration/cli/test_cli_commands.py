@@ -238,6 +238,11 @@ SNAPSHOT = {"number": 3, "asked": 1, "manifest": "m", "files": 2, "bytes": 2048,
     [
         ({"saves_met": 1, "snapshots": [SNAPSHOT]}, 0, "Saved runs/1@3: 2 files, 2.0K, 2026-11-22"),
         (
+            {"saves_met": 1, "snapshots": [SNAPSHOT | {"notes": ["'/spell/a' changed during save"]}]},
+            0,
+            "'/spell/a' changed during save",
+        ),
+        (
             {"saves_met": 1, "snapshots": [SNAPSHOT | {"manifest": None, "files": 0}]},
             0,
             "No modified or new files found: runs/1@3 is empty.",

@@ -148,6 +148,7 @@ async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms)
 
     view = await saved(here, run_id)
     assert view.save_problem is None
+    assert view.snapshots[0].notes == ("'/spell/big' changed during save",)
     assert await here.files(view, 1) == {"big": bytes(8_500_000) + b"x" * 500_000}
     await here.client.end(run_id, "kill")
     await here.until_final(run_id)

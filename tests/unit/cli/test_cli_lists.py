@@ -301,6 +301,23 @@ def test_a_plan_says_what_a_run_gets_on_its_machine(kind, place):
     assert dict(plan_rows({"command": "true"}, plan, changes=False))["Machine Type"] == place
 
 
+def test_what_is_to_be_known_of_a_snapshot_stands_below_it():
+    snapshot = {
+        "number": 1,
+        "asked": 0,
+        "manifest": "x",
+        "files": 2,
+        "bytes": 9,
+        "at": "2026-11-22T11:59:57Z",
+    }
+    run = a_run(snapshots=[snapshot | {"notes": ["'/spell/a' changed during save"]}])
+
+    lines = dict(info_rows(run, NOW))["Snapshots"].splitlines()
+
+    assert lines[0].startswith("runs/9@1: ")
+    assert lines[1:] == ["  '/spell/a' changed during save"]
+
+
 @pytest.mark.parametrize(("size", "shown"), [(1, "1 byte"), (10, "10 bytes"), (1024, "1.0K")])
 def test_a_size_that_stands_between_words_says_of_what_it_is(size, shown):
     snapshot = {
