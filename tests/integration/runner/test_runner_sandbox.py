@@ -46,6 +46,19 @@ def test_the_workspace_is_where_it_should_be_and_can_be_written_to(ask):
     assert (started.path / launch.UPPER / "repo/sub/deep/file").read_text() == "x\n"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_no_directory_is_made_on_the_machine_behind_a_link_of_the_code(yard, tmp_path, mode):
+    link = yard.data / "lower/out"
+    link.symlink_to(tmp_path)
+
+    try:
+        yard.start("true", mode, overlay=True, cwd="/spell/out/made").until_over()
+    finally:
+        link.unlink()
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_workspace_without_overlay_is_the_runs_own_directory(ask):
     code, _, started = ask("echo x > file", overlay=False)
 

@@ -19,6 +19,7 @@ _OWN = frozenset({"proc", "tmp", "spell"})
 #: What is written beside the entries of a directory that is put together anew goes with the run.
 _ANEW = "mode=755,size=64m"
 _RESET = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ST_RELATIME, _MS_RELATIME = 4096, 1 << 21
 
 
@@ -301,3 +302,19 @@ def make_directory(path: str) -> None:
     """Make a directory of the workspace that the code does not have. What is in its way shows when it is entered."""
     with suppress(FileExistsError, NotADirectoryError):
         os.makedirs(path)
+
+
+def make_beneath(top: str, path: str) -> None:
+    """The same where the machine is still in sight: nothing is made behind a link, which may lead out of `top`."""
+    at = os.open(top, _PLACE)
+    try:
+        for part in filter(None, path.split("/")):
+            with suppress(FileExistsError):
+                os.mkdir(part, dir_fd=at)
+            below = os.open(part, _PLACE, dir_fd=at)
+            os.close(at)
+            at = below
+    except NotADirectoryError:
+        pass
+    finally:
+        os.close(at)

@@ -127,7 +127,7 @@ class Shim:
     def _start_bubblewrap(self, out: int, err: int) -> int:
         if self._launch.overlay:
             sandbox.mount_workspace(self._launch)
-        sandbox.make_directory(files.WORKSPACE + self._launch.cwd.removeprefix(sandbox.SPELL))
+        sandbox.make_beneath(files.WORKSPACE, self._launch.cwd.removeprefix(sandbox.SPELL))
         argv = sandbox.bubblewrap_argv(self._launch, os.getcwd())
         return sandbox.spawn(argv, self._launch.env, out, err)
 
