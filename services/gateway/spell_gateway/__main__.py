@@ -77,7 +77,7 @@ async def main(stop: asyncio.Event) -> None:
         routes = [
             *RunsApi(runs, scheduler, storage).routes(),
             *FollowApi(Sources(runs, scheduler, storage, live)).routes(),
-            *FilesApi(files, UsageOf(resolver, files, storage), storage).routes(),
+            *FilesApi(files, UsageOf(scheduler, resolver, files, storage), storage).routes(),
             *LinksApi(files, storage).routes(),
             *UploadsApi(accounts, resolver, storage).routes(),
             *CodeApi(accounts, scheduler, storage).routes(),

@@ -1,5 +1,7 @@
 """Files as a user asks for them: of runs and uploads, of what is published, and through links."""
 
+from collections.abc import AsyncIterator
+
 from spell_gateway.bounded import Bounded
 from spell_gateway.resolving import Resolved, Resolver
 from spell_gateway.resources import Tree, directory, not_there, run_directory
@@ -17,16 +19,16 @@ TREES_KNOWN_MAX = 32
 #: Of trees with more files than this only the last one is kept.
 TREE_FILES_MAX = 5_000
 PAGE = 1000
-PAGES_MAX = 10
 
 
 class Files:
     """Finds and lists files."""
 
-    def __init__(self, scheduler: Scheduler, storage: Storage, resolver: Resolver) -> None:
+    def __init__(self, scheduler: Scheduler, storage: Storage, resolver: Resolver, page: int = PAGE) -> None:
         self._scheduler = scheduler
         self._storage = storage
         self._resolver = resolver
+        self._page = page
         self._trees: Bounded[tuple[int, str], Tree] = Bounded(TREES_KNOWN_MAX)
         self._large_trees: Bounded[tuple[int, str], Tree] = Bounded(1)
 
@@ -111,7 +113,8 @@ class Files:
     async def _listed(self, user: User, listing: Listing) -> list[ResourceEntry]:
         match listing.name:
             case resources.RUNS:
-                return [run_directory(run) for run in await self.runs_with_files(user)]
+                found = [run_directory(run) async for run in self.runs(user) if has_files(run)]
+                return found[::-1]
             case resources.UPLOADS:
                 uploads = (await self._storage.uploads(user.id)).uploads
                 return [directory(upload.name, upload.completed_at) for upload in uploads]
@@ -133,17 +136,21 @@ class Files:
                 found[name] = directory(name, None if slash else upload.completed_at)
         return list(found.values())
 
-    async def runs_with_files(self, user: User) -> list[RunView]:
-        """Runs that kept some, oldest first."""
-        found: list[RunView] = []
+    async def runs(self, user: User) -> AsyncIterator[RunView]:
+        """All of them that are not archived, newest first. Whoever has many had better keep little of each."""
         before: int | None = None
-        for _ in range(PAGES_MAX):
-            page = await self._scheduler.runs(user.id, limit=PAGE, before=before)
-            found += [run for run in page.runs if run.manifest is not None and run.state in FINAL]
+        while True:
+            page = await self._scheduler.runs(user.id, limit=self._page, before=before)
+            for run in page.runs:
+                yield run
             if not page.more or not page.runs:
-                break
+                return
             before = page.runs[-1].id
-        return sorted(found, key=lambda run: run.id)
+
+
+def has_files(run: RunView) -> bool:
+    """Whether a run has kept some."""
+    return run.manifest is not None and run.state in FINAL
 
 
 def _is_directory(path: str) -> ConflictError:

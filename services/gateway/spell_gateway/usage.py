@@ -1,19 +1,22 @@
 """How much there is: of all resources, of each, and within one."""
 
-from spell_gateway.files import Files
+from spell_gateway.files import Files, has_files
 from spell_gateway.resolving import Resolver
 from spell_gateway.resources import not_there
+from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import Usage, UsageEntry, User
 from spell_gateway.storage import Storage
 from spell_proto import resources
 from spell_proto.git import PLATFORM
 from spell_proto.resources import Listing
+from spell_proto.views import RunView
 
 
 class UsageOf:
     """Adds up."""
 
-    def __init__(self, resolver: Resolver, files: Files, storage: Storage) -> None:
+    def __init__(self, scheduler: Scheduler, resolver: Resolver, files: Files, storage: Storage) -> None:
+        self._scheduler = scheduler
         self._resolver = resolver
         self._files = files
         self._storage = storage
@@ -36,10 +39,8 @@ class UsageOf:
     async def _listed(self, user: User, name: str) -> list[UsageEntry]:
         match name:
             case resources.RUNS:
-                return [
-                    UsageEntry(path=str(run.id), files=run.saved_files or 0, bytes=run.saved_bytes or 0)
-                    for run in await self._files.runs_with_files(user)
-                ]
+                found = [each async for run in self._files.runs(user) for each in await self._of_run(run)]
+                return found[::-1]
             case resources.UPLOADS | resources.PUBLIC:
                 uploads = await self._storage.uploads(user.id if name == resources.UPLOADS else PLATFORM)
                 return [
@@ -50,6 +51,21 @@ class UsageOf:
                 own = (resources.RUNS, resources.UPLOADS)
                 parts = [_summed(part, await self._listed(user, part)) for part in own]
                 return [UsageEntry(path=part.path, files=part.files, bytes=part.bytes) for part in parts]
+
+    async def _of_run(self, run: RunView) -> list[UsageEntry]:
+        """What a run has kept, and its snapshots, newest first: they may be all that is left of it."""
+        found = []
+        if has_files(run):
+            found = [UsageEntry(path=str(run.id), files=run.saved_files or 0, bytes=run.saved_bytes or 0)]
+        if run.saves_met or run.spec.save_every_seconds is not None:
+            # Lists of runs do not have them.
+            run = await self._scheduler.run(run.owner_id, run.id)
+            found += [
+                UsageEntry(path=f"{run.id}@{one.number}", files=one.files, bytes=one.bytes)
+                for one in reversed(run.snapshots)
+                if one.manifest is not None and run.archived_at is None
+            ]
+        return found
 
 
 def _summed(path: str, entries: list[UsageEntry]) -> Usage:
