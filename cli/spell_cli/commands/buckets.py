@@ -38,8 +38,9 @@ _SECRET_CHARS_MAX = 256
     is_flag=True,
     help="Read the secret from stdin instead of asking for it. For gs: the JSON key of a service account.",
 )
+@json_option
 @click.argument("bucket", metavar="BUCKET")
-def add_bucket(access_key_id: str | None, secret_stdin: bool, bucket: str) -> None:
+def add_bucket(access_key_id: str | None, secret_stdin: bool, as_json: bool, bucket: str) -> None:
     """Let everybody list, copy and mount what is in a private bucket: s3://NAME or gs://NAME.
 
     What it is read with is tried at once, stored encrypted in place of what is stored already, and never shown again. Use
@@ -53,6 +54,9 @@ def add_bucket(access_key_id: str | None, secret_stdin: bool, bucket: str) -> No
         else _amazon(at, access_key_id, secret_stdin)
     )
     stored = _client().put_bucket(at.scheme, at.bucket, given)
+    if as_json:
+        say(json.dumps(stored, ensure_ascii=True, indent=2))
+        return
     with_what = "as" if stored["kind"] == "aws_role" else "with the key of"
     say(f"Successfully added {stored['url']}, read {with_what} {stored['username']}.")
 

@@ -1,5 +1,6 @@
 """`spell wait`, `stop`, `kill`, `archive` and `label`: what a user may do to runs that exist."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import click
 
 from spell_cli import config
 from spell_cli.answers import EndOutcomes
-from spell_cli.args import Label, SpellCommand, run_id_argument, run_ids_argument
+from spell_cli.args import Label, SpellCommand, json_option, run_id_argument, run_ids_argument
 from spell_cli.client import Client
 from spell_cli.errors import ExitCode
 from spell_cli.render import run_exit_code
@@ -79,8 +80,9 @@ def kill(quiet: bool, run_ids: tuple[int, ...]) -> int:
 
 @click.command("archive", cls=SpellCommand, examples=("spell archive 7", "spell archive 7 8 9"))
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing.")
+@json_option
 @run_ids_argument
-def archive(quiet: bool, run_ids: tuple[int, ...]) -> int:
+def archive(quiet: bool, as_json: bool, run_ids: tuple[int, ...]) -> int:
     """Put runs away that have ended and that nobody needs any more.
 
     They are listed no more, and their files cannot be listed, fetched or mounted. The room that only they took
@@ -89,7 +91,9 @@ def archive(quiet: bool, run_ids: tuple[int, ...]) -> int:
     asked = tuple(dict.fromkeys(run_ids))
     outcome = _client().archive_runs(asked)
     archived = outcome["archived"]
-    if archived and not quiet:
+    if as_json:
+        say(json.dumps(outcome, ensure_ascii=True, indent=2))
+    elif archived and not quiet:
         say(str(archived[0]) if len(asked) == 1 else f"Successfully archived runs: {_listed(archived)}")
     refused = {
         "Run ID does not exist": outcome["unknown"],

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,9 +80,10 @@ def _line(entry: Entry, now: datetime, *, human: bool) -> str:
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
 @click.option("-i", "--ignore", is_flag=True, help="Keep files that are there.")
+@json_option
 @click.argument("source_path", type=Known("path", "resources"))
 @click.argument("local_dir", default=".", type=click.Path(file_okay=False))
-def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
+def cp(force: bool, ignore: bool, as_json: bool, source_path: str, local_dir: str) -> int:
     """Fetch files into LOCAL_DIR: one file, or what a directory holds.
 
     Every file is verified, and takes its place only when it is whole. A copy that breaks off goes on where it was: type
@@ -102,11 +103,10 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
         raise _is_list(source_path)
     target = Path(local_dir)
     fetches, problems = plan(source.base, source.entries, target)
-    for problem in problems:
-        warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
     ignored = {fetch.target for fetch in blocked(fetches)}
-    for place in sorted(ignored):
-        warn(f"File '{safe_path(place.name)}' ignored: a local directory with that name already exists.")
+    why = "a local directory with that name already exists"
+    problems += [Problem(fetch.entry["path"], why) for fetch in fetches if fetch.target in ignored]
+    _name(problems)
     there = clashes(fetches)
     # What an earlier copy has brought need not be asked about.
     same = {fetch.target for fetch in there if not force and is_there(fetch)}
@@ -119,13 +119,21 @@ def cp(force: bool, ignore: bool, source_path: str, local_dir: str) -> int:
     except KeyboardInterrupt:
         note("\nCopy aborted. To go on, run the same command again.")
         raise
-    for problem in refused:
-        warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
+    _name(refused)
     copied = len(wanted) - len(refused)
-    skipped = len(fetches) - copied + len(problems)
-    text = f"Copied {copied} files." + (f" Skipped {skipped} files." if skipped else "")
-    say(of_stdout().marked("✖" if refused else "✔", text))
+    skipped = len(kept - ignored) + len(problems) + len(refused)
+    if as_json:
+        told = [problem._asdict() for problem in (*problems, *refused)]
+        say(json.dumps({"copied": copied, "skipped": skipped, "ignored": told}, ensure_ascii=True, indent=2))
+    else:
+        text = f"Copied {copied} files." + (f" Skipped {skipped} files." if skipped else "")
+        say(of_stdout().marked("✖" if refused else "✔", text))
     return ExitCode.REFUSED if refused else ExitCode.OK
+
+
+def _name(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        warn(f"File '{safe_path(problem.path)}' ignored: {problem.why}.")
 
 
 def _source(client: Client, found: Resource) -> bucket_files.Objects:

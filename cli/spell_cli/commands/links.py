@@ -58,14 +58,18 @@ def link(as_json: bool, alias: str | None, path: str | None) -> None:
 
 
 @click.command("unlink", cls=SpellCommand, examples=("spell unlink montagmodel",))
+@json_option
 @click.argument("alias", type=Known("alias", "links"))
-def unlink(alias: str) -> None:
+def unlink(as_json: bool, alias: str) -> None:
     """Take a link away. What it leads to stays."""
     try:
         Client(config.load(os.environ).connect()).remove_link(_alias(alias))
     except NotFoundError:
         raise _none(alias) from None
-    say(f"Successfully removed link with alias {safe(alias)}.")
+    if as_json:
+        say(json.dumps({"removed": [alias]}, ensure_ascii=True, indent=2))
+    else:
+        say(f"Successfully removed link with alias {safe(alias)}.")
 
 
 def _alias(typed: str) -> str:

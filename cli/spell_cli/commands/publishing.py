@@ -1,5 +1,6 @@
 """`spell cluster publish`: data for everybody, below `public/`. For administrators."""
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import click
 
 from spell_cli import config
-from spell_cli.args import SpellCommand
+from spell_cli.args import SpellCommand, json_option
 from spell_cli.commands.uploads import Wanted, bring
 from spell_cli.gathering import gather
 from spell_cli.paths import typed
@@ -30,9 +31,10 @@ from spell_proto.resources import Public
 @click.option(
     "--remove", is_flag=True, help="Take away what was published; runs that have it mounted keep it."
 )
+@json_option
 @click.argument("local", metavar="[LOCAL]")
 @click.argument("path", metavar="public/...", required=False)
-def publish(compress: bool, remove: bool, local: str, path: str | None) -> None:
+def publish(compress: bool, remove: bool, as_json: bool, local: str, path: str | None) -> None:
     """Let everybody read a directory, or a file, of yours below public/.
 
     What is published does not change: to bring another version, remove it first, or give it another name.
@@ -53,12 +55,18 @@ def publish(compress: bool, remove: bool, local: str, path: str | None) -> None:
 
     if path is None:
         make_client().remove(f"public/{name}")
-        say(f"Successfully removed public/{safe(name)}.")
+        if as_json:
+            say(json.dumps({"removed": [f"public/{name}"]}, ensure_ascii=True, indent=2))
+        else:
+            say(f"Successfully removed public/{safe(name)}.")
         return
     again = ["spell", "cluster", "publish", *(["--compress"] if compress else []), local, path]
-    wanted = Wanted(name, f"public/{name}", compress, shlex.join(again))
-    bring(make_client, gather(Path(local)), wanted)
-    say(f"Published {safe_path(local)} as public/{safe(name)}.")
+    wanted = Wanted(name, f"public/{name}", compress, shlex.join(again), quiet=as_json)
+    done = bring(make_client, gather(Path(local)), wanted)
+    if as_json:
+        say(json.dumps(done, ensure_ascii=True, indent=2))
+    else:
+        say(f"Published {safe_path(local)} as public/{safe(name)}.")
 
 
 def _name(path: str) -> str:

@@ -73,25 +73,28 @@ def upload(name: str | None, compress: bool, as_json: bool, path: Path) -> None:
 
 
 @click.command("rm", cls=SpellCommand, examples=("spell rm uploads/cifar", "spell rm uploads/a uploads/b"))
+@json_option
 @click.argument("paths", metavar="uploads/NAME...", nargs=-1, required=True, type=Known("path", "resources"))
-def rm(paths: tuple[str, ...]) -> int:
+def rm(as_json: bool, paths: tuple[str, ...]) -> int:
     """Take uploads away, for good. Runs that have one mounted keep it until they end."""
     wanted = [(path, typed(path)) for path in dict.fromkeys(paths)]
     client = UploadClient(config.load(os.environ).connect())
-    failed = False
+    removed: list[str] = []
     for path, resource in wanted:
         if not isinstance(resource, Upload) or resource.path:
-            failed = True
             complain(f"{safe_path(path)}: You must specify an uploaded resource.")
             continue
         try:
             client.remove(resource.text)
         except NotFoundError as error:
-            failed = True
             complain(error.message)
         else:
-            say(f"Successfully removed {safe(resource.text)}.")
-    return ExitCode.REFUSED if failed else ExitCode.OK
+            removed.append(resource.text)
+            if not as_json:
+                say(f"Successfully removed {safe(resource.text)}.")
+    if as_json:
+        say(json.dumps({"removed": removed}, ensure_ascii=True, indent=2))
+    return ExitCode.OK if len(removed) == len(wanted) else ExitCode.REFUSED
 
 
 def bring(make_client: Callable[[], UploadClient], found: Gathered, wanted: Wanted) -> answers.Upload:

@@ -94,6 +94,7 @@ def test_archive_takes_what_has_ended_and_names_the_rest(cli, server):
     one, again = cli("archive", "1"), cli("archive", "1")
     several = cli("archive", "2", "4", "2")
     mixed, quiet = cli("archive", "3", "4", "99"), cli("archive", "-q", "3")
+    told = cli("archive", "--json", "3", "4", "99")
 
     assert (one.returncode, out(one)) == (0, "1\n")
     assert (again.returncode, err(again)) == (1, "ERROR: Already archived: 1\n")
@@ -105,6 +106,8 @@ def test_archive_takes_what_has_ended_and_names_the_rest(cli, server):
         "ERROR: Still active, to be stopped or killed first: 3",
     ]
     assert (quiet.returncode, out(quiet)) == (1, "")
+    assert (told.returncode, err(told)) == (1, err(mixed))
+    assert json.loads(out(told)) == {"archived": [], "already_archived": [4], "active": [3], "unknown": [99]}
     assert re.search("^Archived +", out(cli("info", "1")), re.MULTILINE)
 
 
@@ -385,6 +388,12 @@ def test_cp_fetches_the_rest_where_one_file_is_refused(cli, server):
     assert (done.returncode, out(done)) == (1, "✖ Copied 2 files. Skipped 1 files.\n")
     assert "WARNING: File 'b' ignored: 'runs/1/b' is gone.\n" in err(done)
     assert sorted(path.name for path in (cli.cwd / "out").iterdir()) == ["a", "c"]
+    server.refuse("GET", "/api/files/runs/1/b", 404, "file_not_found", "'runs/1/b' is gone")
+    told = cli("cp", "--json", "runs/1", "out")
+    assert (told.returncode, json.loads(out(told))) == (
+        1,
+        {"copied": 0, "skipped": 3, "ignored": [{"path": "b", "why": "'runs/1/b' is gone"}]},
+    )
 
 
 def test_cp_of_many_small_files_keeps_its_connections(cli, server):

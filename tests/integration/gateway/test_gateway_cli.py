@@ -1,6 +1,7 @@
 """The command line against the real API: what the server refuses is told in its words, and git never hears of it."""
 
 import asyncio
+import json
 import os
 import time
 
@@ -117,3 +118,25 @@ async def test_a_token_that_is_none_is_a_matter_of_configuration(spell, monkeypa
     assert (code, said) == (3, ""), complaint
     assert "Traceback" not in complaint
     assert token[:100] not in complaint or len(token) < 6
+
+
+async def test_what_is_brought_and_taken_away_is_told_to_programs(spell, tmp_path):
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told" / "a").write_text("a")
+
+    def told(*words, code=0):
+        found, said, *_ = spell(*words, "--json")
+        assert found == code
+        return json.loads(said)
+
+    def together():
+        assert told("upload", "told")["files"] == 1
+        assert told("link", "told-link", "uploads/told")["target"] == "uploads/told"
+        assert told("cp", "uploads/told", "copy") == {"copied": 1, "skipped": 0, "ignored": []}
+        assert told("cp", "told-link", "copy") == {"copied": 0, "skipped": 1, "ignored": []}
+        assert told("unlink", "told-link") == {"removed": ["told-link"]}
+        assert told("rm", "uploads/told", "uploads/nothing", code=1) == {"removed": ["uploads/told"]}
+        assert told("cluster", "publish", "told", "public/told")["name"] == "told"
+        assert told("cluster", "publish", "--remove", "public/told") == {"removed": ["public/told"]}
+
+    await asyncio.to_thread(together)

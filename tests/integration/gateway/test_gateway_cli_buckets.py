@@ -61,6 +61,9 @@ def test_a_bucket_is_added_listed_and_removed(spell, clouds):
     assert header.split() == ["BUCKET", "READ", "AS", "ADDED"]
     assert row.split()[:2] == [URL, "AKIAREADER"]
     assert json.loads(spell("cluster", "list-buckets", "--json")[1])[0]["kind"] == "aws_key"
+    told = json.loads(spell(*words, "--json", stdin=f"{SECRET}\n".encode())[1])
+    assert (told["url"], told["kind"], told["username"]) == (URL, "aws_key", "AKIAREADER")
+    assert SECRET not in json.dumps(told)
     assert spell("cluster", "remove-bucket", URL) == (0, f"Access to {URL} has been removed.\n", "")
     code, _, complaint = spell("cluster", "remove-bucket", URL)
     assert (code, complaint) == (1, f"ERROR: no credentials are stored for '{URL}'")
