@@ -19,6 +19,7 @@ import asyncpg
 from spell_proto import database, logs
 from spell_proto.errors import ConflictError, InvalidError, NotFoundError, RefusedError, shown
 from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
+from spell_storage.flushing import Flushing
 from spell_storage.objects import Objects
 from spell_storage.passes import alone, repeat
 
@@ -68,6 +69,7 @@ class Incoming:
         self._pool = pool
         self._objects = objects
         self._blobs = blobs
+        self._flushing = Flushing(objects.settle)
         #: Files that are being sent; what is set when they are not any more.
         self._busy: dict[int, asyncio.Event] = {}
 
@@ -299,7 +301,7 @@ class Incoming:
         keys = [row["object_key"] for row in await self._pool.fetch(_SQL["parts"], file.id)]
         if keys:
             # Each part was durable when it was acknowledged; so is the blob before it takes their place.
-            await self._objects.settle()
+            await self._flushing.done()
         await self._pool.execute(_SQL["finish"], file.id, digest)
         await self._remove(keys)
 

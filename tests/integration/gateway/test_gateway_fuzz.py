@@ -149,6 +149,7 @@ PARTS = [
     ("POST", "/api/uploads/{}/files"),
     ("POST", "/api/uploads/{}/complete"),
     ("PATCH", "/api/uploads/9007199254740992/files/{}"),
+    ("DELETE", "/api/uploads/9007199254740992/files/{}"),
     ("DELETE", "/api/tokens/{}"),
     ("DELETE", "/api/keys/{}"),
     ("GET", "/api/{}"),
