@@ -22,6 +22,7 @@ from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
 from spell_storage.flushing import Flushing
 from spell_storage.objects import Objects
 from spell_storage.passes import alone, repeat
+from spell_storage.quotas import QuotaError
 
 log = logs.get()
 
@@ -34,6 +35,8 @@ PART_BYTES_MAX = 4 << 20
 PART_SECONDS_MAX = 5.0
 #: Objects under no record are this old at least when they are removed: their record may be on its way.
 STRAY_SECONDS = 3600.0
+#: What an owner has begun is added up so often, not for each of his files.
+_BELIEVED_SECONDS = 10.0
 #: How long whoever completes an upload waits for a file that is about to be whole.
 FINISHED_SECONDS_MAX = 1800.0
 
@@ -62,6 +65,15 @@ class IncomingFile:
         return self.received == self.length
 
 
+@dataclass(slots=True)
+class _Begun:
+    """What an owner had begun at a time, and what he has begun here since."""
+
+    at: float
+    files: int
+    bytes: int
+
+
 class Incoming:
     """The tables `upload_files` and `upload_parts`, and the parts."""
 
@@ -70,6 +82,7 @@ class Incoming:
         self._objects = objects
         self._blobs = blobs
         self._flushing = Flushing(objects.settle)
+        self._begun: dict[int, _Begun] = {}
         #: Files that are being sent; what is set when they are not any more.
         self._busy: dict[int, asyncio.Event] = {}
 
@@ -137,11 +150,24 @@ class Incoming:
         self, owner_id: int, upload_id: int, path: str | None, files: int, length: int
     ) -> None:
         """Whether there is room for the file at a path, or for all of an upload, beside what was begun. Raises QuotaError."""
-        quotas = self._blobs.quotas
-        if quotas.limited(owner_id):
-            row = await self._pool.fetchrow(_SQL["announced"], owner_id, upload_id, path)
-            assert row is not None, "an aggregate always has a row"
-            await quotas.check_room(owner_id, row["files"] + files, row["bytes"] + length)
+        quotas, now = self._blobs.quotas, time.monotonic()
+        if not quotas.limited(owner_id):
+            return
+        begun = self._begun.get(owner_id)
+        if path is not None and begun is not None and now - begun.at < _BELIEVED_SECONDS:
+            begun.files, begun.bytes = begun.files + files, begun.bytes + length
+            # What was begun twice was counted twice: only a refusal has to be looked at again.
+            with suppress(QuotaError):
+                await quotas.check_room(owner_id, begun.files, begun.bytes)
+                return
+        row = await self._pool.fetchrow(_SQL["announced"], owner_id, upload_id, path)
+        assert row is not None, "an aggregate always has a row"
+        await quotas.check_room(owner_id, row["files"] + files, row["bytes"] + length)
+        if path is not None:
+            self._begun = {
+                owner: begun for owner, begun in self._begun.items() if now - begun.at < _BELIEVED_SECONDS
+            }
+            self._begun[owner_id] = _Begun(now, row["files"] + files, row["bytes"] + length)
 
     async def find(self, owner_id: int, upload_id: int, file_id: int) -> IncomingFile:
         """A file on its way. Raises NotFoundError."""

@@ -299,3 +299,35 @@ async def test_so_many_uploads_are_on_their_way_and_no_more(room):
     assert not (await few.begin(OWNER, UploadRequest(name="a")))[1], "it is gone on with"
     await few.remove(OWNER, "b")
     assert (await few.begin(OWNER, UploadRequest(name="c")))[1]
+
+
+async def test_what_was_begun_is_not_added_up_anew_for_each_file(cluster, tmp_path):
+    """And yet there is room for just as many as may be."""
+
+    class Counting:
+        sums = 0
+
+        def __init__(self, pool):
+            self._pool = pool
+
+        def __getattr__(self, name):
+            return getattr(self._pool, name)
+
+        async def fetchrow(self, query, *values):
+            self.sums += "sum(" in query
+            return await self._pool.fetchrow(query, *values)
+
+    async with a_files_room(cluster.url("storage"), in_directory(tmp_path / "blobs")) as room:
+        copy, counting = Copy(room), Counting(room.pool)
+        incoming = Incoming(counting, room.objects, room.blobs)
+        room.blobs.quotas = Quotas(room.pool, 30, 0, None)
+        begun, _ = await copy.uploads.begin(OWNER, UploadRequest(name="many"))
+        for number in range(30):
+            await incoming.create(OWNER, begun.id, f"f{number}", 10, None)
+        few = counting.sums
+        with pytest.raises(QuotaError):
+            await incoming.create(OWNER, begun.id, "one more", 10, None)
+        again = [await incoming.create(OWNER, begun.id, f"f{number}", 10, None) for number in range(30)]
+
+    assert few == 1
+    assert len(again) == 30
