@@ -37,6 +37,8 @@ PART_SECONDS_MAX = 5.0
 STRAY_SECONDS = 3600.0
 #: What an owner has begun is added up so often, not for each of his files.
 _BELIEVED_SECONDS = 10.0
+#: Asking for more would keep others waiting.
+_DIGESTS_AT_ONCE = 1_000
 #: How long whoever completes an upload waits for a file that is about to be whole.
 FINISHED_SECONDS_MAX = 1800.0
 
@@ -188,8 +190,9 @@ class Incoming:
 
     async def _still_there(self, owner_id: int, files: list[IncomingFile]) -> list[IncomingFile]:
         """As much as is here: a file whose blob was lost begins anew."""
-        digests = {file.sha256 for file in files if file.sha256 is not None}
-        lost = set(await self._blobs.missing(owner_id, list(digests))) if digests else set()
+        digests, lost = list({file.sha256 for file in files if file.sha256 is not None}), set[str]()
+        for at in range(0, len(digests), _DIGESTS_AT_ONCE):
+            lost.update(await self._blobs.missing(owner_id, digests[at : at + _DIGESTS_AT_ONCE]))
         for file in files:
             if file.sha256 in lost:
                 log.warning("the blob of a file on its way is lost", file_id=file.id, sha256=file.sha256)
