@@ -14,6 +14,7 @@ from integration.storage.files_room import (
     FusedObjects,
     Statements,
     a_files_room,
+    in_directory,
     manifest_of,
     sha256,
 )
