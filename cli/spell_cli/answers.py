@@ -99,6 +99,8 @@ class Run(TypedDict):
     saves: int
     saves_met: int
     save_problem: str | None
+    saved_changed: int | None
+    save_notes: list[str]
     snapshots: list[Snapshot]
 
 
@@ -165,6 +167,7 @@ class Entry(TypedDict):
     sha256: str | None
     mode: int | None
     link: str | None
+    changed: bool
 
 
 class Listing(TypedDict):

@@ -97,6 +97,7 @@ def _entry(base: str, found: BucketObject) -> Entry:
         sha256=None,
         mode=None,
         link=None,
+        changed=False,
     )
 
 

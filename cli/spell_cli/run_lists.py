@@ -267,10 +267,13 @@ def snapshot_text(run_id: int, snapshot: Snapshot) -> str:
 
 
 def _saved(run: Run) -> str:
+    """What was kept when the command had ended, and what is to be known of it."""
+    notes = [f"  {note}" for note in run.get("save_notes") or ()]
     if not run["saved_files"]:
-        return ""
+        return "\n".join(["none", *notes] if notes else [])
     files = f"{run['saved_files']} file{'s' if run['saved_files'] != 1 else ''}"
-    return f"{files}, {_size(run['saved_bytes'] or 0)}, as runs/{run['id']}"
+    changed = f"; {count} changed while saved" if (count := run.get("saved_changed")) else ""
+    return "\n".join([f"{files}, {_size(run['saved_bytes'] or 0)}, as runs/{run['id']}{changed}", *notes])
 
 
 def _size(size: int) -> str:

@@ -159,12 +159,17 @@ class CommandExited(Step):
 
 
 class OutputsSaved(Step):
-    """New and modified files are in the store; `manifest` is the digest of their manifest, null when there are none."""
+    """New and modified files are in the store; `manifest` is the digest of their manifest, null when there are none.
+
+    `changed` of them were written to while they were saved. `notes` are lines about those, and about what is left out.
+    """
 
     kind: Literal["outputs_saved"] = "outputs_saved"
     manifest: str | None
     files: int
     bytes: int
+    changed: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class AttemptFinished(Step):

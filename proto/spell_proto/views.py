@@ -1,7 +1,10 @@
 """What services tell each other, and the public API tells everybody, about runs, machines and files."""
 
+import operator
 from datetime import datetime
 from typing import Literal
+
+from pydantic import Field
 
 from spell_proto.shapes import Shape
 from spell_proto.spec import RunSpec
@@ -42,8 +45,9 @@ class RunView(Shape):
     `owner_limit`, `no_machine` (none of the type is registered), `no_engine` (none that answers can run it right
     now) or `no_slot`. `engine` is what its command was started with, `gpus` the UUIDs of those that it got.
     An archived run is in no list, and its files are not there any more.
-    So many snapshots (`saves`) were asked for, and of so many (`saves_met`) something has come, if only a
-    `save_problem`. `snapshots` are all there are; lists of runs do not have them.
+    Of its `saved_files` so many were written to while they were saved (`saved_changed`); `save_notes` name them, and what
+    was left out. So many snapshots (`saves`) were asked for, and of so many (`saves_met`) something has come, if only a
+    `save_problem`. `snapshots` are all there are; lists of runs have neither them nor notes.
     """
 
     id: int
@@ -75,6 +79,8 @@ class RunView(Shape):
     saves: int = 0
     saves_met: int = 0
     save_problem: str | None = None
+    saved_changed: int | None = None
+    save_notes: tuple[str, ...] = ()
     snapshots: tuple[SnapshotView, ...] = ()
 
 
@@ -201,7 +207,9 @@ class Verdict(Shape):
 
 
 class ManifestEntry(Shape):
-    """A saved file. `path` is relative to the resource, `/` between parts; `mode` is the permission bits."""
+    """A saved file. `path` is relative to the resource, `/` between parts; `mode` is the permission bits. It has `changed`
+    when it was written to while it was saved: it may be a mixture then.
+    """
 
     path: str
     size: int
@@ -209,6 +217,8 @@ class ManifestEntry(Shape):
     mode: int
     modified_at: datetime
     link: str | None = None
+    # Left out where it is not so: a manifest of other files is what it always was, and has the digest that it had.
+    changed: bool = Field(default=False, exclude_if=operator.not_)
 
 
 class Manifest(Shape):

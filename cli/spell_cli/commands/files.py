@@ -70,7 +70,8 @@ def _line(entry: Entry, now: datetime, *, human: bool) -> str:
     directory = entry["size"] is None and entry["link"] is None
     name = safe(entry["path"].rstrip("/")) + ("/" if directory else "")
     target = f" → {safe(entry['link'])}" if entry["link"] else ""
-    return f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}"
+    changed = "  (changed while it was saved)" * entry.get("changed", False)
+    return f"{size:>8} {listing_date(entry['modified_at'], now):<14} {name}{target}{changed}"
 
 
 @click.command(

@@ -166,6 +166,7 @@ def _shown(entry: ManifestEntry, path: str) -> ResourceEntry:
         sha256=entry.sha256,
         mode=entry.mode,
         link=entry.link,
+        changed=entry.changed,
     )
 
 

@@ -178,7 +178,7 @@ class GitCredentials(Shape):
 
 class ResourceEntry(Shape):
     """A file, or a directory where `size` is null. `path` is relative to the listed path. With a `link` it is a symbolic
-    link in a resource, or a name for a resource.
+    link in a resource, or a name for a resource. What has `changed` was written to while it was saved.
     """
 
     path: str
@@ -187,6 +187,7 @@ class ResourceEntry(Shape):
     sha256: str | None
     mode: int | None
     link: str | None
+    changed: bool = False
 
 
 class ResourceList(Shape):

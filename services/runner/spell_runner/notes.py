@@ -5,7 +5,7 @@ their room kept for them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from spell_proto import logs
 from spell_proto.journal import RecordKind, Totals, encode_json
@@ -19,9 +19,9 @@ log = logs.get()
 TEXT_CHARS_MAX = 16 * 1024
 #: Fits into the room that is kept, with the end marker behind it.
 LAST_CHARS_MAX = 1000
-#: So many lines, of such a length, are gathered at most.
-GATHERED_MAX = 10
-GATHERED_CHARS_MAX = 300
+#: So many lines, of such a length, are left of many.
+SHORTENED_MAX = 10
+SHORTENED_CHARS_MAX = 300
 
 
 class Notes:
@@ -81,25 +81,11 @@ class Silent(Notes):
         pass
 
 
-class Gathered(Silent):
-    """Keeps what nobody should miss, for whoever tells it elsewhere."""
-
-    def __init__(self, directory: Directory) -> None:
-        super().__init__(directory, lambda: None)
-        self._kept: list[str] = []
-        self._more = 0
-
-    def line(self, text: str, *, level: str = "info", important: bool = False) -> None:  # noqa: ARG002 -- what is gathered has none
-        self.lines([text], important=important)
-
-    def lines(self, texts: list[str], *, important: bool = False) -> None:
-        room = GATHERED_MAX - len(self._kept) if important else 0
-        self._kept += [_clean(text, GATHERED_CHARS_MAX).replace("\0", "\ufffd") for text in texts[:room]]
-        self._more += len(texts[room:]) * important
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        return (*self._kept, *[f"and {self._more} more like that"] * bool(self._more))
+def shortened(texts: Sequence[str]) -> tuple[str, ...]:
+    """Lines for where there is no log, of which there may be any number: the first of them, and how many more."""
+    first = [_clean(text, SHORTENED_CHARS_MAX).replace("\0", "\ufffd") for text in texts[:SHORTENED_MAX]]
+    more = len(texts) - len(first)
+    return (*first, *[f"and {more} more like that"] * bool(more))
 
 
 def _line(text: str, level: str = "info", important: bool = False) -> bytes:

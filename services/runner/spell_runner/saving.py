@@ -5,8 +5,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import FileIO
 from typing import IO
@@ -22,7 +22,7 @@ from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_proto.views import Manifest, ManifestEntry, ManifestStored
 from spell_runner.errors import AttemptError
-from spell_runner.notes import Notes
+from spell_runner.notes import Notes, shortened
 from spell_runner.outputs import Changes, Found, resource_paths
 from spell_runner.workspace import Abort, open_readable
 
@@ -63,20 +63,32 @@ _STORED: TypeAdapter[ManifestStored] = TypeAdapter(ManifestStored)
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """The content of a found file, as it was when it was read."""
+    """The content of a found file, as it was when it was read: again, if it `changed` meanwhile."""
 
     found: Found
     sha256: str
     size: int
+    changed: bool = False
 
 
 class ChangedError(Exception):
     """A file is not what it was when its digest was taken."""
 
 
-def nothing() -> OutputsSaved:
+def nothing(left_out: Sequence[str] = ()) -> OutputsSaved:
     """What is reported when there is nothing to save."""
-    return OutputsSaved(at=datetime.now(UTC), manifest=None, files=0, bytes=0)
+    return OutputsSaved(at=datetime.now(UTC), manifest=None, files=0, bytes=0, notes=shortened(left_out))
+
+
+def _outcome(stored: ManifestStored, left_out: Sequence[str], changed: Sequence[str]) -> OutputsSaved:
+    return OutputsSaved(
+        at=datetime.now(UTC),
+        manifest=stored.digest,
+        files=stored.files,
+        bytes=stored.bytes,
+        changed=len(changed),
+        notes=shortened(left_out) + shortened(changed),
+    )
 
 
 async def save(
@@ -100,7 +112,7 @@ async def save(
     if not changes.found:
         if not changes.notes:
             notes.line(NOTHING)
-        return nothing()
+        return nothing(changes.notes)
     lines = [f"Saving '/spell/{found.path}'" for found in changes.found[:LINES_MAX]]
     if len(changes.found) > LINES_MAX:
         lines.append(f"Saving {len(changes.found) - LINES_MAX} more files")
@@ -108,7 +120,7 @@ async def save(
     pause, waited, full = 0.2, 0.0, 0.0
     while True:
         try:
-            stored = await _store(storage, owner_id, root_directory, changes, notes, abort, last=last)
+            stored, changed = await _store(storage, owner_id, root_directory, changes, abort, last=last)
         except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
             log.info("storage does not answer", problem=repr(error))
             if waited < SAY_AFTER_SECONDS <= waited + pause:
@@ -130,9 +142,9 @@ async def save(
         else:
             if last and stored.full is not None:
                 notes.line(f"Saved; nothing new can begin: {stored.full}", important=True)
-            return OutputsSaved(
-                at=datetime.now(UTC), manifest=stored.digest, files=stored.files, bytes=stored.bytes
-            )
+            said = [f"'/spell/{path}' changed during save" for path in changed]
+            notes.lines(said[:LINES_MAX], important=True)
+            return _outcome(stored, changes.notes, said)
 
 
 async def _store(
@@ -140,18 +152,18 @@ async def _store(
     owner_id: int,
     root_directory: str | None,
     changes: Changes,
-    notes: Notes,
     abort: Abort,
     *,
     last: bool,
-) -> ManifestStored:
+) -> tuple[ManifestStored, list[str]]:
+    """What is stored, and which files of the workspace changed meanwhile."""
     placed, deleted = resource_paths(changes, root_directory)
     blobs: dict[str, Blob] = {}
     paths = sorted(placed)
     for start in range(0, len(paths), MISSING_BATCH):
         wanted = paths[start : start + MISSING_BATCH]
         batch = await _read_all({path: placed[path] for path in wanted}, abort)
-        await _upload(storage, owner_id, batch, notes, abort)
+        await _upload(storage, owner_id, batch, abort)
         blobs.update(batch)
     manifest = Manifest(
         entries=tuple(_entry(path, blobs[path]) for path in paths), deleted=tuple(sorted(deleted))
@@ -159,7 +171,7 @@ async def _store(
     owner = {"owner_id": owner_id, "beyond": int(last)}
     # Storage answers when everything is on disk, which may take a while after a large upload.
     try:
-        return await storage.call(
+        stored = await storage.call(
             "PUT", "/manifests", _STORED, params=owner, body=manifest, seconds=MANIFEST_SECONDS_MAX
         )
     except RefusedError as error:
@@ -167,9 +179,10 @@ async def _store(
             # It has lost what it had, as a database does that ends hard. Here it still is, and is sent again.
             raise UnavailableError(error.code, error.message) from error
         raise
+    return stored, [blob.found.path for blob in blobs.values() if blob.changed]
 
 
-async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes: Notes, abort: Abort) -> None:
+async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort: Abort) -> None:
     """Bring the missing content of a batch to storage; `batch` is corrected where a file has changed meanwhile."""
     of_owner = {"owner_id": owner_id}
     body = {"digests": sorted({blob.sha256 for blob in batch.values()})}
@@ -187,7 +200,6 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], notes:
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
                 batch[path] = await _put_copy(storage, owner_id, batch[path].found, abort)
-                notes.line(f"'/spell/{batch[path].found.path}' changed during save", important=True)
 
     async def together(pack: list[str]) -> None:
         try:
@@ -274,7 +286,7 @@ def _copy(found: Found, to: IO[bytes], abort: Abort) -> Blob:
             to.write(chunk)
             size += len(chunk)
     to.flush()
-    return Blob(found, digest.hexdigest(), size)
+    return Blob(found, digest.hexdigest(), size, changed=True)
 
 
 async def _send(storage: Caller, owner_id: int, blob: Blob, data: bytes | AsyncIterator[bytes]) -> None:
@@ -333,7 +345,7 @@ def _read(found: Found, abort: Abort) -> Blob:
         target = os.fsencode(found.link)
         return Blob(found, hashlib.sha256(target).hexdigest(), len(target))
     blob, steady = _read_once(found, abort)
-    return blob if steady else _read_once(found, abort)[0]
+    return blob if steady else replace(_read_once(found, abort)[0], changed=True)
 
 
 def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
@@ -360,4 +372,5 @@ def _entry(path: str, blob: Blob) -> ManifestEntry:
         mode=blob.found.mode,
         modified_at=datetime.fromtimestamp(blob.found.mtime_ns / 1e9, UTC),
         link=blob.found.link,
+        changed=blob.changed,
     )

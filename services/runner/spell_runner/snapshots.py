@@ -18,7 +18,7 @@ from spell_runner import freezing, leaving, phases, saving
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError
-from spell_runner.notes import Gathered
+from spell_runner.notes import Silent
 from spell_runner.outputs import Changes
 from spell_runner.workspace import Abort, AbortedError
 
@@ -129,10 +129,10 @@ class Snapshots:
 
     async def _tried(self, spec: AttemptSpec, asked: int, abort: Abort) -> SnapshotSaved | SnapshotFailed:
         root = None if spec.spec.code is None else spec.spec.code.root_directory
-        notes = Gathered(self._directory)
+        quiet = Silent(self._directory, lambda: None)
         try:
             changes = await _in_thread(lambda: self._made(spec, abort), abort)
-            saved = await saving.save(self._storage, spec.owner_id, root, changes, notes, abort, last=False)
+            saved = await saving.save(self._storage, spec.owner_id, root, changes, quiet, abort, last=False)
         except (AttemptError, OSError) as error:
             log.warning("a snapshot could not be saved", run_id=spec.run_id, problem=str(error))
             message = str(error)[: phases.MESSAGE_CHARS_MAX]
@@ -146,7 +146,7 @@ class Snapshots:
             manifest=saved.manifest,
             files=saved.files,
             bytes=saved.bytes,
-            notes=notes.kept,
+            notes=saved.notes,
         )
 
     def _made(self, spec: AttemptSpec, abort: Abort) -> Changes:

@@ -87,6 +87,8 @@ class Run:
     saves: int = 0
     saves_met: int = 0
     save_problem: str | None = None
+    saved_changed: int | None = None
+    save_notes: tuple[str, ...] = ()
 
 
 # ---- facts ---------------------------------------------------------------------------------------------------
@@ -309,8 +311,7 @@ def _step(run: Run, step: Step, actor: str, now: datetime) -> tuple[Run, list[Lo
             exited = replace(run, exit_code=step.exit_code, exit_cause=step.exit_cause)
             after, row = _move(exited, RunState.SAVING, actor, now)
         case OutputsSaved() if run.state is RunState.SAVING:
-            saved = replace(run, manifest=step.manifest, saved_files=step.files, saved_bytes=step.bytes)
-            after, row = _move(saved, RunState.PUSHING, actor, now)
+            after, row = _move(_with_files(run, step), RunState.PUSHING, actor, now)
         case AttemptFinished():
             after, row = _finish(replace(run, log=step.log), step, actor, now)
         case AttemptFailed():
@@ -352,6 +353,17 @@ def _killed(run: Run, step: AttemptKilled, actor: str, now: datetime) -> tuple[R
     return _move(run, RunState.KILLED, actor, now, reason=reason, ended_at=step.at)
 
 
+def _with_files(run: Run, saved: OutputsSaved) -> Run:
+    return replace(
+        run,
+        manifest=saved.manifest,
+        saved_files=saved.files,
+        saved_bytes=saved.bytes,
+        saved_changed=saved.changed,
+        save_notes=saved.notes,
+    )
+
+
 # ---- rows ----------------------------------------------------------------------------------------------------
 
 
@@ -374,7 +386,9 @@ def _move(
         if reason is not None and after.message is None:
             after = replace(after, message=REASON_TEXT[reason])
         if state not in SAVED and not (state is RunState.FAILED and reason in KEEPING_FILES):
-            after = replace(after, manifest=None, saved_files=None, saved_bytes=None)
+            after = replace(
+                after, manifest=None, saved_files=None, saved_bytes=None, saved_changed=None, save_notes=()
+            )
     return after, _row(after, "moved", before, state, actor, reason, now)
 
 

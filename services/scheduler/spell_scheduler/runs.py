@@ -80,6 +80,8 @@ def run_of(row: Row) -> Run:
         saves=row["saves"],
         saves_met=row["saves_met"],
         save_problem=row["save_problem"],
+        saved_changed=row["saved_changed"],
+        save_notes=tuple(row["save_notes"]),
     )
 
 
@@ -133,6 +135,8 @@ def view_of(row: Row, *, queue_reason: QueueReason | None = None, snapshots: Seq
         saves=run.saves,
         saves_met=run.saves_met,
         save_problem=run.save_problem,
+        saved_changed=run.saved_changed,
+        save_notes=run.save_notes,
         snapshots=tuple(snapshot_of(one) for one in snapshots),
     )
 
@@ -144,7 +148,9 @@ def snapshot_of(row: Row) -> SnapshotView:
 
 
 def brief(view: RunView) -> RunView:
-    """A run in a list: without the texts of files that go with it, which may be long."""
+    """A run in a list: without notes and the texts of files that go with it, which may be long."""
+    if view.save_notes:
+        view = view.model_copy(update={"save_notes": ()})
     environment = view.spec.environment
     if environment.requirements is None:
         return view

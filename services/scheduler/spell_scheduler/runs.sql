@@ -43,12 +43,14 @@ WITH changed AS (
     deadline = u.deadline, started_at = u.started_at, ended_at = u.ended_at, manifest = u.manifest,
     saved_files = u.saved_files, saved_bytes = u.saved_bytes, log = nullif(u.log, 'null'::jsonb),
     fetched = nullif(u.fetched, 'null'::jsonb), image = u.image,
-    engine = u.engine, gpus = u.gpus, saves = u.saves, saves_met = u.saves_met, save_problem = u.save_problem
+    engine = u.engine, gpus = u.gpus, saves = u.saves, saves_met = u.saves_met, save_problem = u.save_problem,
+    saved_changed = u.saved_changed, save_notes = u.save_notes
   FROM jsonb_to_recordset($1) AS u(id bigint, seen_version int, seen_fence bigint, state text, intent text,
     intent_reason text, reason text, message text, version int, attempt int, fence bigint, machine_id text,
     boot_id text, spot boolean, steps int, exit_code int, exit_cause text, deadline timestamptz,
     started_at timestamptz, ended_at timestamptz, manifest text, saved_files bigint, saved_bytes bigint, log jsonb,
-    fetched jsonb, image text, engine text, gpus text[], saves int, saves_met int, save_problem text)
+    fetched jsonb, image text, engine text, gpus text[], saves int, saves_met int, save_problem text, saved_changed int,
+    save_notes text[])
   WHERE runs.id = u.id AND runs.version = u.seen_version AND runs.fence = u.seen_fence
   RETURNING runs.id
 ), logged AS (

@@ -119,6 +119,7 @@ class Server:
             "sha256": digest,
             "mode": 0o644,
             "link": None,
+            "changed": False,
         }
         self.entries.setdefault(f"runs/{run_id}", []).append(entry | given)
 
@@ -168,6 +169,8 @@ def a_run(run_id: int) -> dict[str, Any]:
         "saves": 0,
         "saves_met": 0,
         "save_problem": None,
+        "saved_changed": None,
+        "save_notes": [],
         "snapshots": [],
         "log": None,
         "queue_reason": None,

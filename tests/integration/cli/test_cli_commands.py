@@ -315,6 +315,7 @@ def test_labels_come_and_go(cli, server):
 
 def test_ls_shows_sizes_dates_and_directories(cli, server):
     server.add_file(1, "model.pt", b"x" * 3000)
+    server.add_file(1, "log", b"x", changed=True)
     server.entries["runs/1"] += [
         {"path": "ckpt", "size": None, "modified_at": None, "sha256": None, "mode": None, "link": None},
         {"path": "latest", "size": 0, "modified_at": None, "sha256": None, "mode": None, "link": "model.pt"},
@@ -322,11 +323,13 @@ def test_ls_shows_sizes_dates_and_directories(cli, server):
 
     assert out(cli("ls", "runs/1/")).splitlines() == [
         "    3000 Nov 22 11:50   model.pt",
+        "       1 Nov 22 11:50   log  (changed while it was saved)",
         "       - -              ckpt/",
         "       0 -              latest → model.pt",
     ]
     assert out(cli("ls", "-h", "runs/1")).startswith("    2.9K")
-    assert len(json.loads(out(cli("ls", "--json", "runs/1")))) == 3
+    told = json.loads(out(cli("ls", "--json", "runs/1")))
+    assert (len(told), [entry["path"] for entry in told if entry.get("changed")]) == (4, ["log"])
 
 
 def test_ls_of_nothing(cli, server):

@@ -376,8 +376,8 @@ class Room:
         if digest is None:
             return {}
         owner = {"owner_id": view.owner_id}
+        manifest = await self.manifest(view, digest)
         async with http.Caller(self.services.storage_url) as caller:
-            manifest = await caller.call("GET", f"/manifests/{digest}", MANIFEST, params=owner)
             saved = {}
             for entry in manifest.entries:
                 if entry.link is not None:
@@ -389,11 +389,15 @@ class Room:
 
     async def deleted(self, view: RunView) -> list[str]:
         """What was recorded as removed."""
-        assert view.manifest is not None
+        return list((await self.manifest(view)).deleted)
+
+    async def manifest(self, view: RunView, digest: str | None = None) -> Manifest:
+        """That of what was saved, or another one of the same owner."""
+        digest = digest or view.manifest
+        assert digest is not None
         owner = {"owner_id": view.owner_id}
         async with http.Caller(self.services.storage_url) as caller:
-            manifest = await caller.call("GET", f"/manifests/{view.manifest}", MANIFEST, params=owner)
-        return list(manifest.deleted)
+            return await caller.call("GET", f"/manifests/{digest}", MANIFEST, params=owner)
 
     async def assert_whole(self, view: RunView) -> None:
         """The scheduler's invariants hold, and the stored log is what was reported."""

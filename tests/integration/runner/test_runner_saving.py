@@ -1,6 +1,8 @@
 """What a save leaves out, and that a storage that hangs is asked again: it holds a run up, but not for ever."""
 
 import asyncio
+import hashlib
+import os
 
 import pytest
 from aiohttp import web
@@ -63,6 +65,50 @@ async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
         saved = await saving.save(caller, 1, None, changes, notes(tmp_path), Abort(), last=True)
 
     assert (saved.manifest, storage.puts) == (DIGEST, 2)
+
+
+class Taking(Sleepy):
+    """A storage that takes everything."""
+
+    async def put(self, request):
+        return web.json_response({}, status=201)
+
+    async def manifest(self, request):
+        self.told = await request.json()
+        return await super().manifest(request)
+
+
+class Meddler(Abort):
+    """Writes to a file while it is looked at for the first time."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.left = [path]
+
+    def check(self):
+        while self.left:
+            with self.left.pop().open("r+b") as file:
+                file.write(b"Y")
+        super().check()
+
+
+async def test_a_file_that_changes_while_it_is_read_is_read_again_and_flagged(tmp_path):
+    (tmp_path / "file").write_text("xx")
+    os.utime(tmp_path / "file", (0, 0))
+    changes = Changes(
+        [Found("file", str(tmp_path / "file"), 0o644, 2, 0)], notes=[f"Not saved: {n}" for n in range(12)]
+    )
+    storage, socket = Taking(), f"unix://{tmp_path}/s.sock"
+    abort = Meddler(tmp_path / "file")
+
+    async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
+        saved = await saving.save(caller, 1, None, changes, notes(tmp_path), abort, last=True)
+
+    (entry,) = storage.told["entries"]
+    assert (entry["changed"], entry["sha256"]) == (True, hashlib.sha256(b"Yx").hexdigest())
+    assert saved.changed == 1
+    # Of each kind there is something, however much there is of the other.
+    assert saved.notes[-3:] == ("Not saved: 9", "and 2 more like that", "'/spell/file' changed during save")
 
 
 class Full(Sleepy):

@@ -154,6 +154,32 @@ async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms)
     await here.until_final(run_id)
 
 
+async def test_a_file_written_to_in_the_final_save_is_read_again_and_flagged(rooms):
+    here = await rooms("none")
+    run_id = await here.create(
+        "head -c 9000000 /dev/zero > big; echo x > calm; mkfifo pipe; echo ready; until [ -e go ]; do sleep 0.05; done"
+    )
+    await here.until_logged(run_id, b"ready\n")
+    here.front.gate.clear()
+    here.front.held = re.compile("PUT /blobs/")
+    workspace = here.attempt(run_id) / "spell"
+
+    (workspace / "go").touch()
+    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
+    with (workspace / "big").open("r+b") as file:
+        file.seek(8_500_000)
+        file.write(b"x" * 500_000)
+    here.front.gate.set()
+    view = await here.until_final(run_id)
+
+    assert (view.state, view.saved_files, view.saved_changed) == ("complete", 3, 1)
+    notes = ("Not saved: '/spell/pipe' (neither a file nor a link)", "'/spell/big' changed during save")
+    assert view.save_notes == notes
+    assert [entry.path for entry in (await here.manifest(view)).entries if entry.changed] == ["big"]
+    assert (await here.files(view))["big"] == bytes(8_500_000) + b"x" * 500_000
+    assert [text for text in await here.lines(run_id) if text in notes] == list(notes)
+
+
 async def test_of_two_files_of_one_content_the_one_that_did_not_change_keeps_it(rooms):
     here = await rooms("none")
     run_id = await here.create(

@@ -318,6 +318,17 @@ def test_what_is_to_be_known_of_a_snapshot_stands_below_it():
     assert lines[1:] == ["  '/spell/a' changed during save"]
 
 
+@pytest.mark.parametrize(
+    ("files", "first"),
+    [(2, "2 files, 9 bytes, as runs/9; 1 changed while saved"), (0, "none")],
+)
+def test_what_is_to_be_known_of_saved_files_stands_below_them(files, first):
+    note = "Not saved: '/spell/pipe' (neither a file nor a link)"
+    run = a_run(saved_files=files, saved_bytes=9, saved_changed=1, save_notes=[note])
+
+    assert dict(info_rows(run, NOW))["Saved Files"].splitlines() == [first, f"  {note}"]
+
+
 @pytest.mark.parametrize(("size", "shown"), [(1, "1 byte"), (10, "10 bytes"), (1024, "1.0K")])
 def test_a_size_that_stands_between_words_says_of_what_it_is(size, shown):
     snapshot = {

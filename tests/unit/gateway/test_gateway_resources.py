@@ -121,6 +121,14 @@ def test_a_run_without_files_says_why(state, error, text):
         digest_of(run(state))
 
 
+def test_a_listing_marks_what_was_written_to_while_it_was_saved():
+    flagged = entry("big").model_copy(update={"changed": True})
+
+    found = Tree(Manifest(entries=(flagged, entry("calm")))).listing("", recursive=False)
+
+    assert [(one.path, one.changed) for one in found] == [("big", True), ("calm", False)]
+
+
 def test_a_run_that_saved_nothing_has_an_empty_listing_and_a_failed_one_may_have_files():
     assert digest_of(run(RunState.COMPLETE)) is None
     assert digest_of(run(RunState.FAILED, "ab")) == "ab"

@@ -60,6 +60,17 @@ def test_it_is_the_same_however_it_was_sent(count, how):
     assert (found.files, found.bytes, len(found.sizes)) == (count, 3 * count, count)
 
 
+def test_a_file_that_was_written_to_is_flagged_and_all_others_are_what_they_were():
+    calm = entry("calm")
+    flagged = entry("big").model_copy(update={"changed": True})
+
+    found = manifests.read(sent(Manifest(entries=(flagged, calm))))
+
+    big, told = json.loads(found.data)["entries"]
+    assert big["changed"] is True
+    assert list(told) == ["link", "mode", "modified_at", "path", "sha256", "size"]
+
+
 def test_a_link_needs_no_blob():
     link = entry("link", link="to", size=0)
 
