@@ -33,6 +33,26 @@ def test_what_is_named_is_not_saved(stack, project):
     assert re.search(r"Not Saved +\*\.bin\n", stack.spell("info", run_id).stdout)
 
 
+def test_what_is_neither_file_nor_link_is_left_out_and_named(stack, project):
+    odd = "import socket; socket.socket(socket.AF_UNIX).bind('sock')"
+    command = f'mkfifo pipe; python3 -c "{odd}"; echo x > kept; echo made'
+
+    result = stack.spell("run", command, cwd=project)
+
+    assert result.rc == 0, result
+    run_id = re.search(r"Casting spell #(\d+)", result.stdout)[1]
+    notes = [f"Not saved: '/spell/project/{name}' (neither a file nor a link)" for name in ("pipe", "sock")]
+    assert [line for line in result.stdout.splitlines() if "Not saved" in line] == [
+        f"💫 {note}" for note in notes
+    ]
+    shown = stack.spell("info", run_id).stdout
+    assert [line.strip() for line in shown.splitlines() if line.strip() in notes] == notes
+    assert re.search(rf"Saved Files +1 file, 2 bytes, as runs/{run_id}\n", shown)
+    told = stack.json("info", run_id)
+    assert (told["saved_changed"], told["save_notes"]) == (0, notes)
+    assert listed(stack, f"runs/{run_id}") == {"kept"}
+
+
 def test_a_checkpoint_is_saved_mounted_and_outlives_a_kill(stack, project):
     command = "mkdir ckpt; echo weights > ckpt/model; echo up; while sleep 0.1; do :; done"
     started = stack.spell("run", "--background", command, cwd=project)

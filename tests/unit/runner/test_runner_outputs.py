@@ -1,6 +1,7 @@
 """Which files count as made by a run: by a baseline here, by a real overlay in the integration tests."""
 
 import os
+import socket
 import stat
 import tempfile
 import threading
@@ -94,14 +95,30 @@ def test_links_are_kept_as_links_and_never_followed(place):
     ]
 
 
-def test_what_is_no_file_is_left_out_with_a_note(place):
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        # Its whole path may be too long for an address.
+        where = os.open(path.parent, os.O_RDONLY)
+        server.bind(f"/proc/self/fd/{where}/{path.name}")
+        os.close(where)
+
+
+def a_device(path):
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, a_socket, a_device])
+def test_what_is_no_file_is_left_out_with_a_note(place, make):
     workspace, changes = place
-    os.mkfifo(workspace / "pipe")
+    make(workspace / "odd")
 
     found = changes()
 
     assert found.found == []
-    assert found.notes == ["Not saved: '/spell/pipe' (neither a file nor a link)"]
+    assert found.notes == ["Not saved: '/spell/odd' (neither a file nor a link)"]
 
 
 def test_git_directories_are_never_saved(place):
