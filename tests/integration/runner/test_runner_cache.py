@@ -53,11 +53,13 @@ async def test_the_deepest_path_that_there_can_be_is_laid_out(tmp_path):
     room = os.pathconf("/", "PC_PATH_MAX") - len(str(tmp_path)) - 200
     path = "/".join(["d"] * (room // 2))
 
-    found = await get(Cache(tmp_path, set, 10**9), Source(path=path))
+    try:
+        found = await get(Cache(tmp_path, set, 10**9), Source(path=path))
 
-    assert sum(1 for _ in workspace.walk(found)) == room // 2
-    # What removes the rest of it does so by recursion.
-    workspace.remove(tmp_path / "mounts")
+        assert sum(1 for _ in workspace.walk(found)) == room // 2
+    finally:
+        # What removes the rest of it, also after a test that has failed, does so by recursion.
+        workspace.remove(tmp_path / "mounts")
 
 
 async def test_a_path_for_which_the_machine_has_no_room_is_named_as_the_resource_has_it(tmp_path):
