@@ -58,20 +58,33 @@ def gather(path: Path) -> Gathered:
         CliError: it is not there or cannot be read, or holds a name that no upload can hold.
     """
     gathered = Gathered()
+    root, status = looked_at(path)
+    if stat.S_ISREG(status.st_mode):
+        _check_name(path.name)
+        gathered.found.append(_local(path.name, root, status))
+        return gathered
     try:
-        root = path.resolve(strict=True)
-        status = root.stat()
-        if stat.S_ISREG(status.st_mode):
-            _check_name(path.name)
-            gathered.found.append(_local(path.name, root, status))
-        elif stat.S_ISDIR(status.st_mode):
-            for name, entry in _walk(root, ""):
-                _add(gathered, name, entry)
-        else:
-            raise CliError(f"{safe_path(str(path))} is neither a file nor a directory.")
+        for name, entry in _walk(root, ""):
+            _add(gathered, name, entry)
     except OSError as error:
         raise CliError(f"{safe_path(str(error.filename or path))}: {error.strerror}.") from None
     return gathered
+
+
+def looked_at(path: Path) -> tuple[Path, os.stat_result]:
+    """Where a directory, or a file, really is.
+
+    Raises:
+        CliError: it is not there, or is something else.
+    """
+    try:
+        root = path.resolve(strict=True)
+        status = root.stat()
+    except OSError as error:
+        raise CliError(f"{safe_path(str(error.filename or path))}: {error.strerror}.") from None
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise CliError(f"{safe_path(str(path))} is neither a file nor a directory.")
+    return root, status
 
 
 def opened(local: Local) -> BinaryIO:

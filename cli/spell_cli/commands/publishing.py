@@ -10,7 +10,7 @@ import click
 from spell_cli import config
 from spell_cli.args import SpellCommand, json_option
 from spell_cli.commands.uploads import Wanted, bring
-from spell_cli.gathering import gather
+from spell_cli.gathering import looked_at
 from spell_cli.paths import typed
 from spell_cli.tables import safe
 from spell_cli.terminal import safe_path, say
@@ -45,6 +45,8 @@ def publish(compress: bool, remove: bool, as_json: bool, local: str, path: str |
         )
         raise click.UsageError(wrong, click.get_current_context())
     name = _name(local if path is None else path)
+    if path is not None:
+        looked_at(Path(local))
 
     server = config.load(os.environ).connect()
 
@@ -62,7 +64,7 @@ def publish(compress: bool, remove: bool, as_json: bool, local: str, path: str |
         return
     again = ["spell", "cluster", "publish", *(["--compress"] if compress else []), local, path]
     wanted = Wanted(name, f"public/{name}", compress, shlex.join(again), quiet=as_json)
-    done = bring(make_client, gather(Path(local)), wanted)
+    done = bring(make_client, Path(local), wanted)
     if as_json:
         say(json.dumps(done, ensure_ascii=True, indent=2))
     else:

@@ -12,7 +12,7 @@ import click
 from spell_cli import answers, config
 from spell_cli.args import Known, SpellCommand, json_option, usage_errors
 from spell_cli.errors import CliError, ExitCode, UnreachableError
-from spell_cli.gathering import Gathered, gather
+from spell_cli.gathering import Gathered, gather, looked_at
 from spell_cli.packing import pack
 from spell_cli.paths import typed
 from spell_cli.progress import Counted, Progress
@@ -60,12 +60,12 @@ def upload(name: str | None, compress: bool, as_json: bool, path: Path) -> None:
 
     What the server has of it already is not sent. An upload that breaks off goes on where it was: type it again.
     """
-    found = gather(path)
+    looked_at(path)
     name = _name(path, name)
     again = ["spell", "upload", *(["--compress"] if compress else []), "--name", name, str(path)]
     wanted = Wanted(name, f"{resources.UPLOADS}/{name}", compress, shlex.join(again), quiet=as_json)
     server = config.load(os.environ).connect()
-    done = bring(lambda: UploadClient(server), found, wanted)
+    done = bring(lambda: UploadClient(server), path, wanted)
     if as_json:
         say(json.dumps(done, ensure_ascii=True, indent=2))
     else:
@@ -97,12 +97,15 @@ def rm(as_json: bool, paths: tuple[str, ...]) -> int:
     return ExitCode.OK if len(removed) == len(wanted) else ExitCode.REFUSED
 
 
-def bring(make_client: Callable[[], UploadClient], found: Gathered, wanted: Wanted) -> answers.Upload:
-    """Make an upload of what was found.
+def bring(make_client: Callable[[], UploadClient], path: Path, wanted: Wanted) -> answers.Upload:
+    """Make an upload of a directory, or a file.
 
     Raises:
         CliError: it is empty, or cannot be brought.
+        RefusedError: the name is taken, which is found out before anything is looked through.
     """
+    _refuse_taken(make_client(), wanted)
+    found = gather(path)
     for text in found.notes[:_NOTES_MAX]:
         warn(text + ".")
     if len(found.notes) > _NOTES_MAX:
@@ -119,6 +122,15 @@ def bring(make_client: Callable[[], UploadClient], found: Gathered, wanted: Want
         raise
     except UnreachableError as error:
         raise UnreachableError(error.message, hint=f"To resume this upload, run: {wanted.again}") from None
+
+
+def _refuse_taken(client: UploadClient, wanted: Wanted) -> None:
+    try:
+        client.resources(wanted.path, recursive=False)
+    except NotFoundError:
+        return
+    # Storage says what to do about it.
+    client.begin(wanted.name, compressed=wanted.compressed)
 
 
 def _sent(
@@ -147,7 +159,8 @@ def _packed(
 ) -> answers.Upload:
     links = len(found.found) - len(found.files)
     if links:
-        warn(f"{links} links are left out: an archive cannot have any. Without --compress they are kept.")
+        are = "1 link is" if links == 1 else f"{links} links are"
+        warn(f"{are} left out: an archive cannot have any. Without --compress links are kept.")
     with Counted("Compressing", found.size) as counted:
         archive = pack(found.files, counted.add)
     with archive:
