@@ -221,6 +221,10 @@ class ManifestEntry(Shape):
     changed: bool = Field(default=False, exclude_if=operator.not_)
 
 
+#: How long a manifest may be as JSON: some 300,000 files.
+MANIFEST_BYTES_MAX = 64 << 20
+
+
 class Manifest(Shape):
     """What a resource holds, sorted by path; `deleted` are paths of the code that the run removed."""
 

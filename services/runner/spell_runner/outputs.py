@@ -8,7 +8,7 @@ is neither file, link nor directory is left out with a note. Nothing is ever fol
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +18,10 @@ from spell_runner.workspace import Abort, is_directory, open_readable, signature
 
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
 _COMPARE_BYTES = 1 << 20
+#: What stands in a manifest for a file of which there is nothing to say.
+_ENTRY_BYTES = len(
+    '{"path":"","size":,"sha256":"","mode":,"modified_at":"2026-01-01T00:00:00+00:00","link":null},'
+) + len("0" * 64)
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 
@@ -119,6 +123,17 @@ def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[s
         if prefix is not None and path.startswith(prefix)
     ]
     return placed, deleted
+
+
+def manifest_bytes(placed: Mapping[str, Found], deleted: Iterable[str]) -> int:
+    """How long the manifest of some files is as JSON; a little longer where a name has signs that are escaped."""
+    size = sum(len(path.encode()) + len('"",') for path in deleted)
+    for path, found in placed.items():
+        size += _ENTRY_BYTES + len(path.encode()) + len(str(found.size)) + len(str(found.mode))
+        # A time has as many digits as it needs.
+        size += len(".123456") if found.mtime_ns // 1000 % 1_000_000 else 0
+        size += 0 if found.link is None else len(found.link.encode()) + len('""') - len("null")
+    return size
 
 
 def _above(path: str) -> list[str]:

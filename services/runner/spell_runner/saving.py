@@ -20,10 +20,10 @@ from spell_proto.events import OutputsSaved
 from spell_proto.http import Caller
 from spell_proto.shapes import Shape
 from spell_proto.state import Reason
-from spell_proto.views import Manifest, ManifestEntry, ManifestStored
+from spell_proto.views import MANIFEST_BYTES_MAX, Manifest, ManifestEntry, ManifestStored
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes, shortened
-from spell_runner.outputs import Changes, Found, resource_paths
+from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths
 from spell_runner.workspace import Abort, open_readable
 
 log = logs.get()
@@ -158,6 +158,13 @@ async def _store(
 ) -> tuple[ManifestStored, list[str]]:
     """What is stored, and which files of the workspace changed meanwhile."""
     placed, deleted = resource_paths(changes, root_directory)
+    if manifest_bytes(placed, deleted) > MANIFEST_BYTES_MAX:
+        # It would be refused when all of them are there.
+        text = (
+            f"there are {len(placed):,} of them, and {MANIFEST_BYTES_MAX:,} bytes hold no list of so many; "
+        )
+        text += "leave some out with .spellignore or --no-save, or pack them into fewer"
+        raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {text}")
     blobs: dict[str, Blob] = {}
     paths = sorted(placed)
     for start in range(0, len(paths), MISSING_BATCH):

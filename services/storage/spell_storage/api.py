@@ -10,7 +10,7 @@ from aiohttp import web
 from spell_proto.errors import InvalidError
 from spell_proto.http import errors_to_answers, json_response
 from spell_proto.service import version
-from spell_proto.views import Check, Health, Verdict
+from spell_proto.views import MANIFEST_BYTES_MAX, Check, Health, Verdict
 from spell_storage import answers, verify
 from spell_storage.appender import Appender
 from spell_storage.blob_api import BlobRoutes
@@ -18,7 +18,6 @@ from spell_storage.blobs import Blobs
 from spell_storage.chunks import JournalId
 from spell_storage.journal_api import JournalRoutes
 from spell_storage.journals import Journals
-from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
 
 _HEALTH_SECONDS_MAX = 2.0
 _TOTALS: dict[str, Callable[[str, str], object]] = {

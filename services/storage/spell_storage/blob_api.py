@@ -12,9 +12,9 @@ from spell_proto import blob_packs
 from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
+from spell_proto.views import MANIFEST_BYTES_MAX
 from spell_storage import answers, manifests
 from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
-from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
 from spell_storage.objects import PIECE_BYTES
 
 _DIGESTS_BYTES_MAX = 8 << 20

@@ -5,10 +5,8 @@ from itertools import pairwise
 from spell_proto.checks import RESOURCE_PATH_BYTES_MAX
 from spell_proto.errors import InvalidError, shown
 from spell_proto.resources import NAME_BYTES_MAX, PATH_PARTS_MAX
-from spell_proto.views import Manifest
+from spell_proto.views import MANIFEST_BYTES_MAX, Manifest
 
-#: How long a manifest may be as JSON: some 300,000 files.
-MANIFEST_BYTES_MAX = 64 << 20
 #: What an entry takes of that besides its path.
 ENTRY_BYTES = 170
 

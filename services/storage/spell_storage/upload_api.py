@@ -8,11 +8,11 @@ from pydantic import TypeAdapter
 
 from spell_proto.http import json_response, parse_json, read_json
 from spell_proto.uploads import LinkList, LinkRequest, UploadList, UploadRequest
+from spell_proto.views import MANIFEST_BYTES_MAX
 from spell_storage import answers
 from spell_storage.blobs import Blobs
 from spell_storage.incoming import Incoming
 from spell_storage.links import Links
-from spell_storage.manifest_rules import MANIFEST_BYTES_MAX
 from spell_storage.manifests import MANIFEST
 from spell_storage.objects import Objects
 from spell_storage.tus_api import TusRoutes

@@ -3,19 +3,23 @@
 import asyncio
 import hashlib
 import os
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from integration.runner import shims
 from spell_proto import http
+from spell_proto.codec import encode
 from spell_proto.errors import RefusedError
 from spell_proto.state import Reason
+from spell_proto.views import Manifest, ManifestEntry
 from spell_runner import saving
 from spell_runner.directory import Directory
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
-from spell_runner.outputs import Changes, Found
+from spell_runner.outputs import Changes, Found, manifest_bytes
 from spell_runner.workspace import Abort
 from support.specs import an_attempt
 
@@ -70,7 +74,10 @@ async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
 class Taking(Sleepy):
     """A storage that takes everything."""
 
+    told = None
+
     async def put(self, request):
+        self.puts += 1
         return web.json_response({}, status=201)
 
     async def manifest(self, request):
@@ -109,6 +116,50 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again_and_flagged(tm
     assert saved.changed == 1
     # Of each kind there is something, however much there is of the other.
     assert saved.notes[-3:] == ("Not saved: 9", "and 2 more like that", "'/spell/file' changed during save")
+
+
+@pytest.mark.parametrize("files", [9, 11])
+async def test_more_files_than_a_manifest_may_have_are_refused_before_they_are_sent(
+    tmp_path, monkeypatch, files
+):
+    found = [Found(f"f{number:03}", str(tmp_path / f"f{number:03}"), 0o644, 3, 0) for number in range(files)]
+    for one in found:
+        Path(one.source).write_text(one.path[1:])
+    storage, socket = Taking(), f"unix://{tmp_path}/s.sock"
+    one_more = len(encode(Manifest(entries=tuple(entry_of(one) for one in [*found[:9], found[0]]))))
+    monkeypatch.setattr(saving, "MANIFEST_BYTES_MAX", one_more)
+
+    async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(10):
+        saving_all = saving.save(caller, 1, None, Changes(found), notes(tmp_path), Abort(), last=True)
+        if files == 9:
+            assert (await saving_all).manifest == DIGEST
+            return
+        with pytest.raises(AttemptError) as failed:
+            await saving_all
+
+    assert failed.value.reason is Reason.SAVE_FAILED
+    assert "there are 11 of them" in failed.value.message
+    assert "leave some out with .spellignore or --no-save" in failed.value.message
+    assert (storage.puts, storage.told) == (0, None)
+
+
+def entry_of(found):
+    at = datetime.fromtimestamp(found.mtime_ns / 1e9, UTC)
+    link = found.link
+    return ManifestEntry(
+        path=found.path, size=found.size, sha256=DIGEST, mode=found.mode, modified_at=at, link=link
+    )
+
+
+@pytest.mark.parametrize("link", [None, "to/ä"])
+@pytest.mark.parametrize("at", [0, 1_700_000_000_123_456_789, 1_700_000_000_000_000_000])
+def test_how_long_a_manifest_will_be_is_known_beforehand(link, at):
+    found = {path: Found(path, "x", 0o755, 12_345, at, link) for path in ("a", "dir/ä" * 40, "x" * 255)}
+    manifest = Manifest(entries=tuple(entry_of(one) for one in found.values()), deleted=("a", "b/c"))
+
+    size = len(encode(manifest))
+
+    assert size - len('{"entries":[],"deleted":[]}') <= manifest_bytes(found, manifest.deleted) <= size
 
 
 class Full(Sleepy):

@@ -11,6 +11,7 @@ import tarfile
 
 import pytest
 
+from spell_proto.views import MANIFEST_BYTES_MAX
 from spell_storage import manifest_rules, unpacking
 from spell_storage.unpacking import Limits
 
@@ -190,7 +191,7 @@ def test_more_paths_than_a_manifest_may_have_are_refused():
 
 
 def test_the_process_and_the_service_agree_on_what_a_manifest_may_say():
-    assert unpacking.TOLD_BYTES_MAX == manifest_rules.MANIFEST_BYTES_MAX
+    assert unpacking.TOLD_BYTES_MAX == MANIFEST_BYTES_MAX
     assert unpacking.ENTRY_BYTES == manifest_rules.ENTRY_BYTES
 
 
