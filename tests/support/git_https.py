@@ -119,6 +119,7 @@ async def _backend(root: Path, request: web.Request) -> web.StreamResponse:
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    whole = False
     process.stdin.write(await request.read())
     process.stdin.close()
     try:
@@ -129,9 +130,12 @@ async def _backend(root: Path, request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         while data := await process.stdout.read(1 << 16):
             await response.write(data)
+        whole = True
         await response.write_eof()
     finally:
-        if process.returncode is None:
+        # One that ends by itself is not to be killed: `kill` looks whether it has ended, and what it finds out so asyncio
+        # does not learn any more ("Unknown child process").
+        if not whole:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         # To its end, or the pipe would never be closed.

@@ -314,8 +314,10 @@ async def _content(path: Path, name: str) -> str:
         while len(raw) <= _FILE_BYTES_MAX and (data := await process.stdout.read(1 << 16)):
             raw += data
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        # Not where it ends by itself: `kill` would look whether it has, and asyncio could not any more.
+        if not process.stdout.at_eof():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         await process.wait()
     return raw.decode(errors="replace")
 
