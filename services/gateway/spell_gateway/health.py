@@ -18,6 +18,8 @@ from spell_proto.views import Check, FilesUse, Health, RunView, Verdict
 ANSWER_SECONDS_MAX = 2.0
 VERIFIED_RUNS_MAX = 1000
 DETAILS_MAX = 5
+#: Snapshots that follow each other have most of their files in common, which are read once then.
+SNAPSHOTS_TOGETHER = 20
 
 
 def merged(verdicts: list[tuple[str, Verdict]]) -> Verdict:
@@ -91,20 +93,33 @@ class Doctor:
             return Health(service=name, version="", ok=False, detail="does not answer")
 
     async def verify(self, user: User, run_id: int | None) -> Verdict:
-        """The scheduler's invariants, the builder's, and for every final run with a log, storage's."""
+        """The scheduler's invariants, the builder's, and for every final run with a log and every snapshot, storage's."""
         verdicts = [("", await self._scheduler.verify(user.id, run_id))]
         runs = await self._runs.all_of(user, run_id, VERIFIED_RUNS_MAX)
         verdicts.append(("", await self._builder.verify(None if run_id is None else runs[0])))
-        final = [run for run in runs if run.state in FINAL and run.log is not None]
         free = asyncio.Semaphore(TOGETHER_MAX)
 
-        async def verify(run: RunView) -> tuple[str, Verdict]:
+        async def verify(run: RunView) -> list[tuple[str, Verdict]]:
             async with free:
-                return f"run {run.id}: ", await self._storage.verify(run)
+                return await self._stored(run)
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                asked = [tasks.create_task(verify(run)) for run in final]
+                asked = [tasks.create_task(verify(run)) for run in runs]
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
-        return merged([*verdicts, *(task.result() for task in asked)])
+        return merged([*verdicts, *(one for task in asked for one in task.result())])
+
+    async def _stored(self, run: RunView) -> list[tuple[str, Verdict]]:
+        """What storage says of a run and of its snapshots: they are there whatever becomes of it."""
+        found = []
+        if run.state in FINAL and run.log is not None:
+            found.append((f"run {run.id}: ", await self._storage.verify(run)))
+        snapshots = await self._scheduler.snapshots(run)
+        for start in range(0, len(snapshots), SNAPSHOTS_TOGETHER):
+            some = snapshots[start : start + SNAPSHOTS_TOGETHER]
+            digests = [one.manifest for one in some if one.manifest is not None]
+            checks = await self._storage.verify_files(run.owner_id, digests)
+            for one, check in zip(some, checks, strict=True):
+                found.append((f"runs/{run.id}@{one.number}: ", Verdict(checks=(check,))))
+        return found

@@ -20,6 +20,7 @@ from spell_proto.views import (
     RunList,
     RunView,
     SaveOutcome,
+    SnapshotView,
     TransitionList,
     Verdict,
 )
@@ -105,6 +106,13 @@ class Scheduler:
 
     async def run(self, owner_id: int, run_id: int) -> RunView:
         return await self._caller.call("GET", f"/runs/{run_id}?owner_id={owner_id}", RUN)
+
+    async def snapshots(self, run: RunView) -> tuple[SnapshotView, ...]:
+        """Those of a run that have files, oldest first: lists of runs do not have them."""
+        if run.archived_at is not None or not (run.saves_met or run.spec.save_every_seconds is not None):
+            return ()
+        whole = await self.run(run.owner_id, run.id)
+        return tuple(one for one in whole.snapshots if one.manifest is not None)
 
     async def spec(self, owner_id: int, run_id: int) -> RunSpec:
         """What a run was, with the values of its variables: never to be shown to anybody."""

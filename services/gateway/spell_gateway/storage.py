@@ -1,8 +1,8 @@
 """Storage as the gateway sees it: typed calls over its internal HTTP (shell)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -14,6 +14,7 @@ from spell_proto.registries import RegistryList, RegistryView
 from spell_proto.shapes import Shape
 from spell_proto.uploads import LinkList, LinkRequest, LinkView, UploadList, UploadRequest, UploadView
 from spell_proto.views import (
+    Check,
     Commit,
     FilesUse,
     GitCredentialsList,
@@ -238,6 +239,12 @@ class Storage:
             **(log.model_dump() if log is not None else {}),
         }
         return await self._caller.call("GET", "/verify", VERDICT, params=asked, seconds=VERIFY_SECONDS_MAX)
+
+    async def verify_files(self, owner_id: int, manifests: Sequence[str]) -> tuple[Check, ...]:
+        """Whether the files of some manifests are what they say, one check for each. The digests are in a URL: not many."""
+        asked = urlencode([("owner_id", owner_id), *(("manifest", digest) for digest in manifests)])
+        verdict = await self._caller.call("GET", f"/verify?{asked}", VERDICT, seconds=VERIFY_SECONDS_MAX)
+        return verdict.checks
 
 
 def _link(owner_id: int, alias: str) -> str:

@@ -57,15 +57,10 @@ class UsageOf:
         found = []
         if has_files(run):
             found = [UsageEntry(path=str(run.id), files=run.saved_files or 0, bytes=run.saved_bytes or 0)]
-        if run.saves_met or run.spec.save_every_seconds is not None:
-            # Lists of runs do not have them.
-            run = await self._scheduler.run(run.owner_id, run.id)
-            found += [
-                UsageEntry(path=f"{run.id}@{one.number}", files=one.files, bytes=one.bytes)
-                for one in reversed(run.snapshots)
-                if one.manifest is not None and run.archived_at is None
-            ]
-        return found
+        return found + [
+            UsageEntry(path=f"{run.id}@{one.number}", files=one.files, bytes=one.bytes)
+            for one in reversed(await self._scheduler.snapshots(run))
+        ]
 
 
 def _summed(path: str, entries: list[UsageEntry]) -> Usage:

@@ -68,8 +68,8 @@ def make(
             expected = {name: read(query[name], name) for name, read in _TOTALS.items() if name in query}
             checks.append(await verify.journal(journals, which, expected))
         if "manifest" in query:
-            digest = answers.sha256(query["manifest"], "manifest")
-            checks.append(await verify.manifest(blobs, answers.owner(request), digest))
+            digests = [answers.sha256(digest, "manifest") for digest in query.getall("manifest")]
+            checks += await verify.manifests(blobs, answers.owner(request), digests)
         if not checks:
             raise InvalidError("number_invalid", "run_id or manifest: one of them is needed", field="run_id")
         return json_response(Verdict(checks=tuple(checks)))

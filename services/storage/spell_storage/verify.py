@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spell_proto import database
@@ -122,8 +122,18 @@ def _differences(who: str, said: Mapping[str, object], found: Mapping[str, objec
     ]
 
 
-async def manifest(blobs: Blobs, owner_id: int, digest: str) -> Check:
-    """I11: the manifest is there, and every blob it names is there with the content it names."""
+async def manifests(blobs: Blobs, owner_id: int, digests: Sequence[str]) -> list[Check]:
+    """I11 of each of some manifests. What several of them name is read once."""
+    known: dict[tuple[str, int], str | None] = {}
+    return [await _manifest(blobs, owner_id, digest, known) for digest in digests]
+
+
+async def _manifest(
+    blobs: Blobs, owner_id: int, digest: str, known: dict[tuple[str, int], str | None]
+) -> Check:
+    """I11: the manifest is there, and every blob it names is there with the content it names. What is `known` of blobs
+    is not looked at again.
+    """
     problems: list[str] = []
     files: list[ManifestEntry] = []
     try:
@@ -134,7 +144,10 @@ async def manifest(blobs: Blobs, owner_id: int, digest: str) -> Check:
     except (NotFoundError, GoneError, ValueError) as error:
         problems.append(f"the manifest cannot be read: {error}")
     for entry in files:
-        problem = await _blob_problem(blobs, owner_id, entry)
+        blob = (entry.sha256, entry.size)
+        if blob not in known:
+            known[blob] = await _blob_problem(blobs, owner_id, entry)
+        problem = known[blob]
         if problem:
             problems.append(f"{entry.path}: {problem}")
     more = len(problems) - _NAMED_MAX

@@ -4,6 +4,8 @@ import hashlib
 
 import pytest
 
+from integration.gateway.bringing import STORED, manifest_of
+
 pytestmark = pytest.mark.integration
 
 
@@ -43,6 +45,32 @@ async def test_verify_joins_the_verdicts_of_all_services(stage, client):
     assert len(verdict["checks"]) > 3
     assert everything[0] == 200
     assert len({check["id"] for check in everything[1]["checks"]}) == len(everything[1]["checks"])
+
+
+@pytest.mark.violates("I11")
+async def test_snapshots_are_checked_with_their_run_and_a_lost_one_is_named(stage, client):
+    async with stage.machine("snapped") as machine:
+        run = await client.create("snapped", save_every_seconds=600)
+        attempt = await machine.take(run["id"])
+        await attempt.begin()
+        manifest = await manifest_of(machine.storage, run["owner_id"], {"a": b"a", "b": b"b"})
+        asked = {"owner_id": run["owner_id"]}
+        stored = await machine.storage.call("PUT", "/manifests", STORED, params=asked, body=manifest)
+        for number in range(1, 24):
+            lost = hashlib.sha256(b"nothing").hexdigest() if number == 22 else None
+            await attempt.snapshot(number, lost or stored.digest)
+        totals = attempt.seal()
+        await attempt.store()
+        await attempt.finish(totals)
+        await client.until_final(run["id"])
+
+    _, verdict = await client.ask("GET", "/api/verify", params={"run_id": run["id"]})
+
+    (bad,) = [check for check in verdict["checks"] if not check["ok"]]
+    assert (bad["id"], bad["detail"].partition(": ")[0]) == ("I11", f"runs/{run['id']}@22")
+    assert "the manifest cannot be read" in bad["detail"]
+    # Two files in each of the others, and what the scheduler knows of the run.
+    assert bad["checked"] == 2 * 22 + 1
 
 
 @pytest.mark.violates("I13")

@@ -16,6 +16,7 @@ from spell_proto.events import (
     CommandStarted,
     LogTotals,
     OutputsSaved,
+    SnapshotSaved,
 )
 from spell_proto.journal import OUTPUT, RecordKind, Totals, encode, encode_json
 from spell_proto.state import Reason
@@ -93,6 +94,11 @@ class Attempt:
 
     async def begin(self) -> None:
         await self.machine.wire.report(self.run_id, CommandStarted(at=now()))
+
+    async def snapshot(self, number: int, manifest: str) -> None:
+        """What the command has made so far is in the store, with this manifest."""
+        taken = SnapshotSaved(at=now(), number=number, asked=0, manifest=manifest, files=1, bytes=1)
+        await self.machine.wire.report(self.run_id, taken)
 
     async def finish(
         self, totals: LogTotals, manifest: str | None = None, files: int = 0, size: int = 0

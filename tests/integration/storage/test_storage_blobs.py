@@ -80,9 +80,14 @@ async def put_manifest(api, owner_id, *entries, deleted=()):
 
 
 async def manifest_check(api, owner_id, digest):
-    async with api.open("GET", "/verify", params={"owner_id": owner_id, "manifest": digest}) as response:
-        [check] = VERDICT.validate_json(await response.read()).checks
+    [check] = await manifest_checks(api, owner_id, digest)
     return check
+
+
+async def manifest_checks(api, owner_id, *digests):
+    asked = "".join(f"&manifest={digest}" for digest in digests)
+    async with api.open("GET", f"/verify?owner_id={owner_id}{asked}") as response:
+        return VERDICT.validate_json(await response.read()).checks
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 20_000_000])
@@ -216,6 +221,22 @@ async def test_verification_reads_every_saved_file_again(api, storage, owner_id)
     assert "out/a" in rotten.detail
     assert healed.ok
     assert not lost.ok
+
+
+async def test_each_of_several_manifests_has_its_own_verdict(api, storage, owner_id):
+    same, other, bad = os.urandom(100), os.urandom(100), os.urandom(100)
+    for data in (same, other, bad):
+        await put(api, owner_id, data)
+    whole = await put_manifest(api, owner_id, entry("a", same), entry("b", other))
+    rotten = await put_manifest(api, owner_id, entry("a", same), entry("c", bad), entry("d", bad))
+    [path] = (storage.data / "blobs").rglob(f"{sha256(bad)}.*")
+    path.write_bytes(bad[:-1] + b"!")
+
+    checks = await manifest_checks(api, owner_id, rotten.digest, whole.digest, sha256(b"none"), whole.digest)
+
+    assert [(check.ok, check.checked) for check in checks] == [(False, 3), (True, 2), (False, 0), (True, 2)]
+    assert checks[0].detail == "c: the blob is damaged or lost; d: the blob is damaged or lost"
+    assert checks[2].detail.startswith("the manifest cannot be read")
 
 
 @pytest.mark.parametrize("size", [100, 3_000_000])

@@ -6,6 +6,7 @@ import pytest
 
 from spell_gateway.files import Files
 from spell_gateway.resolving import Resolver
+from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import User
 from spell_gateway.usage import UsageOf
 from spell_proto.state import Intent, RunState
@@ -48,7 +49,7 @@ def a_view(number, *, state=RunState.COMPLETE, files=1, snapshots=()):
     )
 
 
-class FewAtOnce:
+class FewAtOnce(Scheduler):
     """Tells of runs as the scheduler does: a page of them without their snapshots, or one."""
 
     def __init__(self, runs):
