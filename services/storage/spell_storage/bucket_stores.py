@@ -88,21 +88,8 @@ class Stores:
 
     def _google(self, bucket: str, signer: Signer | None) -> ObjectStore:
         base = self._endpoints.gs or GOOGLE
-        if signer is None:
-            return GCSStore(
-                bucket,
-                base_url=base,
-                skip_signature=True,
-                client_options=_client(base),
-                retry_config=_RETRIES,
-            )
-        return GCSStore(
-            bucket,
-            base_url=base,
-            credential_provider=signer,
-            client_options=_client(base),
-            retry_config=_RETRIES,
-        )
+        who: dict[str, Any] = {"skip_signature": True} if signer is None else {"credential_provider": signer}
+        return GCSStore(bucket, base_url=base, client_options=_client(base), retry_config=_RETRIES, **who)
 
     def _amazon(self, bucket: str, signer: Signer | None, region: str) -> ObjectStore:
         # With the name of the bucket in the path: as part of a host name, one with dots fits no certificate.

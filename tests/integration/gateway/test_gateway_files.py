@@ -8,9 +8,9 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from integration.gateway.wire import now
+from integration.gateway.bringing import run_with
 from spell_proto.http import Caller
-from spell_proto.views import Manifest, ManifestEntry, ManifestStored
+from spell_proto.views import ManifestStored
 
 pytestmark = pytest.mark.integration
 STORED = TypeAdapter(ManifestStored)
@@ -25,27 +25,7 @@ FILES = {
 @pytest.fixture
 async def saved(stage, client):
     """A run that saved FILES, and a link."""
-    async with stage.machine("saver") as machine:
-        run = await client.create("saver")
-        attempt = await machine.take(run["id"])
-        await attempt.begin()
-        owner = {"owner_id": run["owner_id"]}
-        entries = []
-        for path, content in FILES.items():
-            digest = hashlib.sha256(content).hexdigest()
-            async with machine.storage.open("PUT", f"/blobs/{digest}", params=owner, data=content):
-                pass
-            entries.append(
-                ManifestEntry(path=path, size=len(content), sha256=digest, mode=0o640, modified_at=now())
-            )
-        entries.append(entries[1].model_copy(update={"path": "latest", "link": "ckpt/1/w"}))
-        manifest = Manifest(entries=tuple(sorted(entries, key=lambda entry: entry.path)))
-        stored = await machine.storage.call("PUT", "/manifests", STORED, params=owner, body=manifest)
-        totals = attempt.seal()
-        await attempt.store()
-        await attempt.finish(totals, stored.digest, stored.files, stored.bytes)
-        await client.until_final(run["id"])
-    return run["id"]
+    return await run_with(stage, client, FILES | {"latest": "ckpt/1/w"}, "saver")
 
 
 async def test_files_are_listed_like_a_tree(client, saved):

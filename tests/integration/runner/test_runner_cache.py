@@ -123,14 +123,20 @@ async def test_files_that_came_before_a_fetch_failed_are_counted(tmp_path):
     assert held(tmp_path) <= 1_000_000
 
 
-async def test_after_a_reboot_a_full_cache_is_read_again_and_not_emptied(tmp_path):
+async def full_after_a_reboot(root):
+    """A cache that is nearly full, whose files have to be read again, and what is in it."""
     several = sources(3, 300_000)
-    cache = Cache(tmp_path, set, 1_000_000)
+    cache = Cache(root, set, 1_000_000)
     for source in several:
         await get(cache, source)
-
-    cache = Cache(tmp_path, set, 1_000_000)
+    cache = Cache(root, set, 1_000_000)
     cache.forget()
+    return cache, several
+
+
+async def test_after_a_reboot_a_full_cache_is_read_again_and_not_emptied(tmp_path):
+    cache, several = await full_after_a_reboot(tmp_path)
+
     cache.sweep()
     for source in several:
         await get(cache, source)
@@ -139,13 +145,8 @@ async def test_after_a_reboot_a_full_cache_is_read_again_and_not_emptied(tmp_pat
 
 
 async def test_after_a_reboot_only_what_is_too_much_goes(tmp_path):
-    several = sources(3, 300_000)
-    cache = Cache(tmp_path, set, 1_000_000)
-    for source in several:
-        await get(cache, source)
+    cache, _ = await full_after_a_reboot(tmp_path)
 
-    cache = Cache(tmp_path, set, 1_000_000)
-    cache.forget()
     await get(cache, Source(os.urandom(200_000)))
     there = list((tmp_path / "mounts/unverified").rglob("*.*.*"))
 

@@ -137,19 +137,29 @@ async def test_what_storage_has_said_that_it_has_and_lost_is_sent_again(rooms, p
     assert await here.files(view) == made
 
 
+def hold_files(here):
+    """Let no large file arrive."""
+    here.front.gate.clear()
+    here.front.held = re.compile("PUT /blobs/")
+
+
+async def write_while_it_is_sent(here, path, at, data):
+    """Change a file in place once it is on its way, and let it go on."""
+    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+    here.front.gate.set()
+
+
 async def test_a_file_written_in_place_while_it_is_sent_is_read_once_more(rooms):
     here = await rooms("none")
     run_id = await here.create("head -c 9000000 /dev/zero > big; echo ready; while sleep 0.05; do :; done")
     await here.until_logged(run_id, b"ready\n")
-    here.front.gate.clear()
-    here.front.held = re.compile("PUT /blobs/")
+    hold_files(here)
 
     await here.client.save(run_id)
-    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
-    with (here.attempt(run_id) / "spell/big").open("r+b") as file:
-        file.seek(8_500_000)
-        file.write(b"x" * 500_000)
-    here.front.gate.set()
+    await write_while_it_is_sent(here, here.attempt(run_id) / "spell/big", 8_500_000, b"x" * 500_000)
 
     view = await saved(here, run_id)
     assert view.save_problem is None
@@ -165,16 +175,11 @@ async def test_a_file_written_to_in_the_final_save_is_read_again_and_flagged(roo
         "head -c 9000000 /dev/zero > big; echo x > calm; mkfifo pipe; echo ready; until [ -e go ]; do sleep 0.05; done"
     )
     await here.until_logged(run_id, b"ready\n")
-    here.front.gate.clear()
-    here.front.held = re.compile("PUT /blobs/")
+    hold_files(here)
     workspace = here.attempt(run_id) / "spell"
 
     (workspace / "go").touch()
-    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
-    with (workspace / "big").open("r+b") as file:
-        file.seek(8_500_000)
-        file.write(b"x" * 500_000)
-    here.front.gate.set()
+    await write_while_it_is_sent(here, workspace / "big", 8_500_000, b"x" * 500_000)
     view = await here.until_final(run_id)
 
     assert (view.state, view.saved_files, view.saved_changed) == ("complete", 3, 1)
@@ -191,15 +196,10 @@ async def test_of_two_files_of_one_content_the_one_that_did_not_change_keeps_it(
         "head -c 9000000 /dev/zero | tee a > b; echo ready; while sleep 0.05; do :; done"
     )
     await here.until_logged(run_id, b"ready\n")
-    here.front.gate.clear()
-    here.front.held = re.compile("PUT /blobs/")
+    hold_files(here)
 
     await here.client.save(run_id)
-    await here.until_true(lambda: any("PUT /blobs/" in asked for asked in here.front.asked))
-    with (here.attempt(run_id) / "spell/b").open("r+b") as file:
-        file.seek(8_999_999)
-        file.write(b"x")
-    here.front.gate.set()
+    await write_while_it_is_sent(here, here.attempt(run_id) / "spell/b", 8_999_999, b"x")
 
     view = await saved(here, run_id)
     assert await here.files(view, 1) == {"a": bytes(9_000_000), "b": bytes(8_999_999) + b"x"}

@@ -22,7 +22,6 @@ from spell_proto.errors import GoneError, NotFoundError, UnavailableError
 from spell_proto.views import Manifest
 from spell_storage.contents import Blob
 from spell_storage.scrub import Scrub
-from support import stack
 
 pytestmark = pytest.mark.integration
 
@@ -30,16 +29,6 @@ CONTENTS = [f"content {number}".encode() for number in range(6)]
 OWNERS = (1, 2)
 #: More moments than any one thing that is done here has.
 MOMENTS_MAX = 70
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of its own: a pass looks at everything there is."""
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
 
 
 class LifeOfFiles(RuleBasedStateMachine):

@@ -7,18 +7,8 @@ import pytest
 from integration.storage.files_room import DAY, a_files_room, in_directory, manifest_of, sha256
 from spell_storage.blobs import Blobs
 from spell_storage.quotas import QuotaError, Quotas
-from support import stack
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with asyncio.Runner() as runner:
-        opened = stack.postgres()
-        running = runner.run(opened.__aenter__())
-        yield running
-        runner.run(opened.__aexit__(None, None, None))
 
 
 @pytest.fixture

@@ -268,7 +268,6 @@ class DockerEngine(Shimmed):
         """Waits for as long as the daemon is away."""
         assert self._control is not None
         assert self._images is not None
-        pause, said = 0.1, False
 
         async def login(registry: str) -> RegistryLogin | None:
             async def ask() -> RegistryLogin | None:
@@ -276,23 +275,21 @@ class DockerEngine(Shimmed):
 
             return await asking.until_answered(ask, notes, run_id, "storage", _STORAGE_AWAY)
 
-        while True:
+        control, images = self._control, self._images
+
+        async def get() -> Image:
             try:
-                await self._network.find(self._control)
-                return await self._images.get(name, notes.line, login)
+                await self._network.find(control)
+                return await images.get(name, notes.line, login)
             except EngineError as error:
                 raise AttemptError(Reason.START_FAILED, str(error)) from error
-            except GONE as error:
-                if isinstance(error, DockerError) and 400 <= error.status < 500:
-                    raise AttemptError(
-                        Reason.BUILD_FAILED, f"the image {name} cannot be used: {error.message}"
-                    ) from error
-                log.info("docker does not answer", problem=repr(error))
-                if not said:
-                    said = True
-                    notes.line(AWAY)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, RETRY_SECONDS_MAX)
+            except DockerError as error:
+                if not 400 <= error.status < 500:
+                    raise
+                said = f"the image {name} cannot be used: {error.message}"
+                raise AttemptError(Reason.BUILD_FAILED, said) from error
+
+        return await _answered(get, notes)
 
     def _lower(self, code: Code | None) -> Path:
         return self._data / "empty" if code is None else code.lower
