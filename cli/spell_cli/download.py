@@ -16,6 +16,7 @@ from spell_cli.answers import Entry
 from spell_cli.client import LOST, Client, chunks, pauses
 from spell_cli.errors import CliError, UnreachableError
 from spell_cli.partial import Partial, partial
+from spell_cli.progress import OnBytes
 from spell_cli.times import moment
 from spell_proto.errors import RefusedError, SpellError, UnavailableError
 
@@ -107,7 +108,7 @@ def _is_directory(path: Path) -> bool:
 
 
 def fetch_all(
-    make_client: Callable[[], Client], fetches: Sequence[Fetch], on_bytes: Callable[[int], None]
+    make_client: Callable[[], Client], fetches: Sequence[Fetch], on_bytes: OnBytes
 ) -> list[Problem]:
     """Fetch files over a few connections; links last, so that no file is written through one.
 
@@ -170,7 +171,7 @@ def _link(fetch: Fetch) -> None:
     fetch.target.symlink_to(fetch.entry["link"])
 
 
-def _fetch(client: Client, fetch: Fetch, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+def _fetch(client: Client, fetch: Fetch, on_bytes: OnBytes, stop: threading.Event) -> None:
     """One file: into a file of another name beside its target, verified, then renamed."""
     fetch.target.parent.mkdir(parents=True, exist_ok=True)
     with partial(fetch.target, fetch.entry, on_bytes) as arrived:

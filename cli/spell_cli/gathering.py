@@ -3,7 +3,7 @@
 import os
 import posixpath
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from spell_cli.errors import CliError
-from spell_cli.terminal import safe_path
+from spell_cli.terminal import short_path
 from spell_proto.resources import NAME_BYTES_MAX, PATH_PARTS_MAX
 
 #: Some room is left for what stands before it.
@@ -37,10 +37,11 @@ class Local:
 
 @dataclass(slots=True)
 class Gathered:
-    """What there is, by path, and a sentence for everything that is left out."""
+    """What there is, by path, a sentence for everything that is left out, and how many empty directories are."""
 
     found: list[Local] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    empty: int = 0
 
     @property
     def files(self) -> list[Local]:
@@ -51,8 +52,9 @@ class Gathered:
         return sum(local.size for local in self.files)
 
 
-def gather(path: Path) -> Gathered:
-    """A directory with all that is in it, or a file alone. The path itself may be a link.
+def gather(path: Path, on_count: Callable[[int], None] = lambda _: None) -> Gathered:
+    """A directory with all that is in it, or a file alone. The path itself may be a link. `on_count` is told how much has
+    been looked at, directory by directory.
 
     Raises:
         CliError: it is not there or cannot be read, or holds a name that no upload can hold.
@@ -64,10 +66,16 @@ def gather(path: Path) -> Gathered:
         gathered.found.append(_local(path.name, root, status))
         return gathered
     try:
-        for name, entry in _walk(root, ""):
-            _add(gathered, name, entry)
+        count = 0
+        for above, entries in _walk(root):
+            count += len(entries)
+            on_count(count)
+            gathered.empty += bool(above and not entries)
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    _add(gathered, f"{above}{entry.name}", entry)
     except OSError as error:
-        raise CliError(f"{safe_path(str(error.filename or path))}: {error.strerror}.") from None
+        raise CliError(f"{short_path(str(error.filename or path))}: {error.strerror}.") from None
     return gathered
 
 
@@ -81,9 +89,9 @@ def looked_at(path: Path) -> tuple[Path, os.stat_result]:
         root = path.resolve(strict=True)
         status = root.stat()
     except OSError as error:
-        raise CliError(f"{safe_path(str(error.filename or path))}: {error.strerror}.") from None
+        raise CliError(f"{short_path(str(error.filename or path))}: {error.strerror}.") from None
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        raise CliError(f"{safe_path(str(path))} is neither a file nor a directory.")
+        raise CliError(f"{short_path(str(path))} is neither a file nor a directory.")
     return root, status
 
 
@@ -99,10 +107,10 @@ def opened(local: Local) -> BinaryIO:
     try:
         file = os.fdopen(os.open(local.source, flags), "rb")
     except OSError as error:
-        raise CliError(f"'{safe_path(local.path)}' cannot be read: {error.strerror}.") from None
+        raise CliError(f"'{short_path(local.path)}' cannot be read: {error.strerror}.") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise CliError(f"'{safe_path(local.path)}' is no file any more.")
+        raise CliError(f"'{short_path(local.path)}' is no file any more.")
     return file
 
 
@@ -112,18 +120,22 @@ def unchanged(local: Local, file: BinaryIO) -> bool:
     return (status.st_size, status.st_mtime_ns) == (local.size, local.mtime_ns)
 
 
-def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    waiting = [(directory, prefix)]
+def _walk(directory: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """What is in each directory, and what its paths begin with."""
+    waiting = [(directory, "")]
     while waiting:
         place, above = waiting.pop()
         with os.scandir(place) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            name = f"{above}{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append((Path(entry.path), f"{name}/"))
-            elif entry.name != _SKIPPED:
-                yield name, entry
+            found = [
+                entry for entry in entries if entry.name != _SKIPPED or entry.is_dir(follow_symlinks=False)
+            ]
+        found.sort(key=lambda entry: entry.name)
+        yield above, found
+        waiting += [
+            (Path(entry.path), f"{above}{entry.name}/")
+            for entry in found
+            if entry.is_dir(follow_symlinks=False)
+        ]
 
 
 def _add(gathered: Gathered, name: str, entry: os.DirEntry[str]) -> None:
@@ -138,10 +150,10 @@ def _add(gathered: Gathered, name: str, entry: os.DirEntry[str]) -> None:
             gathered.found.append(_local(name, Path(entry.path), status, target))
         else:
             gathered.notes.append(
-                f"'{safe_path(name)}' is left out: it is a link to {safe_path(target)}, outside"
+                f"'{short_path(name)}' is left out: it is a link to {short_path(target)}, outside"
             )
     else:
-        gathered.notes.append(f"'{safe_path(name)}' is left out: it is neither file nor directory")
+        gathered.notes.append(f"'{short_path(name)}' is left out: it is neither file nor directory")
 
 
 def stays_inside(path: str, target: str) -> bool:
@@ -162,7 +174,7 @@ def _local(path: str, source: Path, status: os.stat_result, link: str | None = N
 def _check_name(path: str) -> None:
     why = name_problem(path)
     if why is not None:
-        raise CliError(f"'{safe_path(path)}' cannot be uploaded: {why}. Rename it first.")
+        raise CliError(f"'{short_path(path)}' cannot be uploaded: {why}. Rename it first.")
 
 
 def name_problem(path: str) -> str | None:

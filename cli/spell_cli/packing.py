@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 from spell_cli.errors import CliError
 from spell_cli.gathering import Local, opened, unchanged
-from spell_cli.terminal import safe_path
+from spell_cli.terminal import short_path
 
 ROOT = "upload"
 _LEVEL = 6
@@ -53,4 +53,4 @@ def _add(tar: tarfile.TarFile, local: Local) -> None:
 
 
 def _changed(local: Local) -> CliError:
-    return CliError(f"'{safe_path(local.path)}' changed while it was packed.")
+    return CliError(f"'{short_path(local.path)}' changed while it was packed.")

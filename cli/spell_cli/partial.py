@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from spell_cli.answers import Entry
 from spell_cli.errors import CliError
+from spell_cli.progress import OnBytes
 
 #: Below this fetching again costs less than a leftover would surprise.
 KEPT_BYTES_MIN = 8 << 20
@@ -27,7 +28,7 @@ _fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 class Partial:
     """The bytes of a file so far. `keep` says whether they stay when the file is left unfinished."""
 
-    def __init__(self, path: Path, file: BinaryIO, on_bytes: Callable[[int], None], *, keep: bool) -> None:
+    def __init__(self, path: Path, file: BinaryIO, on_bytes: OnBytes, *, keep: bool) -> None:
         self.path = path
         self.keep = keep
         self.digest = hashlib.sha256()
@@ -42,7 +43,7 @@ class Partial:
         while data := self._file.read(_READ_BYTES):
             self.digest.update(data)
             self.size += len(data)
-        self._on_bytes(self.size)
+        self._on_bytes(self.size, known=True)
 
     def add(self, data: bytes) -> None:
         try:
@@ -67,7 +68,7 @@ class Partial:
 
 
 @contextmanager
-def partial(target: Path, entry: Entry, on_bytes: Callable[[int], None]) -> Iterator[Partial]:
+def partial(target: Path, entry: Entry, on_bytes: OnBytes) -> Iterator[Partial]:
     """The file to write to. When this ends it is gone, unless it was renamed or is worth keeping."""
     path, handle, keep = _opened(target, entry)
     try:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 from spell_cli.client import LOST, pauses
 from spell_cli.errors import CliError, UnreachableError
 from spell_cli.gathering import Local, opened
+from spell_cli.progress import OnBytes
 from spell_cli.terminal import safe_path
 from spell_cli.upload_client import UploadClient
 from spell_proto.errors import ConflictError, InvalidError, RefusedError
@@ -22,8 +23,6 @@ SMALL_BYTES_MAX = 1 << 20
 PART_BYTES = 4 << 20
 _GIVE_UP_AFTER_SECONDS = 60.0
 _T = TypeVar("_T")
-
-OnBytes = Callable[[int], None]
 
 
 class Sender:
@@ -51,7 +50,8 @@ class Sender:
     def missing(self, by_digest: Mapping[str, Local]) -> dict[str, Local]:
         """Those that the server lacks."""
         wanted = self._client().missing(self._upload_id, list(by_digest))
-        self._on_bytes(sum(local.size for digest, local in by_digest.items() if digest not in wanted))
+        known = sum(local.size for digest, local in by_digest.items() if digest not in wanted)
+        self._on_bytes(known, known=True)
         return {digest: local for digest, local in by_digest.items() if digest in wanted}
 
     def send_missing(self, missing: Mapping[str, Local]) -> None:
@@ -74,7 +74,7 @@ class Sender:
             self._on_bytes(size)
             return
         place, offset = client.create(self._upload_id, name, digest, size)
-        self._on_bytes(offset)
+        self._on_bytes(offset, known=True)
         since, waiting = time.monotonic(), pauses()
         while offset < size and not self.stop.is_set():
             source.seek(offset)

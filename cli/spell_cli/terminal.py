@@ -10,6 +10,8 @@ import click
 from spell_cli.tables import safe
 
 _WIDTH = 78
+#: How much of a path a message shows, as `spell_proto.errors.shown` does.
+PATH_CHARS_MAX = 80
 _COLOURS = {"red": "31", "green": "32", "yellow": "33"}
 _PLAIN = str.maketrans({"…": "...", "→": "->", "✔": "+", "✖": "x", "µ": "u", "➔": "->"})
 
@@ -108,3 +110,9 @@ def ask(question: str, *, default: bool) -> bool:
 def safe_path(path: str) -> str:
     """A file name as a terminal may show it: what is no text or would act on the terminal is escaped."""
     return safe(path.encode(errors="surrogateescape").decode(errors="backslashreplace"))
+
+
+def short_path(path: str) -> str:
+    """The same for a message: of a long one its beginning."""
+    text = safe_path(path)
+    return text if len(text) <= PATH_CHARS_MAX else f"{text[: PATH_CHARS_MAX - 1]}…"

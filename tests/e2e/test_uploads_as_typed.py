@@ -226,6 +226,7 @@ def test_what_leads_out_or_is_special_is_left_out_and_named(stack, tmp_path):
     (source / "out").symlink_to("/etc/passwd")
     (source / "up").symlink_to("../../secret")
     os.mkfifo(source / "pipe")
+    (source / "void").mkdir()
     result = stack.spell("upload", str(source))
 
     assert result.rc == 0, result
@@ -233,6 +234,7 @@ def test_what_leads_out_or_is_special_is_left_out_and_named(stack, tmp_path):
     assert "'out' is left out: it is a link to /etc/passwd, outside." in said
     assert "'up' is left out" in said
     assert "'pipe' is left out: it is neither file nor directory." in said
+    assert "1 empty directory is left out: only files are kept" in said
     assert [entry["path"] for entry in stack.json("ls", "uploads/special")] == ["fine"]
 
 

@@ -105,11 +105,15 @@ def bring(make_client: Callable[[], UploadClient], path: Path, wanted: Wanted) -
         RefusedError: the name is taken, which is found out before anything is looked through.
     """
     _refuse_taken(make_client(), wanted)
-    found = gather(path)
+    with Progress("Looking at files") as progress:
+        found = gather(path, lambda count: progress.update(f"{count:,}"))
     for text in found.notes[:_NOTES_MAX]:
         warn(text + ".")
     if len(found.notes) > _NOTES_MAX:
         warn(f"{len(found.notes) - _NOTES_MAX} more are left out.")
+    if found.empty:
+        were = "1 empty directory is" if found.empty == 1 else f"{found.empty:,} empty directories are"
+        warn(f"{were} left out: only files are kept, and the directories they are in.")
     if not found.found or (wanted.compressed and not found.files):
         raise CliError("Upload can not be empty")
     if not wanted.quiet:

@@ -2,7 +2,6 @@
 
 from spell_cli.comparing import compare, is_small_text, rows, text_difference
 from spell_cli.gathering import name_problem, stays_inside
-from spell_cli.progress import rate
 
 
 def entry(path, size=1, sha256="a", mode=0o644, link=None, at="2026-01-01T00:00:00Z"):
@@ -92,12 +91,3 @@ def test_a_name_that_no_upload_can_hold_says_why():
     assert name_problem("a/%2E%2e/b") == "its name means '.' or '..' where it is escaped"
     assert name_problem("/".join(["x" * 200] * 20)) == "its path is longer than 3800 bytes"
     assert name_problem("d/" * 256 + "x") == "it is below more than 255 directories"
-
-
-def test_progress_says_how_fast_and_how_long():
-    assert rate(0, 100, 5.0) == "[....................] 0 of 100"
-    assert rate(50, 100, 0.5) == "[##########..........] 50 of 100"
-    assert rate(50 << 20, 100 << 20, 5.0) == "[##########..........] 50M of 100M, 10M/s, 5s left"
-    assert rate(1 << 20, 1 << 30, 1.0).endswith("1.0M of 1.0G, 1.0M/s, 17m03s left")
-    assert rate(1, 1 << 20, 2.0).endswith("left")
-    assert rate(100, 0, 2.0) == "[####################] 100 of 0, 50/s, 0s left"
