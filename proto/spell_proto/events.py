@@ -144,11 +144,12 @@ class SnapshotFailed(Step):
     message: str
 
 
-ExitCause = Literal["exit", "stop", "kill"]
+ExitCause = Literal["exit", "stop", "kill", "reclaim"]
 
 
 class CommandExited(Step):
-    """The user's command has ended. `cause` is `exit` when it ended before TERM or KILL was delivered.
+    """The user's command has ended. `cause` is `exit` when it ended before TERM or KILL was delivered, `reclaim` when
+    TERM came because its spot machine is about to be taken away.
 
     `exit_code` is what a shell would show: 0 to 255, 128 + S for signal S. Files are being saved from here on.
     """
@@ -246,7 +247,8 @@ class Heartbeat(Message):
 
     `engines` are those that can run commands there right now; null from a machine that does not say, which is taken
     to have all. `gpus` is how many GPUs each of its runs gets, `gpu_models` what they are. Each of its runs may write
-    `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes.
+    `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes. It is `reclaimed` while a notice
+    stands that it is about to be taken away: then it wants no more runs, and ends those it has.
     """
 
     kind: Literal["heartbeat"] = "heartbeat"
@@ -256,6 +258,7 @@ class Heartbeat(Message):
     slots: int
     isolation: str
     spot: bool = False
+    reclaimed: bool = False
     engines: Annotated[tuple[EngineName, ...] | None, Field(max_length=16)] = None
     gpus: Annotated[int, Field(ge=0, le=1024)] = 0
     gpu_models: Annotated[tuple[ModelName, ...], Field(max_length=16)] = ()

@@ -50,7 +50,7 @@ MEANING: dict[RunState, str] = {
     S.STOPPED: "the command was ended by a stop, a stop condition or a timeout, and its files are kept",
     S.KILLED: "ended by a kill, or by a stop before the command ran; nothing is kept",
     S.FAILED: "something other than the command went wrong",
-    S.INTERRUPTED: "the spot machine under it was taken away",
+    S.INTERRUPTED: "the spot machine under it was taken away; its files are kept where there was notice",
 }
 
 #: state -> states it may move to. `None` is the run that does not exist yet. Final states have empty rows.
@@ -77,8 +77,8 @@ ACTIVE: frozenset[RunState] = frozenset(state for state in RunState if state not
 #: States in which the user's command has not started yet.
 BEFORE_RUNNING: frozenset[RunState] = frozenset({S.REQUESTED, S.BUILDING, S.MOUNTING})
 
-#: Final states whose files are kept as runs/N; those of others only with a reason that keeps them.
-SAVED: frozenset[RunState] = frozenset({S.COMPLETE, S.STOPPED})
+#: Final states that keep what was saved by then as runs/N, all or nothing; others only with a reason that keeps it.
+SAVED: frozenset[RunState] = frozenset({S.COMPLETE, S.STOPPED, S.INTERRUPTED})
 
 
 def check_transition(before: RunState | None, after: RunState) -> None:

@@ -13,7 +13,15 @@ ENGINES = st.frozensets(st.sampled_from(["local", "docker", "other"]))
 def snapshots(draw):
     """Machines with free slots, and a queue in any order; an owner's free count is the same in all its rows."""
     machines = [
-        Machine(f"m{number}", "boot", False, draw(TYPES), draw(st.integers(0, 4)), draw(ENGINES))
+        Machine(
+            f"m{number}",
+            "boot",
+            True,
+            draw(TYPES),
+            draw(st.integers(0, 4)),
+            draw(ENGINES),
+            draw(st.booleans()),
+        )
         for number in range(draw(st.integers(0, 4)))
     ]
     owners = {owner: draw(st.integers(0, 3)) for owner in range(3)}
@@ -67,6 +75,6 @@ def test_a_run_that_needs_nothing_special_leaves_the_special_machine_to_those_wh
 
 
 def _fits(run, machine):
-    """Written anew: any engine will do where it does not matter which, but there must be one."""
+    """Written anew: any engine will do where it does not matter which, but there must be one, on a machine that stays."""
     has = run.needs & machine.engines if run.needs else machine.engines
-    return machine.machine_type == run.machine_type and len(has) > 0
+    return machine.machine_type == run.machine_type and len(has) > 0 and not machine.reclaimed

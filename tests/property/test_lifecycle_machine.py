@@ -59,6 +59,8 @@ class LifeOfARun(RuleBasedStateMachine):
         self.phase = "none"
         self.told = Intent.RUN
         self.exit_cause = None
+        self.spot = False
+        self.notice = False
         # What a reader of the promises expects.
         self.asked = [Intent.RUN]
         self.asked_before_final = Intent.RUN
@@ -120,13 +122,21 @@ class LifeOfARun(RuleBasedStateMachine):
 
     # ---- the scheduler and its machine
 
-    @rule()
-    def admission(self):
+    @rule(spot=st.booleans())
+    def admission(self, spot=False):
         """Admitted once; a second admission that raced is a no-op."""
         self.fence += 1
-        decision = self.apply(Admitted("m1", "boot", False, self.fence))
-        if not decision.changed:
+        decision = self.apply(Admitted("m1", "boot", spot, self.fence))
+        if decision.changed:
+            self.spot = spot
+        else:
             self.fence = max(self.fence, self.run.fence)
+
+    @precondition(lambda self: self.spot)
+    @rule(stands=st.booleans())
+    def machine_has_notice(self, stands):
+        """That it is about to be taken away; and not any more, as when a runner has come back and cannot ask yet."""
+        self.notice = stands
 
     @precondition(lambda self: self.run.machine_id == "m1" and self.phase == "none" and not self.lost)
     @rule()
@@ -168,6 +178,11 @@ class LifeOfARun(RuleBasedStateMachine):
         if self.told is not Intent.RUN:
             self.step(AttemptKilled(at=self.now, log=LOG))
             self.phase = "over"
+        elif self.notice:
+            # The second is what a runner says that has come back and found a start that was cancelled.
+            failed = AttemptFailed(at=self.now, reason=Reason.SPOT_RECLAIMED, message="gone", log=LOG)
+            self.step(failed if what != "fail" else AttemptKilled(at=self.now, log=LOG))
+            self.phase = "over"
         elif what == "fail":
             self.step(AttemptFailed(at=self.now, reason=Reason.BUILD_FAILED, message="no", log=LOG))
             self.phase = "over"
@@ -195,6 +210,8 @@ class LifeOfARun(RuleBasedStateMachine):
             return
         elif self.told is Intent.STOP:
             self.exit_cause = "stop"
+        elif self.notice:
+            self.exit_cause = "reclaim"
         else:
             return
         self.step(CommandExited(at=self.now, exit_code=3, exit_cause=self.exit_cause))
@@ -214,6 +231,9 @@ class LifeOfARun(RuleBasedStateMachine):
             self.phase = "pushing"
         elif fails:
             self.step(AttemptFailed(at=self.now, reason=Reason.OOM, message="too much", log=LOG))
+            self.phase = "over"
+        elif self.exit_cause == "reclaim":
+            self.step(AttemptFailed(at=self.now, reason=Reason.SPOT_RECLAIMED, message="gone", log=LOG))
             self.phase = "over"
         else:
             self.step(AttemptFinished(at=self.now, log=LOG))
@@ -353,6 +373,13 @@ class LifeOfARun(RuleBasedStateMachine):
         if run.reason is Reason.OOM:
             assert run.state is RunState.FAILED
             assert run.manifest is not None, "what a run had made when its memory was used up is shown"
+        if run.state is RunState.INTERRUPTED:
+            assert self.spot
+            assert run.reason is Reason.SPOT_RECLAIMED
+            assert run.intent is not Intent.KILL
+            assert self.lost or run.intent is Intent.RUN or run.started_at is not None
+            saved = any(isinstance(step, OutputsSaved) for step in self.noted[: run.steps])
+            assert (run.manifest is not None) is saved, "what was saved by then is shown, and nothing else"
         if run.state is RunState.KILLED:
             assert run.intent is not Intent.RUN
             by_kill = run.intent is Intent.KILL
@@ -407,3 +434,61 @@ def test_a_lost_spot_machine_interrupts_and_another_one_fails():
 
     spot = decide(replace(run, spot=True), MachineGone(Reason.MACHINE_LOST, 5), START).run
     assert (spot.state, spot.fence) == (RunState.INTERRUPTED, 5)
+
+
+def reported(run, *steps):
+    """The run after a report of all its machine's next steps."""
+    first = run.steps + 1
+    report = AttemptReport(
+        machine_id="m1", run_id=1, attempt=1, fence=4, first_step=first, steps=tuple(steps)
+    )
+    return decide(run, report, START).run
+
+
+ON_SPOT = Run(1, 1, state=RunState.RUNNING, machine_id="m1", fence=4, version=3, spot=True)
+RECLAIMED = AttemptFailed(at=START, reason=Reason.SPOT_RECLAIMED, message="gone", log=LOG)
+RECLAIM = CommandExited(at=START, exit_code=143, exit_cause="reclaim")
+SAVED = OutputsSaved(at=START, manifest="d" * 64, files=1, bytes=1)
+
+
+def test_a_run_that_had_notice_is_interrupted_with_its_files():
+    done = reported(ON_SPOT, RECLAIM, SAVED, RECLAIMED)
+
+    assert (done.state, done.reason, done.exit_cause) == (
+        RunState.INTERRUPTED,
+        Reason.SPOT_RECLAIMED,
+        "reclaim",
+    )
+    assert (done.manifest, done.saved_files, done.exit_code) == ("d" * 64, 1, 143)
+
+
+def test_a_spot_machine_that_vanishes_takes_what_was_not_saved_by_then():
+    for steps, manifest in (([RECLAIM], None), ([RECLAIM, SAVED], "d" * 64)):
+        gone = decide(reported(ON_SPOT, *steps), MachineGone(Reason.MACHINE_LOST, 5), START).run
+
+        assert (gone.state, gone.manifest) == (RunState.INTERRUPTED, manifest)
+
+
+def test_what_its_user_wanted_of_a_run_before_its_command_comes_before_a_notice():
+    for state in (RunState.BUILDING, RunState.MOUNTING):
+        waiting = replace(ON_SPOT, state=state)
+        assert reported(waiting, RECLAIMED).state is RunState.INTERRUPTED
+        stopped = reported(replace(waiting, intent=Intent.STOP), RECLAIMED)
+        assert (stopped.state, stopped.reason) == (RunState.KILLED, Reason.STOPPED_BEFORE_RUNNING)
+        killed = reported(replace(waiting, intent=Intent.KILL), RECLAIMED)
+        assert (killed.state, killed.reason) == (RunState.KILLED, Reason.KILLED_BY_USER)
+
+
+def test_a_stop_that_comes_after_the_notice_interrupts_and_a_kill_kills():
+    stopping = reported(replace(ON_SPOT, intent=Intent.STOP), RECLAIM, SAVED, RECLAIMED)
+    assert (stopping.state, stopping.manifest) == (RunState.INTERRUPTED, "d" * 64)
+
+    killed = reported(replace(ON_SPOT, intent=Intent.KILL), RECLAIM, SAVED, RECLAIMED)
+    assert (killed.state, killed.manifest) == (RunState.KILLED, None)
+
+
+def test_a_spot_machine_that_comes_back_with_another_boot_had_been_taken_away():
+    rebooted = AttemptFailed(at=START, reason=Reason.HOST_REBOOTED, message="its machine restarted", log=LOG)
+
+    assert reported(ON_SPOT, rebooted).state is RunState.INTERRUPTED
+    assert reported(replace(ON_SPOT, spot=False), rebooted).reason is Reason.HOST_REBOOTED

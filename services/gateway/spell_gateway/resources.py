@@ -33,6 +33,8 @@ def digest_of(run: RunView) -> str | None:
     match run.state:
         case RunState.COMPLETE | RunState.STOPPED:
             return None
+        case RunState.INTERRUPTED if run.saved_files is not None:
+            return None
         case RunState.KILLED | RunState.INTERRUPTED:
             raise NotFoundError(
                 "resource_not_found", f"run {run.id} was {run.state}; no outputs", field="path", hint=hint

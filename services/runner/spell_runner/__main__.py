@@ -1,6 +1,7 @@
 """The runner of one machine: `python -m spell_runner`. Wiring only."""
 
 import asyncio
+import contextlib
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from spell_proto.errors import SettingsError
 from spell_proto.http import Caller, json_response, serve
 from spell_proto.registries import read_token
 from spell_proto.views import Health
-from spell_runner import doorbell, isolation, nvml, quotas
+from spell_runner import doorbell, isolation, notices, nvml, quotas
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.copies import Copies
@@ -39,6 +40,9 @@ from spell_runner.trees import Trees
 
 log = logs.get()
 
+#: Told to stop, a machine that is taken away saves what it has first: as long as a service may take to stop.
+SAVE_SECONDS_MAX = service.DRAIN_SECONDS_MAX - 2.0
+
 
 async def main(stop: asyncio.Event) -> None:
     """Run until `stop`. Commands go on without us; what is in hand is on disk at any time."""
@@ -48,13 +52,9 @@ async def main(stop: asyncio.Event) -> None:
     data = Path(chosen.data_dir)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     limits = quotas.check(quotas.Limits(chosen.run_bytes_max, chosen.run_files_max))
+    notice = notices.source(chosen.spot_notice, chosen.spot_endpoint, spot=chosen.spot)
     here = machine(chosen, nvml.present())
-    if here.gpus:
-        log.info(
-            "gpus found", gpus=[gpu.uuid for gpu in here.gpus], models=models(here.gpus), each=here.run_gpus
-        )
-        if here.run_gpus * here.slots > len(here.gpus):
-            log.warning("runs share GPUs: there are more slots than GPUs for them", slots=here.slots)
+    _tell_gpus(here)
     async with AsyncExitStack() as stack:
         scheduler, storage, builder = [
             await stack.enter_async_context(Caller(address, token=token))
@@ -77,7 +77,13 @@ async def main(stop: asyncio.Event) -> None:
             forwarder = Forwarder(here.id, link, storage)
             reporter = Reporter(here.id, link, tasks, control.beat_soon)
             stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
-            control.open(Means(engine, forwarder, reporter, storage, builder, control.throw_away, limits))
+            watch = None if notice is None else notices.Watch(notice, control.reclaim)
+            if watch is not None:
+                # Before anything is said of this machine: no run must come to one that is going.
+                await watch.look()
+                tasks.start(watch.run())
+            throw_away, seconds = control.throw_away, chosen.spot_grace_seconds
+            control.open(Means(engine, forwarder, reporter, storage, builder, throw_away, limits, seconds))
             for work in (
                 forwarder.run_live(),
                 forwarder.run_shipping(),
@@ -91,7 +97,26 @@ async def main(stop: asyncio.Event) -> None:
                 await stack.enter_async_context(serve(_health(link), chosen.listen))
             log.info("runner ready", machine_id=here.id, isolation=engine.isolation, slots=here.slots)
             await stop.wait()
+            if watch is not None and await watch.look():
+                await _until_settled(control)
             tasks.cancel()
+
+
+def _tell_gpus(here: Machine) -> None:
+    if not here.gpus:
+        return
+    log.info("gpus found", gpus=[gpu.uuid for gpu in here.gpus], models=models(here.gpus), each=here.run_gpus)
+    if here.run_gpus * here.slots > len(here.gpus):
+        log.warning("runs share GPUs: there are more slots than GPUs for them", slots=here.slots)
+
+
+async def _until_settled(control: Control) -> None:
+    """The notice and the order to stop come together where a cloud shuts its machines down with the one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SAVE_SECONDS_MAX):
+            while not control.settled:  # noqa: ASYNC110 -- many things make it so, and none says that it was the last
+                await asyncio.sleep(0.1)
+    log.info("stopping for good", settled=control.settled)
 
 
 async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, builder: Caller) -> Engine:

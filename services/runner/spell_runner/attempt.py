@@ -9,21 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spell_proto import logs
-from spell_proto.engines import DOCKER, LOCAL
-from spell_proto.events import (
-    CodeFetched,
-    CommandStarted,
-    ImagePinned,
-    LogTotals,
-    MountingStarted,
-    OutputsSaved,
-    Step,
-)
+from spell_proto.events import LogTotals, MountingStarted, OutputsSaved, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
-from spell_runner import fetching, leaving, phases, pushes, saving, workspace
+from spell_runner import fetching, findings, leaving, phases, pushes, saving, workspace
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
@@ -33,7 +24,7 @@ from spell_runner.outputs import Changes
 from spell_runner.phases import Facts, Look, Outcome, Status, Verdict
 from spell_runner.quotas import NO_LIMITS, Limits, Quota
 from spell_runner.reports import Account, Reporter
-from spell_runner.shim.launch import JOURNAL, LAUNCH, SCRATCH, Launch
+from spell_runner.shim.launch import JOURNAL, SCRATCH
 from spell_runner.snapshots import Snapshots
 from spell_runner.workspace import Abort, AbortedError
 
@@ -49,7 +40,7 @@ PUSHED = "Saving build environment for future runs"
 @dataclass(frozen=True, slots=True)
 class Means:
     """What all attempts of a machine use. `throw_away` makes a directory vanish and its room free; `limits` are those of
-    what each may write.
+    what each may write. `reclaim_seconds` is how long a command has to end by itself once there is notice.
     """
 
     engine: Engine
@@ -59,6 +50,7 @@ class Means:
     builder: Caller
     throw_away: Callable[[Path], None] = workspace.remove
     limits: Limits = NO_LIMITS
+    reclaim_seconds: float = 15.0
 
 
 class Attempt:
@@ -71,6 +63,7 @@ class Attempt:
         self.spec = spec if fresh else fetching.with_code(spec, directory)
         self.directory = directory
         self.intent = spec.intent
+        self.reclaimed = False
         self.bell = asyncio.Event()
         steps = [] if fresh else directory.steps()
         self.account = Account(spec.run_id, spec.attempt, spec.fence, steps)
@@ -103,9 +96,22 @@ class Attempt:
         if wanted is not self.intent:
             self.intent = wanted
             self.bell.set()
-            if self._work is not None and phases.aborts(wanted, saving=self._saving):
-                self._abort.set()
-                self._work.cancel()
+            if phases.aborts(wanted, saving=self._saving):
+                self._drop_work()
+
+    def reclaim(self) -> None:
+        """The machine is about to be taken away."""
+        if not self.reclaimed:
+            pushing = self._is_pushing()
+            self.reclaimed = True
+            self.bell.set()
+            if pushing or phases.aborts(self.intent, saving=self._saving, reclaimed=True):
+                self._drop_work()
+
+    def _drop_work(self) -> None:
+        if self._work is not None:
+            self._abort.set()
+            self._work.cancel()
 
     def want_saves(self, saves: int) -> None:
         """So many snapshots of what the command has made were asked for by now."""
@@ -176,21 +182,17 @@ class Attempt:
             case phases.Prepare():
                 await self._prepare()
             case phases.Start():
-                self._note_image()
-                await self._engine.start(self.directory)
-                if self._look(alive=False).status is Status.ASKED:
-                    await self._heard()
+                await self._start()
             case phases.Wait():
                 self._snapshots.look(self.spec, datetime.now(UTC))
                 self._quota.look()
                 await self._heard()
             case phases.Cancel():
                 self._engine.cancel(self.directory)
-            case phases.End(intent=intent):
-                self._engine.end(self.directory, intent)
-                await self._heard()
+            case phases.End(intent=intent, reclaimed=reclaimed):
+                await self._end(intent, reclaimed=reclaimed)
             case phases.Note(steps=steps):
-                self._note(tuple(map(self._with_place, steps)))
+                self._note(tuple(findings.with_place(self.directory, step) for step in steps))
             case phases.Save():
                 await self._save()
             case phases.Push():
@@ -203,9 +205,31 @@ class Attempt:
                 return True
         return False
 
+    async def _start(self) -> None:
+        if self.spec.spec.docker_image is not None:
+            self._note(findings.image(self.directory, self.account.steps))
+        await self._engine.start(self.directory)
+        if self._look(alive=False).status is Status.ASKED:
+            await self._heard()
+
+    async def _end(self, intent: Intent, *, reclaimed: bool) -> None:
+        if intent is not Intent.RUN:
+            self._engine.end(self.directory, intent)
+        if reclaimed:
+            self._engine.reclaim(self.directory, self._means.reclaim_seconds)
+        await self._heard()
+
     async def _decided(self, look: Look) -> phases.Action:
         steps = tuple(self.account.steps)
-        facts = Facts(self.intent, steps, look, self._same_boot, self._verdict, pushing=self._is_pushing())
+        facts = Facts(
+            self.intent,
+            steps,
+            look,
+            self._same_boot,
+            self._verdict,
+            pushing=self._is_pushing(),
+            reclaimed=self.reclaimed,
+        )
         action = phases.decide(facts)
         if not isinstance(action, phases.Wait):
             # What comes now has all the command has made, or nothing of it is wanted.
@@ -225,6 +249,8 @@ class Attempt:
                 await self.bell.wait()
 
     def _note(self, steps: tuple[Step, ...]) -> None:
+        if not steps:
+            return
         self.directory.note(steps)
         self.account.steps.extend(steps)
         self._means.reporter.noted(self.account, hold_seconds=self._engine.hold_seconds)
@@ -243,7 +269,7 @@ class Attempt:
             if self.spec.spec.code is None:
                 storage = self._means.storage
                 self.spec = await fetching.fetch(storage, self.spec, self.directory, self._notes)
-            self._note_code()
+            self._note(findings.code(self.directory, self.account.steps))
         await self._engine.prepare(self.spec, self.directory, self._notes, abort, self._note_mounting)
 
     def _note_mounting(self) -> None:
@@ -251,36 +277,6 @@ class Attempt:
         if not any(isinstance(step, MountingStarted) for step in self.account.steps):
             self._notes.phase(RunState.MOUNTING)
             self._note((MountingStarted(at=datetime.now(UTC)),))
-
-    def _note_code(self) -> None:
-        """Say what the URL turned out to be, once, and only if it was this attempt that found out."""
-        code = self.directory.code()
-        if code is not None and not any(isinstance(step, CodeFetched) for step in self.account.steps):
-            fetched = CodeFetched(
-                at=datetime.now(UTC),
-                repository_id=code.repository_id,
-                repository=code.repository,
-                commit=code.commit,
-                tree=code.tree,
-            )
-            self._note((fetched,))
-
-    def _note_image(self) -> None:
-        """Say which image the name stood for, once, before anything runs in it."""
-        noted = any(isinstance(step, ImagePinned) for step in self.account.steps)
-        if self.spec.spec.docker_image is None or noted:
-            return
-        told = Launch.decode(Path(self.directory / LAUNCH).read_bytes()).container
-        if told is not None and told.pinned:
-            self._note((ImagePinned(at=datetime.now(UTC), image=told.pinned),))
-
-    def _with_place(self, step: Step) -> Step:
-        """That a command has started, with what and on which GPUs."""
-        if not isinstance(step, CommandStarted) or not Path(self.directory / LAUNCH).exists():
-            return step
-        told = Launch.decode(Path(self.directory / LAUNCH).read_bytes())
-        engine = LOCAL if told.container is None else DOCKER
-        return step.model_copy(update={"engine": engine, "gpus": told.gpus})
 
     async def _save(self) -> None:
         ended = self._look(alive=False).exit
@@ -335,7 +331,7 @@ class Attempt:
 
     async def _abortable(self, work: Coroutine[Any, Any, T], *, saving: bool) -> T | None:
         """The result of `work`; None when what is wanted meanwhile makes it pointless."""
-        if phases.aborts(self.intent, saving=saving):
+        if phases.aborts(self.intent, saving=saving, reclaimed=self.reclaimed):
             work.close()
             return None
         task = asyncio.ensure_future(work)

@@ -79,6 +79,7 @@ class Control:
         self._heard = False
         self._engines: tuple[str, ...] | None = None
         self._trash = asyncio.Event()
+        self._reclaimed = False
 
     # ---- from the start --------------------------------------------------------------------------------------
 
@@ -105,7 +106,26 @@ class Control:
 
     def _begin(self, attempt: Attempt) -> None:
         self._attempts[attempt.key] = attempt
+        if self._reclaimed:
+            attempt.reclaim()
         self._lives[attempt.key] = self._tasks.start(attempt.live())
+
+    def reclaim(self, stands: bool) -> None:
+        """A notice that this machine is about to be taken away stands, or does not stand any more.
+
+        What has begun to end because of it goes on to its end all the same.
+        """
+        self._reclaimed = stands
+        self.beat_soon(0.0)
+        if stands:
+            for attempt in self._attempts.values():
+                attempt.reclaim()
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything here has come to its end, and has been reported."""
+        told = (one.over and one.account.sent >= one.account.count for one in self._attempts.values())
+        return not self._starting and all(told)
 
     def named(self, name: str) -> Attempt | None:
         """The attempt whose directory has this name."""
@@ -220,6 +240,7 @@ class Control:
             slots=machine.slots,
             isolation=self._means.engine.isolation,
             spot=machine.spot,
+            reclaimed=self._reclaimed,
             engines=engines,
             gpus=machine.run_gpus,
             gpu_models=models(machine.gpus),

@@ -13,6 +13,9 @@ whoever takes it first, the shim or a cancellation, decides whether the command 
 Precedence, as in design.md section 4: a command that ended before TERM or KILL was delivered ended by itself;
 a kill that arrives before everything is saved and pushed ends the attempt as killed all the same. A reboot before
 everything is saved loses the attempt, even one whose exit is written down: its files were never synced.
+
+A spot machine that is `reclaimed` ends its attempts as a stop does, saved and all, and fails them with a reason of their
+own. Of a stop and the notice, what reached the command first counts. What was saved waits for no environment then.
 """
 
 from dataclasses import dataclass
@@ -35,6 +38,7 @@ from spell_proto.state import REASON_TEXT, Intent, Reason
 #: What goes into a verdict has its room kept on the disk.
 MESSAGE_CHARS_MAX = 1000
 TERMINAL = (AttemptFinished, AttemptFailed, AttemptKilled)
+_CAUSES: dict[str, ExitCause] = {"stop": "stop", "reclaim": "reclaim"}
 
 
 class Status(StrEnum):
@@ -101,7 +105,7 @@ FINISHED = Verdict(Outcome.FINISHED)
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Everything a decision depends on. `verdict` is set once it is written down. `pushing` while the environment of
-    an attempt that is saved may not have reached the shared cache.
+    an attempt that is saved may not have reached the shared cache, `reclaimed` once its machine has had notice.
     """
 
     intent: Intent
@@ -110,6 +114,7 @@ class Facts:
     same_boot: bool
     verdict: Verdict | None = None
     pushing: bool = False
+    reclaimed: bool = False
 
 
 # ---- what to do ----------------------------------------------------------------------------------------------
@@ -137,9 +142,10 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Have the engine stop or kill the command."""
+    """Have the engine stop or kill the command, within the time that a machine has left that is `reclaimed`."""
 
     intent: Intent
+    reclaimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +203,7 @@ def decide(facts: Facts) -> Action:
         case Status.EXITED:
             return _exited(facts, started=CommandStarted in noted)
         case Status.CANCELLED:
-            return Conclude(KILLED)
+            return Conclude(_never_started(facts))
         case Status.RUNNING:
             return _running(facts, started=CommandStarted in noted)
         case Status.ASKED | Status.ABSENT:
@@ -237,9 +243,9 @@ def failed(reason: Reason, message: str = "") -> Verdict:
     return Verdict(Outcome.FAILED, reason, (message or REASON_TEXT[reason])[:MESSAGE_CHARS_MAX])
 
 
-def aborts(intent: Intent, *, saving: bool) -> bool:
-    """Whether work in hand is given up: a stop ends what comes before the command, a kill everything."""
-    return intent is Intent.KILL or (intent is Intent.STOP and not saving)
+def aborts(intent: Intent, *, saving: bool, reclaimed: bool = False) -> bool:
+    """Whether work in hand is given up: a stop or a notice ends what comes before the command, a kill everything."""
+    return intent is Intent.KILL or ((intent is Intent.STOP or reclaimed) and not saving)
 
 
 def _after_exit(facts: Facts, *, saved: bool) -> Action:
@@ -249,7 +255,7 @@ def _after_exit(facts: Facts, *, saved: bool) -> Action:
     if saved and ended is not None and ended.reason is not None:
         return Conclude(failed(ended.reason, ended.message))
     if saved:
-        return Push() if facts.pushing else Conclude(FINISHED)
+        return Push() if facts.pushing and not facts.reclaimed else Conclude(FINISHED)
     return Save()
 
 
@@ -260,6 +266,8 @@ def _exited(facts: Facts, *, started: bool) -> Action:
         return Conclude(
             KILLED if facts.intent is not Intent.RUN else failed(Reason.START_FAILED, ended.error)
         )
+    if facts.look.started_at is None and ended.cause == "reclaim" and facts.intent is Intent.RUN:
+        return Conclude(failed(Reason.SPOT_RECLAIMED))
     if facts.look.started_at is None or ended.cause == "kill":
         return Conclude(KILLED)
     if ended.reason is Reason.DOCKER_RESTARTED:
@@ -269,7 +277,7 @@ def _exited(facts: Facts, *, started: bool) -> Action:
     if not started:
         steps.append(CommandStarted(at=facts.look.started_at))
     at = max(ended.at, facts.look.started_at)
-    cause: ExitCause = "stop" if ended.cause == "stop" else "exit"
+    cause: ExitCause = _CAUSES.get(ended.cause, "exit")
     steps.append(CommandExited(at=at, exit_code=ended.exit_code, exit_cause=cause))
     return Note(tuple(steps))
 
@@ -277,17 +285,26 @@ def _exited(facts: Facts, *, started: bool) -> Action:
 def _running(facts: Facts, *, started: bool) -> Action:
     if facts.look.started_at is not None and not started:
         return Note((CommandStarted(at=facts.look.started_at),))
-    return Wait() if facts.intent is Intent.RUN else End(facts.intent)
+    if facts.intent is Intent.RUN and not facts.reclaimed:
+        return Wait()
+    return End(facts.intent, facts.reclaimed and facts.intent is not Intent.KILL)
 
 
 def _not_started(facts: Facts) -> Action:
     asked = facts.look.status is Status.ASKED
-    if facts.intent is Intent.RUN:
+    if facts.intent is Intent.RUN and not facts.reclaimed:
         return Start() if asked else Prepare()
-    return Cancel() if asked else Conclude(KILLED)
+    return Cancel() if asked else Conclude(_never_started(facts))
+
+
+def _never_started(facts: Facts) -> Verdict:
+    """Where nothing says any more why it never started, the scheduler knows what was wanted, and of which machine."""
+    return failed(Reason.SPOT_RECLAIMED) if facts.reclaimed and facts.intent is Intent.RUN else KILLED
 
 
 def _lost(facts: Facts) -> Action:
     if facts.intent is Intent.KILL:
         return Conclude(KILLED)
-    return Conclude(failed(Reason.SHIM_LOST if facts.same_boot else Reason.HOST_REBOOTED))
+    if not facts.same_boot:
+        return Conclude(failed(Reason.HOST_REBOOTED))
+    return Conclude(failed(Reason.SPOT_RECLAIMED if facts.reclaimed else Reason.SHIM_LOST))

@@ -47,7 +47,7 @@ class Settings:
     What a run of the docker engine may use is `run_memory_bytes`, `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
     A run may write `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes. Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
-    `mount_cache_bytes_max`.
+    `mount_cache_bytes_max`. Where notice is given that a `spot` machine is taken away says `spot_notice`: see `notices`.
     """
 
     data_dir: str
@@ -59,6 +59,9 @@ class Settings:
     machine_type: str = "CPU"
     slots: int = within(0, 0, 10_000)
     spot: bool = False
+    spot_notice: str = ""
+    spot_endpoint: str = ""
+    spot_grace_seconds: float = within(15.0, 0.0, 86_400.0)
     engine: str = "auto"
     isolation: str = "auto"
     grace_seconds: float = within(30.0, 0.0, 86_400.0)

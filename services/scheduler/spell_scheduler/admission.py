@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that answers, with the slots no run holds, and the engines that can run commands there now."""
+    """A machine that answers, with the slots no run holds, and the engines that can run commands there now.
+
+    One that is `reclaimed` is about to be taken away: it gets no more runs.
+    """
 
     id: str
     boot_id: str
@@ -18,10 +21,12 @@ class Machine:
     machine_type: str
     free: int
     engines: frozenset[str]
+    reclaimed: bool = False
 
     def can_run(self, needs: frozenset[str]) -> bool:
-        """Whether it has one of these engines; any, where it does not matter which."""
-        return bool(self.engines & needs) if needs else bool(self.engines)
+        """Whether it stays and has one of these engines; any, where it does not matter which."""
+        able = self.engines & needs if needs else self.engines
+        return bool(able) and not self.reclaimed
 
 
 @dataclass(frozen=True, slots=True)

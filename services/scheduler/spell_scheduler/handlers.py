@@ -88,6 +88,7 @@ class Handlers:
             list(beat.gpu_models),
             beat.run_bytes_max,
             beat.run_files_max,
+            beat.reclaimed,
         )
         if look_again:
             log.info(
@@ -96,6 +97,7 @@ class Handlers:
                 slots=beat.slots,
                 isolation=beat.isolation,
                 engines=beat.engines,
+                reclaimed=beat.reclaimed,
             )
             self._store.admission_wanted.set()
         rows = await pool.fetch(SQL["attempts_on_machine"], beat.machine_id)

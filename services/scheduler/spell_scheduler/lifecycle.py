@@ -6,7 +6,8 @@ here; what is stale or already known changes nothing. The legality of each move 
 
 Precedence (design.md section 4): a command that ended before TERM or KILL was delivered ended by itself, and
 its exit counts; otherwise a kill beats a stop beats a condition or time limit. A kill that is committed before
-the run is final ends it as Killed, without a manifest.
+the run is final ends it as Killed, without a manifest. A machine that is reclaimed with notice ends its runs by TERM
+as a stop does: of a stop and such a notice, the one that came first counts.
 """
 
 from dataclasses import dataclass, replace
@@ -340,14 +341,23 @@ def _fail(
 ) -> tuple[Run, Logged]:
     if run.intent is Intent.KILL:
         return _move(run, RunState.KILLED, actor, now, reason=Reason.KILLED_BY_USER, ended_at=step.at)
-    state = RunState.INTERRUPTED if reason is Reason.SPOT_RECLAIMED else RunState.FAILED
+    if run.spot and reason is Reason.HOST_REBOOTED:
+        # As if it had stayed silent: what was taken away is given back at times.
+        reason, message = Reason.SPOT_RECLAIMED, REASON_TEXT[Reason.SPOT_RECLAIMED]
+    reclaimed = reason is Reason.SPOT_RECLAIMED
+    if reclaimed and run.intent is Intent.STOP and run.state in BEFORE_RUNNING:
+        why = Reason.STOPPED_BEFORE_RUNNING
+        return _move(run, RunState.KILLED, actor, now, reason=why, ended_at=step.at)
+    state = RunState.INTERRUPTED if reclaimed else RunState.FAILED
     return _move(replace(run, message=message), state, actor, now, reason=reason, ended_at=step.at)
 
 
 def _killed(run: Run, step: AttemptKilled, actor: str, now: datetime) -> tuple[Run, Logged]:
     if run.intent is Intent.RUN:
-        message = "its machine ended it although nobody had asked"
-        return _fail(run, Reason.SHIM_LOST, message, step, actor, now)
+        # A spot machine had notice, of which a runner that came back in the middle of it does not know any more.
+        reason = Reason.SPOT_RECLAIMED if run.spot else Reason.SHIM_LOST
+        message = REASON_TEXT[reason] if run.spot else "its machine ended it although nobody had asked"
+        return _fail(run, reason, message, step, actor, now)
     before = run.intent is Intent.STOP and run.state in BEFORE_RUNNING
     reason = Reason.STOPPED_BEFORE_RUNNING if before else Reason.KILLED_BY_USER
     return _move(run, RunState.KILLED, actor, now, reason=reason, ended_at=step.at)

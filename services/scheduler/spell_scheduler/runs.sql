@@ -78,7 +78,7 @@ SELECT *, clock_timestamp() AS now FROM runs WHERE id = ANY ($1::bigint[]) ORDER
 
 -- name: free_machines
 -- Machines that answered lately, with the slots that no run holds.
-SELECT m.id, m.boot_id, m.spot, m.machine_type, m.engines,
+SELECT m.id, m.boot_id, m.spot, m.machine_type, m.engines, m.reclaimed,
   m.slots - (SELECT count(*) FROM runs r WHERE r.machine_id = m.id
     AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS free,
   clock_timestamp() AS now
@@ -228,19 +228,23 @@ FROM runs WHERE owner_id = $1;
 
 -- name: machine_types
 -- Every type that ever was. What its runs get is what the machines give that answer; where none does, what they gave.
+-- One that is about to be taken away answers for nothing any more.
 SELECT m.machine_type, count(*) FILTER (WHERE m.answers)::int AS machines,
   coalesce(sum(m.slots) FILTER (WHERE m.answers), 0)::int AS slots,
   (SELECT count(*) FROM runs r JOIN machines o ON o.id = r.machine_id WHERE o.machine_type = m.machine_type
     AND r.state IN ('building', 'mounting', 'running', 'saving', 'pushing'))::int AS slots_used,
   ARRAY(SELECT DISTINCT unnest(o.engines) FROM machines o WHERE o.machine_type = m.machine_type
-    AND o.last_seen > clock_timestamp() - make_interval(secs => $1) ORDER BY 1) AS engines,
+    AND o.last_seen > clock_timestamp() - make_interval(secs => $1) AND NOT o.reclaimed ORDER BY 1) AS engines,
   coalesce(min(m.gpus) FILTER (WHERE m.answers), min(m.gpus)) AS gpus,
   ARRAY(SELECT DISTINCT unnest(o.gpu_models) FROM machines o WHERE o.machine_type = m.machine_type
-    AND (o.last_seen > clock_timestamp() - make_interval(secs => $1) OR NOT bool_or(m.answers)) ORDER BY 1
+    AND (o.last_seen > clock_timestamp() - make_interval(secs => $1) AND NOT o.reclaimed OR NOT bool_or(m.answers))
+    ORDER BY 1
   ) AS gpu_models,
   coalesce(min(nullif(m.run_bytes_max, 0)) FILTER (WHERE m.answers), 0) AS run_bytes_max,
   coalesce(min(nullif(m.run_files_max, 0)) FILTER (WHERE m.answers), 0) AS run_files_max
-FROM (SELECT *, last_seen > clock_timestamp() - make_interval(secs => $1) AS answers FROM machines) AS m
+FROM (
+  SELECT *, last_seen > clock_timestamp() - make_interval(secs => $1) AND NOT reclaimed AS answers FROM machines
+) AS m
 GROUP BY m.machine_type;
 
 -- name: engines_of_types
@@ -249,16 +253,17 @@ SELECT machine_type, array_agg(DISTINCT engine) AS engines
 FROM machines, unnest(engines) AS engine WHERE machine_type = ANY ($1::text[]) GROUP BY machine_type;
 
 -- name: seen_machine
--- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape.
+-- A heartbeat. Says whether admission should look again: a machine that is new, back, or of another shape, or that
+-- stays after all.
 WITH old AS (SELECT * FROM machines WHERE id = $1)
 INSERT INTO machines (id, boot_id, machine_type, slots, spot, isolation, held, engines, gpus, gpu_models,
-  run_bytes_max, run_files_max, last_seen)
-VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12, $13, clock_timestamp())
+  run_bytes_max, run_files_max, reclaimed, last_seen)
+VALUES ($1, $2, $3, $4, $5, $6, $8, $9, $10, $11, $12, $13, $14, clock_timestamp())
 ON CONFLICT (id) DO UPDATE SET boot_id = $2, machine_type = $3, slots = $4, spot = $5, isolation = $6,
   held = $8, engines = $9, gpus = $10, gpu_models = $11, run_bytes_max = $12, run_files_max = $13,
-  last_seen = clock_timestamp()
+  reclaimed = $14, last_seen = clock_timestamp()
 RETURNING NOT EXISTS (SELECT 1 FROM old WHERE old.slots = $4 AND old.machine_type = $3 AND old.boot_id = $2
-  AND old.engines = $9 AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
+  AND old.engines = $9 AND old.reclaimed = $14 AND old.last_seen > clock_timestamp() - make_interval(secs => $7)) AS look_again;
 
 -- name: attempts_on_machine
 SELECT * FROM runs WHERE machine_id = $1 AND state IN ('building', 'mounting', 'running', 'saving', 'pushing')

@@ -125,7 +125,7 @@ class Store:
         """Give free slots to the oldest runs that may start. Inside the caller's transaction; how many it gave."""
         await connection.execute(SQL["take_admission_lock"])
         machines = await connection.fetch(SQL["free_machines"], self.settings.reachable_seconds)
-        free = [_machine(row) for row in machines if row["free"] > 0 and row["engines"]]
+        free = [found for found in map(_machine, machines) if found.free > 0 and found.can_run(frozenset())]
         if not free:
             return 0
         most = min(sum(machine.free for machine in free), ADMIT_PER_OWNER_MAX)
@@ -207,7 +207,9 @@ def _released(before: Run, after: Run) -> bool:
 
 def _machine(row: runs.Row) -> Machine:
     engines = frozenset(row["engines"])
-    return Machine(row["id"], row["boot_id"], row["spot"], row["machine_type"], row["free"], engines)
+    return Machine(
+        row["id"], row["boot_id"], row["spot"], row["machine_type"], row["free"], engines, row["reclaimed"]
+    )
 
 
 def _queued(row: runs.Row) -> Queued:

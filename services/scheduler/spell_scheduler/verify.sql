@@ -85,7 +85,7 @@ WHERE $1::bigint IS NOT NULL AND $2::bigint IS NULL GROUP BY m.id;
 SELECT 'run ' || r.id AS what,
   CASE WHEN r.saved_files IS NULL THEN 'nothing is known of its files'
        WHEN r.saved_files > 0 AND r.manifest IS NULL THEN r.saved_files || ' files without a manifest' END AS problem
-FROM runs r WHERE r.state IN ('complete', 'stopped') AND r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2);
+FROM runs r WHERE (r.state IN ('complete', 'stopped') OR (r.state = 'interrupted' AND r.saved_files IS NOT NULL)) AND r.owner_id = $1 AND ($2::bigint IS NULL OR r.id = $2);
 
 -- name: i12
 SELECT 'run ' || r.id AS what, CASE WHEN r.manifest IS NOT NULL THEN 'manifest ' || r.manifest END AS problem

@@ -134,6 +134,11 @@ def test_a_run_that_saved_nothing_has_an_empty_listing_and_a_failed_one_may_have
     assert digest_of(run(RunState.FAILED, "ab")) == "ab"
 
 
+def test_an_interrupted_run_has_what_it_could_save_however_little_that_was():
+    assert digest_of(run(RunState.INTERRUPTED, "ab")) == "ab"
+    assert digest_of(run(RunState.INTERRUPTED).model_copy(update={"saved_files": 0})) is None
+
+
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_no_file_name_breaks_out_of_its_header(name):
     header = disposition(name)

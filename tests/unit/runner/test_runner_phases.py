@@ -25,8 +25,11 @@ EXITED = CommandExited(at=T1, exit_code=0, exit_cause="exit")
 SAVED = OutputsSaved(at=T1, manifest=None, files=0, bytes=0)
 
 
-def an_exit(cause="exit", error=None, at=T1):
-    return Exit(at, 7, cause, 1, 2, 0, "0" * 64, 99, error)
+RECLAIMED = phases.Conclude(phases.failed(Reason.SPOT_RECLAIMED))
+
+
+def an_exit(cause="exit", error=None, at=T1, reason=None):
+    return Exit(at, 7, cause, 1, 2, 0, "0" * 64, 99, error, reason)
 
 
 def facts(
@@ -39,8 +42,9 @@ def facts(
     same_boot=True,
     verdict=None,
     pushing=False,
+    reclaimed=False,
 ):
-    return Facts(intent, tuple(steps), Look(status, started, ended), same_boot, verdict, pushing)
+    return Facts(intent, tuple(steps), Look(status, started, ended), same_boot, verdict, pushing, reclaimed)
 
 
 def test_an_untouched_attempt_is_prepared_and_then_started():
@@ -62,7 +66,9 @@ def test_a_running_command_is_noted_then_waited_for_then_ended_when_asked():
     assert decide(facts(Status.RUNNING, started=None, intent=Intent.KILL)) == phases.End(Intent.KILL)
 
 
-@pytest.mark.parametrize(("cause", "noted"), [("exit", "exit"), ("stop", "stop")])
+@pytest.mark.parametrize(
+    ("cause", "noted"), [("exit", "exit"), ("stop", "stop"), ("reclaim", "reclaim"), ("other", "exit")]
+)
 def test_an_exit_is_noted_with_its_cause_and_with_the_start_that_was_missed(cause, noted):
     action = decide(facts(Status.EXITED, ended=an_exit(cause), intent=Intent.STOP))
 
@@ -116,6 +122,70 @@ def test_a_shim_that_heard_of_the_end_before_the_start_has_started_nothing():
     assert decide(asked) == phases.Conclude(phases.KILLED)
 
 
+def test_a_notice_before_the_claim_keeps_the_command_from_ever_starting():
+    assert decide(facts(Status.ABSENT, reclaimed=True)) == RECLAIMED
+    assert decide(facts(Status.ASKED, reclaimed=True)) == phases.Cancel()
+    assert decide(facts(Status.CANCELLED, reclaimed=True)) == RECLAIMED
+    unstarted = facts(Status.EXITED, started=None, ended=an_exit("reclaim"), reclaimed=True)
+    assert decide(unstarted) == RECLAIMED
+    for intent in (Intent.STOP, Intent.KILL):
+        for status in (Status.ABSENT, Status.CANCELLED):
+            wanted = facts(status, reclaimed=True, intent=intent)
+            assert decide(wanted) == phases.Conclude(phases.KILLED), "what its user wants comes first"
+
+
+def test_a_notice_ends_a_running_command_and_hurries_one_that_is_stopped():
+    running = facts(Status.RUNNING, steps=[STARTED], reclaimed=True)
+    stopped = facts(Status.RUNNING, steps=[STARTED], reclaimed=True, intent=Intent.STOP)
+    killed = facts(Status.RUNNING, steps=[STARTED], reclaimed=True, intent=Intent.KILL)
+
+    assert decide(running) == phases.End(Intent.RUN, reclaimed=True)
+    assert decide(stopped) == phases.End(Intent.STOP, reclaimed=True)
+    assert decide(killed) == phases.End(Intent.KILL)
+
+
+@pytest.mark.parametrize("reclaimed", [True, False])
+def test_what_a_notice_has_ended_is_saved_and_then_interrupted_whether_the_notice_stands_or_not(reclaimed):
+    ended = an_exit("reclaim", reason=Reason.SPOT_RECLAIMED)
+    exited = CommandExited(at=T1, exit_code=7, exit_cause="reclaim")
+
+    def after_steps(*steps, intent=Intent.RUN):
+        return decide(
+            facts(
+                Status.EXITED,
+                steps=steps,
+                ended=ended,
+                reclaimed=reclaimed,
+                pushing=not reclaimed,
+                intent=intent,
+            )
+        )
+
+    assert after_steps(STARTED) == phases.Note((exited,))
+    assert after_steps(STARTED, exited) == phases.Save()
+    assert after_steps(STARTED, exited, SAVED) == RECLAIMED
+    assert after_steps(STARTED, exited, SAVED, intent=Intent.STOP) == RECLAIMED, "the notice came first"
+    assert after_steps(STARTED, exited, intent=Intent.KILL) == phases.Conclude(phases.KILLED)
+
+
+def test_an_end_before_the_notice_counts_and_waits_for_no_environment():
+    for cause in ("exit", "stop"):
+        done = facts(
+            Status.EXITED,
+            steps=[STARTED, EXITED, SAVED],
+            ended=an_exit(cause),
+            reclaimed=True,
+            pushing=True,
+        )
+        assert decide(done) == phases.Conclude(phases.FINISHED)
+
+
+def test_a_shim_that_is_lost_under_a_notice_is_the_machines_doing():
+    assert decide(facts(Status.LOST, steps=[STARTED], reclaimed=True)) == RECLAIMED
+    rebooted = facts(Status.LOST, steps=[STARTED], reclaimed=True, same_boot=False)
+    assert decide(rebooted) == phases.Conclude(phases.failed(Reason.HOST_REBOOTED))
+
+
 def test_a_lost_shim_and_a_reboot_are_told_apart():
     lost = decide(facts(Status.LOST, steps=[STARTED]))
     rebooted = decide(facts(Status.LOST, steps=[STARTED], same_boot=False))
@@ -150,9 +220,14 @@ def test_a_verdict_is_sealed_and_a_last_step_ends_everything():
 
 def test_whatever_the_facts_there_is_something_to_do_and_it_ends():
     """From every combination, doing what is decided reaches the end in a bounded number of steps."""
-    for status, intent, same_boot, pushing in itertools.product(Status, Intent, [True, False], [True, False]):
+    either = [True, False]
+    for status, intent, same_boot, pushing, reclaimed in itertools.product(
+        Status, Intent, either, either, either
+    ):
         ended = an_exit() if status is Status.EXITED else None
-        now = facts(status, intent=intent, ended=ended, same_boot=same_boot, pushing=pushing)
+        now = facts(
+            status, intent=intent, ended=ended, same_boot=same_boot, pushing=pushing, reclaimed=reclaimed
+        )
         for _ in range(20):
             action = decide(now)
             if isinstance(action, phases.Rest):
@@ -184,7 +259,7 @@ def after(now, action):
             verdict = made
         case phases.Seal(verdict=made):
             steps += (phases.last_step(made, LOG, T1),)
-    return Facts(now.intent, steps, look, now.same_boot, verdict, pushing)
+    return Facts(now.intent, steps, look, now.same_boot, verdict, pushing, now.reclaimed)
 
 
 def test_the_last_step_says_how_it_ended():
@@ -196,14 +271,18 @@ def test_the_last_step_says_how_it_ended():
 
 
 @pytest.mark.parametrize(
-    ("intent", "saving", "aborts"),
+    ("intent", "saving", "reclaimed", "aborts"),
     [
-        (Intent.RUN, False, False),
-        (Intent.STOP, False, True),
-        (Intent.STOP, True, False),
-        (Intent.KILL, False, True),
-        (Intent.KILL, True, True),
+        (Intent.RUN, False, False, False),
+        (Intent.RUN, False, True, True),
+        (Intent.RUN, True, True, False),
+        (Intent.STOP, False, False, True),
+        (Intent.STOP, True, False, False),
+        (Intent.KILL, False, False, True),
+        (Intent.KILL, True, False, True),
     ],
 )
-def test_a_stop_gives_up_what_comes_before_the_command_and_a_kill_everything(intent, saving, aborts):
-    assert phases.aborts(intent, saving=saving) is aborts
+def test_a_stop_or_a_notice_gives_up_what_comes_before_the_command_and_a_kill_everything(
+    intent, saving, reclaimed, aborts
+):
+    assert phases.aborts(intent, saving=saving, reclaimed=reclaimed) is aborts

@@ -73,6 +73,13 @@ class Engine(Protocol):
         """End the command, as it has written more than it may: a sentence says how much. Harmless as `end` is."""
         ...
 
+    def reclaim(self, directory: Directory, grace_seconds: float) -> None:
+        """Stop the command within `grace_seconds`, as its machine is taken away. Harmless as `end` is.
+
+        One that is stopped already has no more time than that either.
+        """
+        ...
+
     def clear(self, directory: Directory) -> None:
         """Kill what a lost command may have left behind."""
         ...

@@ -72,6 +72,9 @@ class NullEngine:
     def exceed(self, directory: Directory, message: str) -> None:
         pass
 
+    def reclaim(self, directory: Directory, grace_seconds: float) -> None:
+        pass
+
     def clear(self, directory: Directory) -> None:
         pass
 

@@ -76,6 +76,9 @@ class Shimmed:
     def exceed(self, directory: Directory, message: str) -> None:
         self._tell(directory, f"exceed {message}")
 
+    def reclaim(self, directory: Directory, grace_seconds: float) -> None:
+        self._tell(directory, f"reclaim {min(grace_seconds, self._grace_seconds)}")
+
     def _tell(self, directory: Directory, order: str) -> None:
         # Through a descriptor: the path of the socket itself may be too long for an address.
         fd = os.open(directory.path, os.O_PATH | os.O_CLOEXEC)

@@ -31,7 +31,7 @@ RING_SECONDS = 0.002
 #: How long to wait between two rounds of killing what does not die.
 KILL_AGAIN_SECONDS = 0.02
 #: As `spell_proto.state` spells it, which is not loaded here.
-_DISK_QUOTA = "disk_quota"
+_DISK_QUOTA, _SPOT_RECLAIMED = "disk_quota", "spot_reclaimed"
 _KILLED = 128 + signal.SIGKILL
 #: How many processes between the shim and the command are not the command's: the sandbox's own.
 _SANDBOX_DEPTH = {"none": 0, "unshare": 1, "bubblewrap": 2}
@@ -199,6 +199,8 @@ class Shim:
         started = bool(self._command)
         if self._exceeded and self._reason is None:
             self._reason, self._message = _DISK_QUOTA, self._exceeded
+        elif self._cause == "reclaim" and self._reason is None:
+            self._reason = _SPOT_RECLAIMED
         self._sink.close()
         ending = Ending(
             exit_code=_exit_code(self._status) if self._status is not None else 0,
@@ -256,7 +258,9 @@ class Shim:
             elif words[:1] == ["exceed"]:
                 self._exceed(" ".join(words[1:]))
             elif words[:1] == ["stop"] and self._grace is None:
-                self._stop(float(words[1]))
+                self._stop(float(words[1]), "stop")
+            elif words[:1] == ["reclaim"]:
+                self._reclaim(float(words[1]))
 
     def _exceed(self, message: str) -> None:
         """It has taken more of the disk than it may: it is ended at once, and by itself, as far as its files go."""
@@ -270,13 +274,26 @@ class Shim:
             self._reap()
         return self._status is not None
 
-    def _stop(self, grace_seconds: float) -> None:
+    def _stop(self, grace_seconds: float, cause: str) -> None:
         if self._over() or self._cause != "exit":
             return
         delivered = self._terminate()
         if delivered or not self._command:
-            self._cause = "stop"
+            self._cause = cause
         self._grace = time.monotonic() + grace_seconds
+
+    def _reclaim(self, grace_seconds: float) -> None:
+        """The machine is about to be taken away: as a stop; and one that is under way has less time from now on."""
+        if self._kill_until is not None:
+            return
+        if self._grace is not None:
+            self._grace = min(self._grace, time.monotonic() + grace_seconds)
+            return
+        if self._command and not self._over():
+            self._sink.note(
+                f"This spot machine is about to be taken away: {grace_seconds:g} s to end by itself"
+            )
+        self._stop(grace_seconds, "reclaim")
 
     def _terminate(self) -> int:
         """Send TERM to everything that is the command's; how many got it."""
@@ -310,7 +327,7 @@ class Shim:
             self._kill_again()
         elif self._grace is not None and now >= self._grace:
             self._grace = None if self._kill_until is not None else float("inf")
-            self._kill("stop" if self._cause == "stop" else self._cause)
+            self._kill(self._cause)
 
     def _reap(self) -> None:
         while True:
