@@ -255,6 +255,44 @@ def test_a_kill_cuts_a_grace_period_short(start):
     assert started.until_over().ending.exit_cause == "kill"
 
 
+def test_a_notice_ends_a_command_as_a_stop_does_and_says_why(start):
+    started = start(f"trap 'exit 9' TERM; echo up; {FOREVER}")
+    started.until_output(b"up")
+
+    started.tell("reclaim 20")
+    ending = started.until_over().ending
+
+    assert (ending.exit_code, ending.exit_cause, ending.reason) == (9, "reclaim", "spot_reclaimed")
+    assert nothing_left(started)
+
+
+@pytest.mark.parametrize("first", ["stop 60", "reclaim 60"])
+def test_a_notice_leaves_less_time_to_what_is_being_ended_and_no_other_reason(start, first):
+    started = start(f"trap '' TERM; echo up; {FOREVER}")
+    started.until_output(b"up")
+
+    began = time.monotonic()
+    started.tell(first)
+    for _ in range(3):
+        started.tell("reclaim 0.5")
+    ending = started.until_over().ending
+
+    cause, reason = ("stop", None) if first == "stop 60" else ("reclaim", "spot_reclaimed")
+    assert (ending.exit_code, ending.exit_cause, ending.reason) == (137, cause, reason)
+    assert 0.4 < time.monotonic() - began < 5
+
+
+def test_a_kill_is_a_kill_under_a_notice_too(start):
+    started = start(f"trap '' TERM; echo up; {FOREVER}")
+    started.until_output(b"up")
+
+    for order in ("reclaim 60", "kill", "reclaim 0.1", "stop 60"):
+        started.tell(order)
+    ending = started.until_over().ending
+
+    assert (ending.exit_cause, ending.reason) == ("kill", None)
+
+
 def test_an_end_that_comes_after_the_exit_changes_nothing(start):
     started = start("exit 5")
     claim = started.until_over()
