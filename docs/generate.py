@@ -38,6 +38,16 @@ def lifecycle() -> str:
             "went wrong."
         ),
         "",
+        (
+            "A spot machine that has notice of being taken away ends its commands as a stop does (TERM to all their "
+            "processes, a time of grace, KILL), saves what they have made and moves the runs to Interrupted, with "
+            "their files as `runs/N`. It waits for no environment then. A command that had ended before TERM was "
+            "delivered ended by itself, a kill is a kill all the same, and of a stop and the notice the one that came "
+            "first counts. A run whose command had not started is Interrupted without files, unless its user had "
+            "stopped it. A machine that vanishes without notice leaves its runs Interrupted, with what was saved whole "
+            "by then."
+        ),
+        "",
         "## Reasons",
         "",
         "Every end that is not simply the command's has a machine-readable reason, apart from the exit code.",

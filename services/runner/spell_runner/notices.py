@@ -20,12 +20,15 @@ from spell_proto.errors import SettingsError, shown
 log = logs.get()
 
 POLL_SECONDS = 1.0
+#: Where nobody answers: what is asked holds up no others, and a name that is not known is not looked up all the time.
+AWAY_SECONDS = 3.0
 ASK_SECONDS_MAX = 2.0
 BODY_BYTES_MAX = 4096
 AWS = "http://169.254.169.254"
 AWS_TOKENS = "/latest/api/token"
 AWS_NOTICE = "/latest/meta-data/spot/instance-action"
-GCP = "http://metadata.google.internal"
+#: `metadata.google.internal`, whatever becomes of name servers in the end.
+GCP = "http://169.254.169.254"
 GCP_NOTICE = "/computeMetadata/v1/instance/preempted"
 _TTL = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
 _V2_HEADER = "X-aws-ec2-metadata-token"
@@ -129,7 +132,7 @@ class Watch:
     async def run(self) -> None:
         """Never returns."""
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS if self._problem is None else AWAY_SECONDS)
             await self.look()
 
     async def look(self) -> bool:

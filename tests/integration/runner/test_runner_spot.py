@@ -123,7 +123,7 @@ async def test_a_source_that_says_nothing_is_told_of_once_and_disturbs_no_run(se
         cloud.broken = True
         async with spot(services, "aws", SPELL_SPOT_ENDPOINT=cloud.url) as here:
             view = await here.until_final(await here.create("echo fine > made"))
-            await here.until_true(lambda: cloud.asked.count("action with a token") >= 4)
+            await here.until_true(lambda: cloud.asked.count("action with a token") >= 3)
 
             assert (view.state, await here.files(view)) == ("complete", {"made": b"fine\n"})
             assert warnings(here, "nothing can be learned about notices") == 1

@@ -12,7 +12,7 @@ from spell_runner.notices import Source, source, stands
         ("", "", None),
         ("aws", "", Source("aws", "http://169.254.169.254")),
         ("aws", "http://[fd00:ec2::254]/", Source("aws", "http://[fd00:ec2::254]")),
-        ("gcp", "", Source("gcp", "http://metadata.google.internal")),
+        ("gcp", "", Source("gcp", "http://169.254.169.254")),
         ("/run/reclaimed", "", Source("file", "/run/reclaimed")),
         ("https://example.org:8443/a?b=c", "", Source("url", "https://example.org:8443/a?b=c")),
     ],
