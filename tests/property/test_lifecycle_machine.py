@@ -148,11 +148,11 @@ class LifeOfARun(RuleBasedStateMachine):
         self.fences_started.append(self.run.fence)
         self.phase = "building"
 
-    @rule(steps=st.integers(1, 6), heard=st.booleans(), report=st.booleans())
-    def the_machine_gets_on(self, steps, heard, report):
+    @rule(steps=st.integers(1, 6), heard=st.booleans(), report=st.booleans(), noticed=st.booleans())
+    def the_machine_gets_on(self, steps, heard, report, noticed):
         """Several steps without trouble: without this, a random walk seldom gets as far as Pushing."""
         if self.run.state is RunState.REQUESTED:
-            self.admission()
+            self.admission(noticed)
         if self.run.machine_id == "m1" and self.phase == "none" and not self.lost:
             self.machine_takes_the_attempt()
         if heard:
@@ -161,7 +161,8 @@ class LifeOfARun(RuleBasedStateMachine):
             if self.phase in {"building", "mounting"}:
                 self.machine_prepares("start")
             elif self.phase == "running":
-                self.command_ends(by_itself=self.told is Intent.RUN)
+                self.notice = self.notice or (self.spot and noticed)
+                self.command_ends(by_itself=self.told is Intent.RUN and not self.notice)
             elif self.phase in {"saving", "pushing"}:
                 self.machine_saves_and_pushes(fails=False)
         if report and self.noted:
