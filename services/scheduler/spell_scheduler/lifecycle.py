@@ -44,6 +44,7 @@ from spell_proto.state import (
     check_transition,
     harder,
 )
+from spell_scheduler import ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +258,8 @@ def _expire(run: Run, now: datetime) -> Decision:
 def _lose(run: Run, fact: MachineGone, now: datetime) -> Decision:
     if run.state not in ACTIVE:
         return Decision(run, note="has no machine")
-    fenced = replace(run, fence=fact.fence)
-    if run.intent is Intent.KILL:
-        after, row = _move(fenced, RunState.KILLED, "scheduler", now, reason=Reason.KILLED_BY_USER)
-    elif run.spot:
-        after, row = _move(fenced, RunState.INTERRUPTED, "scheduler", now, reason=Reason.SPOT_RECLAIMED)
-    else:
-        after, row = _move(fenced, RunState.FAILED, "scheduler", now, reason=fact.reason)
+    state, reason = ends.of_loss(run.intent, fact.reason, spot=run.spot)
+    after, row = _move(replace(run, fence=fact.fence), state, "scheduler", now, reason=reason)
     return Decision(after, (row,))
 
 
@@ -339,28 +335,15 @@ def _finish(run: Run, step: AttemptFinished, actor: str, now: datetime) -> tuple
 def _fail(
     run: Run, reason: Reason, message: str, step: Step, actor: str, now: datetime
 ) -> tuple[Run, Logged]:
-    if run.intent is Intent.KILL:
-        return _move(run, RunState.KILLED, actor, now, reason=Reason.KILLED_BY_USER, ended_at=step.at)
-    if run.spot and reason is Reason.HOST_REBOOTED:
-        # As if it had stayed silent: what was taken away is given back at times.
-        reason, message = Reason.SPOT_RECLAIMED, REASON_TEXT[Reason.SPOT_RECLAIMED]
-    reclaimed = reason is Reason.SPOT_RECLAIMED
-    if reclaimed and run.intent is Intent.STOP and run.state in BEFORE_RUNNING:
-        why = Reason.STOPPED_BEFORE_RUNNING
-        return _move(run, RunState.KILLED, actor, now, reason=why, ended_at=step.at)
-    state = RunState.INTERRUPTED if reclaimed else RunState.FAILED
-    return _move(replace(run, message=message), state, actor, now, reason=reason, ended_at=step.at)
+    state, why = ends.of_failure(run.intent, run.state, reason, spot=run.spot)
+    run = replace(run, message=message if why is reason else None)
+    return _move(run, state, actor, now, reason=why, ended_at=step.at)
 
 
 def _killed(run: Run, step: AttemptKilled, actor: str, now: datetime) -> tuple[Run, Logged]:
-    if run.intent is Intent.RUN:
-        # A spot machine had notice, of which a runner that came back in the middle of it does not know any more.
-        reason = Reason.SPOT_RECLAIMED if run.spot else Reason.SHIM_LOST
-        message = REASON_TEXT[reason] if run.spot else "its machine ended it although nobody had asked"
-        return _fail(run, reason, message, step, actor, now)
-    before = run.intent is Intent.STOP and run.state in BEFORE_RUNNING
-    reason = Reason.STOPPED_BEFORE_RUNNING if before else Reason.KILLED_BY_USER
-    return _move(run, RunState.KILLED, actor, now, reason=reason, ended_at=step.at)
+    state, reason = ends.of_kill(run.intent, run.state, spot=run.spot)
+    unasked = "its machine ended it although nobody had asked" if state is RunState.FAILED else None
+    return _move(replace(run, message=unasked), state, actor, now, reason=reason, ended_at=step.at)
 
 
 def _with_files(run: Run, saved: OutputsSaved) -> Run:
