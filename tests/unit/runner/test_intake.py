@@ -109,6 +109,17 @@ def test_there_are_so_many_points_in_all():
     assert intake.dropped == Dropped(points=2)
 
 
+def test_a_flood_takes_no_room_from_what_the_machine_says_of_itself():
+    intake = Intake(Limits(points_per_second=2, names=1, points=2))
+    for _ in range(9):
+        intake.take(Sent("a", 1), NOW)
+
+    said = [intake.take(Sent("hardware/cpu", 50.0), NOW, ours=True) for _ in range(3)]
+
+    assert [point.index for point in said] == [0, 1, 2]
+    assert intake.dropped == Dropped(points=7)
+
+
 def test_what_is_no_point_is_counted():
     intake = Intake()
     intake.refuse()
