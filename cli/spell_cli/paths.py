@@ -5,6 +5,7 @@ import click
 from spell_cli.args import usage_errors
 from spell_cli.terminal import safe_path
 from spell_proto import resources
+from spell_proto.errors import shown
 from spell_proto.resources import Listing, Resource
 
 
@@ -20,6 +21,8 @@ def typed(path: str, *, field: str = "path") -> Resource | Listing:
         raise click.UsageError(
             f"{field}: {safe_path(path)} is not valid UTF-8", click.get_current_context()
         ) from None
+    if "\\" in path:
+        raise click.UsageError(f"{field}: {shown(path)} {resources.BACKSLASH}", click.get_current_context())
     trimmed = path.removeprefix("./")
     with usage_errors():
         return resources.parse("" if trimmed == "." else trimmed, field=field)

@@ -229,25 +229,15 @@ def whole_number(value: str, field: str, least: int, most: int) -> int:
     return int(value)
 
 
-def resource_path(text: str) -> tuple[str, ...]:
-    """The parts of a resource path such as `runs/7/ckpt/a.pt`; one slash at the end is let pass."""
-    trimmed = text.removesuffix("/")
-    if not trimmed:
-        return ()
-    parts = tuple(trimmed.split("/"))
-    bad = (
-        "\0" in text
-        or any(part in {"", ".", ".."} for part in parts)
-        or len(text.encode(errors="replace")) > RESOURCE_PATH_BYTES_MAX
-        or any("\ud800" <= character <= "\udfff" for character in text)
-    )
-    if bad:
-        raise InvalidError(
-            "path_invalid",
-            f"path: {shown(text)}: names joined by single slashes are allowed, no '..', at most 4096 bytes",
-            field="path",
-        )
-    return parts
+def path_problem(text: str) -> str | None:
+    """Why no resource has such a path: names joined by slashes, none at its end."""
+    if len(text.encode(errors="replace")) > RESOURCE_PATH_BYTES_MAX:
+        return f"at most {RESOURCE_PATH_BYTES_MAX} bytes are allowed"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "it is not valid UTF-8"
+    if "\0" in text or any(part in {"", ".", ".."} for part in text.split("/")):
+        return "names joined by single slashes are allowed, no '..'"
+    return None
 
 
 def run_id(value: str) -> int:

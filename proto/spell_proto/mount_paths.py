@@ -19,7 +19,8 @@ ROOTS = (SPELL, "/mnt", "/data")
 MOUNTS_MAX = 64
 TARGET_BYTES_MAX = 4096
 _SCHEME = re.compile(r"[A-Za-z0-9+.-]+://", re.ASCII)
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\\\\:]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def source(text: str) -> resources.Resource:
@@ -31,9 +32,7 @@ def source(text: str) -> resources.Resource:
     code = "mount_source_invalid"
     found = resources.parse(text, field="--mount", code=code) if "\\" not in text else None
     if found is None:
-        raise InvalidError(
-            code, f"--mount: {shown(text)} holds a backslash, which no path here does", field="mounts"
-        )
+        raise InvalidError(code, f"--mount: {shown(text)} {resources.BACKSLASH}", field="mounts")
     if isinstance(found, resources.Listing):
         raise InvalidError(
             code, f"--mount: {shown(text)} is a list of resources; one of them can be mounted", field="mounts"
@@ -66,12 +65,16 @@ def checked_target(text: str, cwd: str) -> str:
     Raises:
         InvalidError: mount_target_forbidden.
     """
-    if _HIDDEN.search(text) or len(text.encode(errors="replace")) > TARGET_BYTES_MAX:
+    why = _problem(text)
+    if why is not None:
+        raise _forbidden(text, why)
+    parts = text.split("/")
+    if text.startswith("/") and not {".", ".."}.isdisjoint(parts):
+        raise _forbidden(text, f"no '{'..' if '..' in parts else '.'}' is allowed; use /mnt/...")
+    if parts[0] == "~":
         raise _forbidden(
-            text, f"a path is allowed, of at most {TARGET_BYTES_MAX} bytes, without '\\' and ':'"
+            text, "'~' is not expanded in a run; give a path relative to where it starts, or /mnt/..."
         )
-    if text.startswith("/") and any(part in {".", ".."} for part in text.split("/")):
-        raise _forbidden(text, "no '..' is allowed; use /mnt/...")
     target = posixpath.normpath(posixpath.join(cwd, text))
     target = f"/{target.lstrip('/')}"
     if not any(target.startswith(f"{root}/") for root in ROOTS):
@@ -100,7 +103,7 @@ def placed(asked: Sequence[tuple[str, str | None]], cwd: str) -> list[str]:
     targets: list[str] = []
     for resource, given in asked:
         name = resources.base_name(source(resource))
-        target = checked_target(given or name, cwd)
+        target = checked_target(given or _own(name, resource), cwd)
         for (other, _), there in zip(asked, targets, strict=False):
             if f"{target}/".startswith(f"{there}/") or f"{there}/".startswith(f"{target}/"):
                 what = (
@@ -125,9 +128,44 @@ def working_directory(root_directory: str | None, cwd: str = ".") -> str:
 
 def target_text(target: str) -> str:
     """A target as it may be given."""
-    if not target or _HIDDEN.search(target) or len(target.encode(errors="replace")) > TARGET_BYTES_MAX:
-        raise _forbidden(target, f"a path is allowed, of 1 to {TARGET_BYTES_MAX} bytes, without '\\' and ':'")
+    why = _problem(target)
+    if why is not None:
+        raise _forbidden(target, why)
     return target
+
+
+def _own(name: str, resource: str) -> str:
+    """The target of a mount without one: its resource's name.
+
+    Raises:
+        InvalidError: mount_target_forbidden: nothing can be mounted under that name.
+    """
+    why = _problem(name)
+    if why is not None:
+        raise InvalidError(
+            "mount_target_forbidden",
+            f"--mount: {shown(resource)} cannot be mounted under its own name: {why}; say where to, as in RESOURCE:data",
+            field="mounts",
+        )
+    return name
+
+
+def _problem(target: str) -> str | None:
+    """Why nothing can be mounted under a name, whatever it means."""
+    if not target:
+        return "a path is allowed, and this is none"
+    if len(target.encode(errors="replace")) > TARGET_BYTES_MAX:
+        return f"at most {TARGET_BYTES_MAX} bytes are allowed"
+    if _SURROGATE.search(target):
+        return "it is not valid UTF-8"
+    for pattern, what in (
+        (_CONTROL, "a line break or another control character"),
+        ("\\\\", "a backslash"),
+        (":", "a colon"),
+    ):
+        if re.search(pattern, target):
+            return f"it holds {what}"
+    return None
 
 
 def _forbidden(text: str, why: str) -> InvalidError:

@@ -29,6 +29,9 @@ NAME_BYTES_MAX = 255
 PATH_PARTS_MAX = 256
 KEY_BYTES_MAX = 1024
 
+#: What is said of a path that was typed with one. A name in a resource may have it.
+BACKSLASH: Final = "holds a backslash, which no path here does; name the directory that it is in"
+
 _RUN = re.compile(r"([1-9][0-9]{0,15})(?:@([1-9][0-9]{0,8}))?", re.ASCII)
 _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9._-]{1,220})[a-z0-9]", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.ASCII | re.DOTALL)
@@ -116,10 +119,11 @@ def parse(text: str, *, field: str = "path", code: str = "path_invalid") -> Reso
     scheme = _SCHEME.fullmatch(text)
     if scheme is not None:
         return _in_bucket(text, scheme[1], scheme[2], field)
-    try:
-        parts = checks.resource_path(text.rstrip("/") if text.strip("/") else "")
-    except InvalidError:
-        raise _refused(text, field, code, "names joined by single slashes are allowed, no '..'") from None
+    trimmed = text.rstrip("/")
+    why = checks.path_problem(trimmed) if trimmed else None
+    if why is not None:
+        raise _refused(text, field, code, why)
+    parts = tuple(trimmed.split("/")) if trimmed else ()
     if any(unquote(part) in {".", ".."} for part in parts):
         raise _refused(text, field, code, "it goes upwards in disguise")
     if not parts or parts in {(name,) for name in TOP}:
@@ -132,12 +136,19 @@ def parse(text: str, *, field: str = "path", code: str = "path_invalid") -> Reso
     if first == RUNS:
         found = _RUN.fullmatch(parts[1])
         if found is None:
-            raise _refused(text, field, code, "after 'runs/' comes the number of a run, as in runs/7")
+            raise _refused(text, field, code, _no_run(parts[1]))
         snapshot = None if found[2] is None else int(found[2])
         return RunFiles(int(found[1]), snapshot, "/".join(parts[2:]))
     if set(first) & set(ALIAS_FORBIDDEN):
         raise _refused(text, field, code, "runs/N, uploads/NAME, public/..., a link, s3:// or gs:// is")
     return Linked(first, rest)
+
+
+def _no_run(name: str) -> str:
+    number, at, _ = name.partition("@")
+    if at and _RUN.fullmatch(number):
+        return f"after '@' comes the number of a snapshot, and they count from 1, as in runs/{number}@1"
+    return "after 'runs/' comes the number of a run, as in runs/7"
 
 
 def _in_bucket(text: str, scheme: str, rest: str, field: str) -> InBucket:

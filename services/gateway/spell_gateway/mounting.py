@@ -8,7 +8,7 @@ from spell_gateway.resolving import Resolver
 from spell_gateway.shapes import User
 from spell_proto.errors import NotFoundError, RefusedError, UnavailableError, shown
 from spell_proto.mount_paths import source
-from spell_proto.mounts import Mount, placed
+from spell_proto.mounts import Mount, MountRequest, placed
 from spell_proto.resources import InBucket, Linked
 from spell_proto.spec import RunRequest
 
@@ -31,7 +31,7 @@ class Mounts:
         targets = placed(request.mounts, request.working_directory)
         return tuple(
             [
-                await self._mount(user, asked.resource, target)
+                await self._mount(user, asked, target)
                 for asked, target in zip(request.mounts, targets, strict=True)
             ]
         )
@@ -57,13 +57,27 @@ class Mounts:
             except RefusedError as error:
                 raise refused(mount.resource, error) from error
 
+    async def _other_reading(self, user: User, asked: MountRequest) -> str | None:
+        """A hint where what was typed, RESOURCE:PATH, is as a whole the name of something that is there."""
+        whole = f"{asked.resource}:{asked.target}"
+        try:
+            found = await self._resolver.resolve(user.id, source(whole))
+            there = not isinstance(found.resource, InBucket) and (await self._files.tree(found)).place(
+                found.path
+            )
+        except RefusedError:
+            return None
+        why = "a colon always stands before PATH, so mount the directory that it is in"
+        return f"There is something called {shown(whole)}: {why}." if asked.target and there else None
+
     async def _kept(self, owner_id: int, manifest: str) -> None:
         try:
             await self._files.manifest(owner_id, manifest)
         except NotFoundError as error:
             raise _nothing_there() from error
 
-    async def _mount(self, user: User, resource: str, target: str) -> Mount:
+    async def _mount(self, user: User, asked: MountRequest, target: str) -> Mount:
+        resource = asked.resource
         parsed = source(resource)
         try:
             found = await self._resolver.resolve(user.id, parsed)
@@ -85,7 +99,9 @@ class Mounts:
         except UnavailableError:
             raise
         except RefusedError as error:
-            raise refused(resource, error) from error
+            told = refused(resource, error)
+            told.hint = await self._other_reading(user, asked) or told.hint
+            raise told from error
         path, is_file = place
         return Mount(
             resource=resource,

@@ -46,7 +46,7 @@ def digest_of(run: RunView) -> str | None:
         case _:
             raise ConflictError(
                 "resource_not_ready",
-                f"resource_not_ready: run {run.id} is {run.state}",
+                f"run {run.id} is {run.state}",
                 field="path",
                 hint=hint or (_SAVE_HINT.format(run.id) if run.state is RunState.RUNNING else None),
             )

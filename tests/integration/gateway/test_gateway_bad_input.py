@@ -288,7 +288,11 @@ PATHS = [
     *(
         ("B23", "GET", f"/api/{what}/{bad}", 422, "path_invalid", "path", "no '..'")
         for what in ("files", "resources")
-        for bad in ("runs/1/..%2F..%2Fx", "runs%2F1%2F%2E%2E%2Fx", "runs/1/a%00b", "runs//1", "runs/1/" + "x" * 5000)
+        for bad in ("runs/1/..%2F..%2Fx", "runs%2F1%2F%2E%2E%2Fx", "runs/1/a%00b", "runs//1")
+    ),
+    *(
+        ("B23", "GET", f"/api/{what}/runs/1/" + "x" * 5000, 422, "path_invalid", "path", "at most 4096 bytes")
+        for what in ("files", "resources")
     ),
     *(
         ("B22", "GET", f"/api/{what}/{bad}", 404, "resource_not_found", "path", "no such file or resource")

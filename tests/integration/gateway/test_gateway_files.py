@@ -189,7 +189,7 @@ async def test_files_of_a_run_that_has_none_are_refused_with_the_reason(stage, c
         nothing = await client.ask("GET", f"/api/resources/runs/{empty['id']}")
 
     assert waiting[0] == 409
-    assert waiting[1]["message"] == f"resource_not_ready: run {running['id']} is running"
+    assert waiting[1]["message"] == f"run {running['id']} is running"
     assert killed[0] == 404
     assert killed[1]["message"] == f"run {running['id']} was killed; no outputs"
     assert nothing == (200, {"path": f"runs/{empty['id']}", "entries": [], "target": None})

@@ -85,6 +85,38 @@ async def test_what_is_missing_and_what_is_somebody_elses_read_alike(stage, clie
     }
 
 
+async def test_a_name_with_a_colon_is_hinted_at_where_it_is_there(stage, client):
+    run_id = await run_with(stage, client, {"a:b": b"x", "c": b"y"}, f"mounts{next(_numbers)}")
+
+    status, answer = await asked(client, (f"runs/{run_id}/a", "b"))
+    other = await asked(client, (f"runs/{run_id}/a", "c"))
+
+    assert (status, answer["code"]) == (404, "resource_not_found")
+    assert f"'runs/{run_id}/a:b'" in answer["hint"]
+    assert "mount the directory that it is in" in answer["hint"]
+    assert other[1]["hint"] is None
+
+
+async def test_what_cannot_be_mounted_makes_no_run(client, made):
+    def listed(answer):
+        return [run["id"] for run in answer[1]["runs"]]
+
+    before = listed(await client.ask("GET", "/api/runs"))
+    refused = [
+        await asked(client, resource)
+        for resource in (
+            "runs/99999999",
+            f"runs/{made}/nothing",
+            "uploads/nothing",
+            "public/nothing",
+            "nolink",
+        )
+    ]
+
+    assert {status for status, _ in refused} == {404}
+    assert listed(await client.ask("GET", "/api/runs")) == before
+
+
 @pytest.mark.parametrize(
     ("mount", "code"),
     [

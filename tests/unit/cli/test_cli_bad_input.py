@@ -69,7 +69,13 @@ CATALOGUE = [
     ("B22", ["cp", "runs", "out"], 1, ["is a list of resources"]),
     *(("B23", [command, path], 2, ["path: '", "no '..'"])
       for command in ("ls", "cp")
-      for path in ("runs/1/../../x", "..", "runs//1", "runs/1/a\0b", "runs/./1", "runs/" + "x" * 5000)),
+      for path in ("runs/1/../../x", "..", "runs//1", "runs/1/a\0b", "runs/./1")),
+    *(("B23", [command, "runs/2/" + "x" * 5000], 2, ["path: 'runs/2/xxx", "at most 4096 bytes are allowed"])
+      for command in ("ls", "cp")),
+    *(("B23", [command, "runs/1/a\\b"], 2, ["path: 'runs/1/a", "holds a backslash", "the directory that it is in"])
+      for command in ("ls", "cp")),
+    *(("B23", ["ls", f"runs/{snapshot}"], 2, ["they count from 1", "as in runs/12@1"])
+      for snapshot in ("12@0", "12@x", "12@")),
     *(("B23", [command, "runs/\udcff"], 2, ["path: ", "not valid UTF-8"]) for command in ("ls", "cp")),
     ("B72", ["keys", "add", "nosuch.pub"], 2, ["nosuch.pub", "does not exist"]),
     ("B72", ["keys", "add", "."], 2, ["is a directory"]),

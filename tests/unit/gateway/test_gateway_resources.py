@@ -109,8 +109,8 @@ def test_a_link_leads_to_a_file_inside_or_nowhere():
 @pytest.mark.parametrize(
     ("state", "error", "text"),
     [
-        (RunState.RUNNING, ConflictError, "resource_not_ready: run 12 is running"),
-        (RunState.SAVING, ConflictError, "resource_not_ready: run 12 is saving"),
+        (RunState.RUNNING, ConflictError, "run 12 is running"),
+        (RunState.SAVING, ConflictError, "run 12 is saving"),
         (RunState.KILLED, NotFoundError, "run 12 was killed; no outputs"),
         (RunState.FAILED, NotFoundError, "run 12 failed; no outputs"),
         (RunState.INTERRUPTED, NotFoundError, "run 12 was interrupted; no outputs"),

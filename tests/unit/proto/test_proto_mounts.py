@@ -66,10 +66,13 @@ def test_a_mount_is_a_resource_and_a_path(text, resource, target):
     assert mounts.parse(text) == MountRequest(resource=resource, target=target)
 
 
-@pytest.mark.parametrize("text", ["a:b:c", ":x", "x:", "", "s3://a:b://c", "s3://"])
+@pytest.mark.parametrize("text", ["a:b:c", "a:b:c:d", ":x", "x:", "", ":", "s3://a:b://c"])
 def test_what_is_no_mount_is_refused(text):
-    with pytest.raises(InvalidError):
+    with pytest.raises(InvalidError) as refused:
         mounts.parse(text)
+    assert refused.value.code == "mount_syntax"
+    assert refused.value.field == "mounts"
+    assert "<resource_path>[:<mount_path>]" in refused.value.message
 
 
 def targets(*requests: str, cwd: str = "/spell/proj/sub") -> list[str]:
@@ -101,6 +104,33 @@ def test_a_target_stays_where_mounts_belong(target):
     with pytest.raises(InvalidError) as refused:
         targets(f"runs/1:{target}")
     assert refused.value.code == "mount_target_forbidden"
+
+
+@pytest.mark.parametrize(
+    ("mount", "why"),
+    [
+        ("runs/1:a\nb", "a line break"),
+        ("runs/1:a\\b", "a backslash"),
+        ("runs/1:" + "x" * 5000, "at most 4096 bytes"),
+        ("runs/1:/mnt/./x", "no '.' is allowed"),
+        ("runs/1:/mnt/../x", "no '..' is allowed"),
+        ("runs/1:~/y", "'~' is not expanded"),
+        ("runs/1:~", "'~' is not expanded"),
+        (
+            "uploads/x/new\nline",
+            "under its own name: it holds a line break or another control character; say where",
+        ),
+    ],
+)
+def test_why_a_target_is_none_is_said_of_what_is_wrong(mount, why):
+    with pytest.raises(InvalidError) as refused:
+        targets(mount)
+    assert refused.value.code == "mount_target_forbidden"
+    assert why in refused.value.message
+
+
+def test_an_odd_name_is_mounted_where_somebody_says():
+    assert targets("uploads/x/new\nline:y", "uploads/x:~y") == ["/spell/proj/sub/y", "/spell/proj/sub/~y"]
 
 
 @pytest.mark.parametrize(
