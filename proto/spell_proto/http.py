@@ -224,6 +224,11 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {token}"} if token else None
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def near(self) -> bool:
+        """Whether the service listens on this machine, as far as its address says."""
+        return self._path is not None
+
     async def __aenter__(self) -> Self:
         connector = (
             aiohttp.UnixConnector(self._path, limit=0) if self._path else aiohttp.TCPConnector(limit=0)

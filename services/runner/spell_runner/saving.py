@@ -4,26 +4,25 @@ import asyncio
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from io import FileIO
-from typing import IO
 
 import aiohttp
 from pydantic import TypeAdapter
 
-from spell_proto import blob_packs, logs
+from spell_proto import logs
 from spell_proto.errors import FullError, RefusedError, UnavailableError
 from spell_proto.events import OutputsSaved
 from spell_proto.http import Caller
 from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_proto.views import MANIFEST_BYTES_MAX, Manifest, ManifestEntry, ManifestStored
+from spell_runner import sending
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes, shortened
 from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths
+from spell_runner.sending import Blob
 from spell_runner.workspace import Abort, open_readable
 
 log = logs.get()
@@ -33,13 +32,8 @@ MISSING_BATCH = 1_000
 UPLOADS_AT_ONCE = 4
 #: Files that are read at the same time for their digests.
 READERS = 2
-#: The bytes of the files in a pack, with room for what stands around them.
-_PACK_BYTES = blob_packs.PACK_BYTES_MAX - blob_packs.PACK_BLOBS_MAX * 64
-CHUNK_BYTES = 1 << 20
+_READ_BYTES = 256 << 10
 RETRY_SECONDS_MAX = 5.0
-#: A storage that takes longer for a file hangs: it is asked again.
-PUT_SECONDS_MAX = 30.0
-PUT_BYTES_PER_SECOND_MIN = 1 << 20
 MANIFEST_SECONDS_MAX = 600.0
 SAY_AFTER_SECONDS = 3.0
 #: How long a full disk of storage is waited for: other runs end meanwhile, and what they took becomes free.
@@ -59,20 +53,6 @@ class Missing(Shape):
 
 _MISSING: TypeAdapter[Missing] = TypeAdapter(Missing)
 _STORED: TypeAdapter[ManifestStored] = TypeAdapter(ManifestStored)
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """The content of a found file, as it was when it was read: again, if it `changed` meanwhile."""
-
-    found: Found
-    sha256: str
-    size: int
-    changed: bool = False
-
-
-class ChangedError(Exception):
-    """A file is not what it was when its digest was taken."""
 
 
 def nothing(left_out: Sequence[str] = ()) -> OutputsSaved:
@@ -201,25 +181,25 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort:
     async def one(path: str) -> None:
         async with limit:
             try:
-                await _put(storage, owner_id, batch[path])
-            except (ChangedError, RefusedError) as error:
+                await sending.put(storage, owner_id, batch[path])
+            except (sending.ChangedError, RefusedError) as error:
                 if isinstance(error, UnavailableError | FullError):
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
-                batch[path] = await _put_copy(storage, owner_id, batch[path].found, abort)
+                batch[path] = await sending.put_copy(storage, owner_id, batch[path].found, abort)
 
     async def together(pack: list[str]) -> None:
         try:
             async with limit:
-                await _put_pack(storage, owner_id, [batch[path] for path in pack])
-        except (ChangedError, RefusedError) as error:
+                await sending.put_pack(storage, owner_id, [batch[path] for path in pack])
+        except (sending.ChangedError, RefusedError) as error:
             if isinstance(error, UnavailableError | FullError):
                 raise
             # One of them is another by now: each by itself shows which.
             for path in pack:
                 await one(path)
 
-    packs, alone = _packed({path: batch[path] for path in paths})
+    packs, alone = sending.packed({path: batch[path] for path in paths})
     try:
         async with asyncio.TaskGroup() as group:
             for pack in packs:
@@ -232,96 +212,6 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort:
     lost = {digest for digest in answer.missing if batch[todo[digest]].sha256 != digest}
     for path in [path for path, blob in batch.items() if blob.sha256 in lost]:
         await one(path)
-
-
-async def _put(storage: Caller, owner_id: int, blob: Blob) -> None:
-    if blob.found.link is not None:
-        await _send(storage, owner_id, blob, os.fsencode(blob.found.link))
-    elif blob.size <= CHUNK_BYTES:
-        await _send(storage, owner_id, blob, _small(blob))
-    else:
-        # Closed here: a request that was refused half-way would hold the file, and its room on the disk, for long.
-        with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
-            await _send(storage, owner_id, blob, _chunks(file, blob.size))
-
-
-def _packed(blobs: dict[str, Blob]) -> tuple[list[list[str]], list[str]]:
-    """Which of some files go together, and which by themselves."""
-    packs: list[list[str]] = []
-    alone: list[str] = []
-    room = count = 0
-    for path, blob in blobs.items():
-        if blob.found.link is not None or blob.size > blob_packs.BLOB_BYTES_MAX:
-            alone.append(path)
-            continue
-        if not packs or room < blob.size or count == blob_packs.PACK_BLOBS_MAX:
-            packs.append([])
-            room, count = _PACK_BYTES, 0
-        packs[-1].append(path)
-        room, count = room - blob.size, count + 1
-    return packs, alone
-
-
-async def _put_pack(storage: Caller, owner_id: int, blobs: list[Blob]) -> None:
-    data = await asyncio.to_thread(lambda: blob_packs.pack((blob.sha256, _small(blob)) for blob in blobs))
-    headers = {"Content-Type": "application/octet-stream"}
-    params = {"owner_id": owner_id}
-    async with (
-        asyncio.timeout(PUT_SECONDS_MAX + len(data) / PUT_BYTES_PER_SECOND_MIN),
-        storage.open("POST", "/blobs/pack", params=params, data=data, headers=headers, stream=True),
-    ):
-        pass
-
-
-async def _put_copy(storage: Caller, owner_id: int, found: Found, abort: Abort) -> Blob:
-    """Read a file once more, into a copy of our own: whoever goes on to change it changes that no more."""
-    # Beside it: there it takes room of the run's, and there is no name by which a run could find it.
-    with tempfile.TemporaryFile(dir=os.path.dirname(found.source)) as copy:  # noqa: PTH120 -- plain strings
-        blob = await asyncio.to_thread(_copy, found, copy, abort)
-        copy.seek(0)
-        with os.fdopen(os.dup(copy.fileno()), "rb", buffering=0) as file:
-            await _send(storage, owner_id, blob, _chunks(file, blob.size))
-    return blob
-
-
-def _copy(found: Found, to: IO[bytes], abort: Abort) -> Blob:
-    digest, size = hashlib.sha256(), 0
-    with os.fdopen(open_readable(found.source), "rb", buffering=0) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            abort.check()
-            digest.update(chunk)
-            to.write(chunk)
-            size += len(chunk)
-    to.flush()
-    return Blob(found, digest.hexdigest(), size, changed=True)
-
-
-async def _send(storage: Caller, owner_id: int, blob: Blob, data: bytes | AsyncIterator[bytes]) -> None:
-    headers = {"Content-Length": str(blob.size), "Content-Type": "application/octet-stream"}
-    params = {"owner_id": owner_id}
-    async with (
-        asyncio.timeout(PUT_SECONDS_MAX + blob.size / PUT_BYTES_PER_SECOND_MIN),
-        storage.open("PUT", f"/blobs/{blob.sha256}", params=params, data=data, headers=headers, stream=True),
-    ):
-        pass
-
-
-def _small(blob: Blob) -> bytes:
-    # What was added since then is no harm: what was read is still there.
-    with os.fdopen(open_readable(blob.found.source), "rb") as file:
-        data = file.read(blob.size)
-    if len(data) != blob.size:
-        raise ChangedError
-    return data
-
-
-async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
-    while left:
-        chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
-        if not chunk:
-            raise ChangedError
-        left -= len(chunk)
-        yield chunk
 
 
 async def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
@@ -362,7 +252,7 @@ def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
         if not stat.S_ISREG(before.st_mode):
             raise OSError(f"{found.path} is no file any more")
         size = 0
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(_READ_BYTES):
             abort.check()
             digest.update(chunk)
             size += len(chunk)

@@ -27,7 +27,6 @@ class ArchiveRoutes:
     async def put(self, request: web.Request) -> web.Response:
         digest = answers.sha256(request.match_info["sha256"], "sha256")
         await self._objects.put_stream(_key(digest), checked(digest, pieces_of(request)))
-        await self._objects.settle()
         return web.Response(status=201, body=b"{}", content_type="application/json")
 
     async def get(self, request: web.Request) -> web.StreamResponse:

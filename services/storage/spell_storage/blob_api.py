@@ -13,12 +13,14 @@ from spell_proto.errors import InvalidError, shown
 from spell_proto.http import json_response, parse_json
 from spell_proto.shapes import Shape
 from spell_proto.views import MANIFEST_BYTES_MAX
-from spell_storage import answers, manifests
+from spell_storage import answers, manifests, nearby
 from spell_storage.blobs import SMALL_BYTES_MAX, Blobs
 from spell_storage.objects import PIECE_BYTES
 
 _DIGESTS_BYTES_MAX = 8 << 20
 _MANIFESTS_AT_ONCE = 2
+#: Each holds a thread for as long as it reads and writes.
+_COPIES_AT_ONCE = 4
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -34,12 +36,14 @@ class BlobRoutes:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
+        self._copies = asyncio.Semaphore(_COPIES_AT_ONCE)
         self._manifests = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/blobs/missing", self.missing)
         app.router.add_post("/blobs/pack", self.put_pack)
         app.router.add_put("/blobs/{sha256}", self.put)
+        app.router.add_post("/blobs/{sha256}/file", self.put_file)
         app.router.add_get("/blobs/{sha256}", self.get)
         app.router.add_put("/manifests", self.put_manifest)
         app.router.add_get("/manifests/{digest}", self.get_manifest)
@@ -61,6 +65,15 @@ class BlobRoutes:
             await self._blobs.put(owner_id, digest, await request.read())
         else:
             await self._blobs.put_stream(owner_id, digest, pieces_of(request))
+        return web.Response(status=201, body=b"{}", content_type="application/json")
+
+    async def put_file(self, request: web.Request) -> web.Response:
+        owner_id, query = answers.owner(request), request.query
+        digest = answers.sha256(request.match_info["sha256"], "sha256")
+        number, size = (answers.number(query.get(name), name) for name in ("file", "size"))
+        with nearby.opened(request, number, query.get("identity", "")) as file:
+            async with self._copies:
+                await self._blobs.put_file(owner_id, digest, file, size)
         return web.Response(status=201, body=b"{}", content_type="application/json")
 
     async def put_pack(self, request: web.Request) -> web.Response:

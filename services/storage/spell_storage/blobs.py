@@ -8,7 +8,9 @@ Theory of operation
 A key of the object store is used for one put, ever. It is on record as *loose* before anything lies under it, and until
 the one statement that makes it the object's: killed at any line, a put leaves a key that `garbage` finds and removes,
 and removing it can take nothing from another put of the same bytes. What was used lately is never removed, so whoever
-was told that a blob is here has time to name it. An object whose bytes turn out damaged or lost loses its key
+was told that a blob is here has time to name it. A manifest names only what is on the disk: an object of more than
+`SMALL_BYTES_MAX` is flushed before it has a row, a small one together with others before the first manifest that needs
+it, and what puts a damaged one right at once. An object whose bytes turn out damaged or lost loses its key
 (`contents`): it is missing for everybody, and the next who sends it puts it right for all.
 """
 
@@ -18,19 +20,23 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from io import FileIO
+from typing import TypeVar
 
 import asyncpg
 
 from spell_proto import database
 from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
 from spell_proto.views import Manifest, ManifestStored
-from spell_storage import manifests
+from spell_storage import copying, manifests
 from spell_storage.contents import AGAIN_SECONDS, Blob, Contents, damaged
 from spell_storage.manifests import Canonical
 from spell_storage.objects import Objects
 from spell_storage.quotas import QuotaError, Quotas
 from spell_storage.sentinel import Sentinel
 from spell_storage.sums import Digesting
+
+T = TypeVar("T")
 
 _SQL = database.queries("spell_storage", "blobs.sql")
 #: Bodies up to this are held in memory and written in one go.
@@ -39,7 +45,6 @@ SMALL_BYTES_MAX = 1 << 20
 KEPT_SECONDS = 24 * 3600.0
 #: A put that lasts says so often that its key is not taken for abandoned.
 _GOES_ON_SECONDS = 60.0
-_PUTS_AT_ONCE = 16
 _ASKED_AT_ONCE = 10_000
 #: The store is looked for so often while blobs are put.
 _SEEN_SECONDS = 5.0
@@ -91,11 +96,7 @@ class Blobs:
         """
         taken = await asyncio.to_thread(_digests, contents) if len(contents) > 1 else _digests(contents)
         keys = await self._begin(list(contents))
-        if len(keys) == 1:
-            [(digest, key)] = keys.items()
-            await self._objects.put(key, contents[digest])
-        else:
-            await self._put_together([(key, contents[digest]) for digest, key in keys.items()])
+        await self._objects.put_all([(key, contents[digest]) for digest, key in keys.items()])
         await self._end(owner_id, taken, keys)
 
     async def put_stream(self, owner_id: int, digest: str, pieces: AsyncIterator[bytes]) -> None:
@@ -112,6 +113,30 @@ class Blobs:
         else:
             async for _ in told:
                 pass
+        await self._end(owner_id, {digest: digesting}, keys)
+
+    async def put_file(self, owner_id: int, digest: str, file: FileIO, size: int) -> None:
+        """Store a blob that is a file of this machine: its first `size` bytes, as they are read now. Its bytes pass through
+        one thread, which sees to the digest of what it writes.
+
+        Raises:
+            InvalidError: digest_mismatch.
+        """
+        if not self._objects.local:
+            await self.put_stream(owner_id, digest, copying.pieces(file, size))
+            return
+        digesting = Digesting()
+        keys = await self._begin([digest])
+        if digest in keys:
+            async with self._objects.writing(keys[digest]) as number:
+                steps = copying.steps(file, size, digesting, number)
+                async for _ in self._going_on(keys[digest], steps):
+                    pass
+                _check(digest, digesting.sha256)
+        else:
+            async for _ in copying.steps(file, size, digesting, None):
+                pass
+            _check(digest, digesting.sha256)
         await self._end(owner_id, {digest: digesting}, keys)
 
     async def find(self, owner_id: int, digest: str) -> Blob:
@@ -160,7 +185,7 @@ class Blobs:
         digest = (await asyncio.to_thread(hashlib.sha256, manifest.data)).hexdigest()
         stored = ManifestStored(digest=digest, files=manifest.files, bytes=manifest.bytes)
         await self.put(owner_id, stored.digest, manifest.data)
-        await self._objects.settle()
+        await self._flush([stored.digest, *wanted])
         try:
             problem = await self._name_blobs(owner_id, stored, manifest, beyond=beyond)
         except QuotaError:
@@ -193,20 +218,6 @@ class Blobs:
             there |= {row["sha256"] for row in again}
         return {digest: key for digest, key in keys.items() if digest not in there}
 
-    async def _put_together(self, objects: Sequence[tuple[str, bytes]]) -> None:
-        limit = asyncio.Semaphore(_PUTS_AT_ONCE)
-
-        async def put(key: str, data: bytes) -> None:
-            async with limit:
-                await self._objects.put(key, data)
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for key, data in objects:
-                    tasks.create_task(put(key, data))
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None
-
     async def _end(self, owner_id: int, taken: Mapping[str, Digesting], keys: Mapping[str, str]) -> None:
         """What lies under `keys` become objects; all in `taken` become blobs of the owner."""
         granted: set[str] = set()
@@ -220,6 +231,9 @@ class Blobs:
             ]
             rows = await self._pool.fetch(_SQL["end_puts"], *columns, owner_id)
             chosen = {row["sha256"]: row["key"] for row in rows}
+            # What is right again may be needed by manifests that trust it to be on the disk.
+            righted = [row["key"] for row in rows if row["known"] and row["key"] in keys.values()]
+            await self._objects.flush(righted)
             granted |= set(chosen)
             for digest, key in keys.items():
                 if chosen.get(digest) != key:
@@ -233,7 +247,16 @@ class Blobs:
         if len(granted) < len(taken):
             raise UnavailableError("unavailable", "blobs were removed while they were sent; send them again")
 
-    async def _going_on(self, key: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _flush(self, digests: Sequence[str]) -> None:
+        """These objects survive a power cut. Large ones do from the first, and so does what a manifest needs already."""
+        asked = list(digests)
+        keys: list[str] = []
+        for start in range(0, len(asked), _ASKED_AT_ONCE):
+            some = asked[start : start + _ASKED_AT_ONCE]
+            keys += [row["key"] for row in await self._pool.fetch(_SQL["unsettled"], some, SMALL_BYTES_MAX)]
+        await self._objects.flush(keys)
+
+    async def _going_on(self, key: str, pieces: AsyncIterator[T]) -> AsyncIterator[T]:
         said_at = time.monotonic()
         async for piece in pieces:
             if time.monotonic() - said_at >= _GOES_ON_SECONDS:

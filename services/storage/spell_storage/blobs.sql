@@ -45,6 +45,8 @@ WITH held AS (
     WHERE key = ANY($2::text[]) AND at > '-infinity' FOR UPDATE OF loose
 ), asked AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS asked (sha256, key, size, sums)
+), known AS (
+    SELECT sha256 FROM objects WHERE sha256 = ANY($1::text[])
 ), stored AS (
     INSERT INTO objects (sha256, size, key, sums)
     SELECT asked.sha256, asked.size, asked.key, asked.sums FROM asked JOIN held USING (key) ORDER BY asked.sha256
@@ -57,7 +59,13 @@ WITH held AS (
 ), taken AS (
     DELETE FROM loose USING stored WHERE loose.key = stored.key AND loose.key = ANY($2::text[])
 )
-SELECT sha256, key FROM stored;
+SELECT stored.sha256, stored.key, known.sha256 IS NOT NULL AS known FROM stored LEFT JOIN known USING (sha256);
+
+-- name: unsettled
+-- Where those of some objects lie that may not be on the disk yet: small ones that no manifest has needed so far.
+SELECT key FROM objects
+WHERE sha256 = ANY($1::text[]) AND size <= $2 AND key IS NOT NULL
+  AND NOT EXISTS (SELECT FROM manifest_objects WHERE object_id = objects.id);
 
 -- name: grant_blobs
 -- An owner has sent the bytes of objects that were here already. Not flushed, as above.

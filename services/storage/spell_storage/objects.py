@@ -1,12 +1,8 @@
 """The object store, the only module that knows where big bytes lie: a local directory, or S3, GCS or Azure."""
 
 import asyncio
-import ctypes
-import os
-import re
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -17,17 +13,19 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from spell_proto import logs
 from spell_proto.errors import FullError, SettingsError, UnavailableError, shown
 from spell_proto.http import says_full
+from spell_storage import local_files
 
 log = logs.get()
 
 #: One step of a streamed read or write.
 PIECE_BYTES = 1 << 20
-#: Measured: obstore writes a local file fastest in steps of this size; S3 wants at least 5 MiB per part.
+#: S3 wants at least 5 MiB per part.
 _UPLOAD_PART_BYTES = 8 << 20
 _UPLOAD_PARTS_AT_ONCE = 2
 _LISTED_AT_ONCE = 1_000
-#: How a store in a directory calls a file until its object is whole.
-_UNFINISHED = re.compile(r"#[0-9]+\Z")
+_PUTS_AT_ONCE = 16
+#: More files than these are flushed with everything else that their file system holds.
+_FLUSHED_ALONE_MAX = 32
 
 
 class Objects:
@@ -36,6 +34,7 @@ class Objects:
     def __init__(self, store: ObjectStore, directory: Path | None) -> None:
         self._store = store
         self._directory = directory
+        self._making = asyncio.Lock()
 
     @classmethod
     def open(cls, url: str, directory: Path) -> "Objects":
@@ -62,14 +61,53 @@ class Objects:
         return self._directory is not None
 
     async def put(self, key: str, data: bytes, *, synced: bool = False) -> None:
-        """Store an object. With `synced` it survives a power cut from here on, without it from `settle` on."""
+        """Store an object. With `synced` it survives a power cut from here on, without it from `settle` or `flush` on."""
         with _answering():
             await obstore.put_async(self._store, key, data, use_multipart=False)
-        if synced and self._directory is not None:
-            await asyncio.to_thread(_sync, self._directory / key)
+        if synced:
+            await self.flush([key])
+
+    async def put_all(self, objects: Sequence[tuple[str, bytes]]) -> None:
+        """Store several small objects, under keys of which nobody knows yet; they survive a power cut from `settle` or
+        `flush` on.
+        """
+        if self._directory is not None:
+            files = [(f"{self._directory}/{key}", data) for key, data in objects]
+            # Threads that make many files would only get into each other's way.
+            async with self._making:
+                await local_files.to_its_end(local_files.write_all, files)
+            return
+        limit = asyncio.Semaphore(_PUTS_AT_ONCE)
+
+        async def put(key: str, data: bytes) -> None:
+            async with limit:
+                await self.put(key, data)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for key, data in objects:
+                    tasks.create_task(put(key, data))
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+
+    @asynccontextmanager
+    async def writing(self, key: str) -> AsyncIterator[int]:
+        """A descriptor to write an object by, where the store is a directory: for who has its bytes in a file. It is there,
+        and survives a power cut, once this ends without an error.
+        """
+        assert self._directory is not None, "only a store in a directory has files"
+        async with local_files.writing(self._directory / key) as number:
+            yield number
 
     async def put_stream(self, key: str, pieces: AsyncIterator[bytes]) -> None:
-        """Store an object of any size. When `pieces` raises, nothing is stored and the error comes through."""
+        """Store an object of any size, which survives a power cut from here on. When `pieces` raises, nothing is stored and
+        the error comes through.
+        """
+        if self._directory is not None:
+            async with self.writing(key) as number:
+                async for piece in pieces:
+                    await local_files.to_its_end(local_files.write, number, piece)
+            return
         with _answering():
             await obstore.put_async(
                 self._store,
@@ -99,12 +137,22 @@ class Objects:
         """
         if self._directory is None:
             return 0
-        return await asyncio.to_thread(_clear_unfinished, self._directory, before.timestamp())
+        return await asyncio.to_thread(local_files.clear_unfinished, self._directory, before.timestamp())
 
     async def settle(self) -> None:
         """Everything stored so far survives a power cut."""
         if self._directory is not None:
-            await asyncio.to_thread(_sync_file_system, self._directory)
+            await asyncio.to_thread(local_files.flush_all, self._directory)
+
+    async def flush(self, keys: Sequence[str]) -> None:
+        """These objects survive a power cut."""
+        if self._directory is None or not keys:
+            return
+        if len(keys) > _FLUSHED_ALONE_MAX:
+            await self.settle()
+            return
+        paths = [self._directory / key for key in keys]
+        await asyncio.to_thread(local_files.flush, paths)
 
     async def get(self, key: str) -> bytes:
         """A whole object. Raises `FileNotFoundError` when it is not there."""
@@ -135,35 +183,12 @@ class Objects:
     async def size(self, key: str) -> int | None:
         """How long an object is, or None when it is not there."""
         if self._directory is not None:
-            return _file_size(self._directory / key)
+            return local_files.size(self._directory / key)
         try:
             with _answering():
                 return (await obstore.head_async(self._store, key))["size"]
         except FileNotFoundError:
             return None
-
-
-def _clear_unfinished(directory: Path, before: float) -> int:
-    count = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            path = Path(place, name)
-            # No key of ours has such a sign. What is being written to is younger.
-            if _UNFINISHED.search(name):
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime < before:
-                        path.unlink()
-                        count += 1
-    return count
-
-
-def _file_size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UnavailableError("unavailable", f"stored bytes cannot be found: {error.strerror}") from error
 
 
 @contextmanager
@@ -178,24 +203,3 @@ def _answering() -> Iterator[None]:
             raise FullError("disk_full", "the disk of storage is full") from error
         log.warning("the object store does not answer", problem=repr(error))
         raise UnavailableError("unavailable", "the object store does not answer; try again") from error
-
-
-def _sync(path: Path) -> None:
-    for place in (path, path.parent):
-        number = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _sync_file_system(directory: Path) -> None:
-    if sys.platform != "linux":
-        os.sync()
-        return
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(number) != 0:
-            raise OSError(ctypes.get_errno(), "syncfs", str(directory))
-    finally:
-        os.close(number)

@@ -20,7 +20,7 @@ class Digesting:
         self._sums = bytearray()
         self._running = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         self._sha256.update(data)
         view = memoryview(data)
         while view:

@@ -100,6 +100,20 @@ class FusedObjects(Objects):
         await super().put(key, data, synced=synced)
         await self.fuse.moment()
 
+    async def put_all(self, objects):
+        for one in objects:
+            await self.fuse.moment()
+            await super().put_all([one])
+        await self.fuse.moment()
+
+    @contextlib.asynccontextmanager
+    async def writing(self, key):
+        await self.fuse.moment()
+        async with super().writing(key) as number:
+            yield number
+            await self.fuse.moment()
+        await self.fuse.moment()
+
     async def remove(self, key):
         await self.fuse.moment()
         await super().remove(key)

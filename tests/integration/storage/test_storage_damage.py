@@ -189,16 +189,16 @@ async def test_bytes_of_another_database_in_the_same_store_are_no_strays(room):
 async def test_what_is_found_damaged_before_a_manifest_is_stored_is_sent_again(room):
     data = b"x" * 100
     await room.blobs.put(1, sha256(data), data)
-    settle = room.objects.settle
+    flush = room.objects.flush
 
-    async def settle_late():
-        await settle()
+    async def flush_late(keys):
+        await flush(keys)
         await room.blobs.contents.condemn(await room.blobs.find(1, sha256(data)), "a check found it")
 
-    room.objects.settle = settle_late
+    room.objects.flush = flush_late
     with pytest.raises(UnavailableError, match="send them again"):
         await room.blobs.put_manifest(1, manifest_of({"a": data}))
-    room.objects.settle = settle
+    room.objects.flush = flush
 
     assert await room.blobs.missing(1, [sha256(data)]) == [sha256(data)]
     assert await room.pool.fetchval("SELECT count(*) FROM manifests") == 0
