@@ -233,7 +233,8 @@ class Blobs:
             chosen = {row["sha256"]: row["key"] for row in rows}
             # What is right again may be needed by manifests that trust it to be on the disk.
             righted = [row["key"] for row in rows if row["known"] and row["key"] in keys.values()]
-            await self._objects.flush(righted)
+            if righted:
+                await self._objects.flush(righted)
             granted |= set(chosen)
             for digest, key in keys.items():
                 if chosen.get(digest) != key:

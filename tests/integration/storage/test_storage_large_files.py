@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from spell_proto.blob_packs import identity
 from spell_proto.views import ManifestStored, Verdict
 from support import stores
 
@@ -49,6 +50,15 @@ async def put(api, digest, path):
         pass
 
 
+async def put_open(api, digest, path):
+    """As a runner of the same machine does."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        named = {"file": file.fileno(), "identity": identity(status), "size": status.st_size}
+        async with api.open("POST", f"/blobs/{digest}/file", params=OWNER | named, seconds=120):
+            pass
+
+
 async def received(api, digest):
     """The digest and the size of what comes back."""
     hashing, size = hashlib.sha256(), 0
@@ -59,7 +69,8 @@ async def received(api, digest):
     return hashing.hexdigest(), size
 
 
-async def test_memory_stays_as_it_is_however_large_a_file_is(own_storage, tmp_path):
+@pytest.mark.parametrize("bring", [put, put_open])
+async def test_memory_stays_as_it_is_however_large_a_file_is(own_storage, tmp_path, bring):
     pid = own_storage.process.pid
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(os.urandom(2 << 20))
@@ -70,11 +81,11 @@ async def test_memory_stays_as_it_is_however_large_a_file_is(own_storage, tmp_pa
         file.write(os.urandom(1000))
     digest = await asyncio.to_thread(digest_of, large)
     async with own_storage.client() as api:
-        await put(api, digest_of(small), small)
+        await bring(api, digest_of(small), small)
         await received(api, digest_of(small))
         before = peak_bytes(pid)
 
-        await put(api, digest, large)
+        await bring(api, digest, large)
         entry = {"path": "large", "size": FILE_BYTES, "sha256": digest, "mode": 0o644}
         body = {"entries": [{**entry, "modified_at": "2026-01-02T03:04:05+00:00"}]}
         stored = await api.call("PUT", "/manifests", STORED, params=OWNER, body=body, seconds=120)
