@@ -8,40 +8,9 @@ import os
 import time
 from pathlib import Path
 
-from stack import running, table, verdict
+from stack import cpu_seconds, processes, running, table, verdict
 
 from spell_standalone.memory import of_process as pss_bytes
-
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def processes(directory: Path) -> dict[int, str]:
-    """Processes of a stack: those that carry its directory in their environment or command line, and their children
-    (backends of Postgres write a title over theirs).
-    """
-    needle = str(directory).encode()
-    parents, names, found = {}, {}, {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes()
-            carries = needle in command or needle in (entry / "environ").read_bytes()
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        words = [word.decode(errors="replace") for word in command.split(b"\0") if word]
-        if not words:
-            continue
-        pid = int(entry.name)
-        parents[pid] = int(fields[1])
-        module = words[words.index("-m") + 1] if "-m" in words[:-1] else Path(words[0].split(":")[0]).name
-        names[pid] = module
-        if carries:
-            found[pid] = module
-    while more := {pid: names[pid] for pid in names if parents[pid] in found and pid not in found}:
-        found |= more
-    return found
 
 
 def rss_bytes(pid: int) -> int:
@@ -50,14 +19,6 @@ def rss_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-def cpu_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def main() -> None:

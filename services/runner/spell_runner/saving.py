@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -28,7 +28,9 @@ from spell_runner.workspace import Abort, open_readable
 log = logs.get()
 
 LINES_MAX = 1_000
-MISSING_BATCH = 1_000
+#: As many files are brought to storage together, fewer if they have more bytes than this.
+BATCH_FILES_MAX = 1_000
+BATCH_BYTES = 256 << 20
 UPLOADS_AT_ONCE = 4
 #: Files that are read at the same time for their digests.
 READERS = 2
@@ -145,15 +147,9 @@ async def _store(
         )
         text += "leave some out with .spellignore or --no-save, or pack them into fewer"
         raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {text}")
-    blobs: dict[str, Blob] = {}
-    paths = sorted(placed)
-    for start in range(0, len(paths), MISSING_BATCH):
-        wanted = paths[start : start + MISSING_BATCH]
-        batch = await _read_all({path: placed[path] for path in wanted}, abort)
-        await _upload(storage, owner_id, batch, abort)
-        blobs.update(batch)
+    blobs = await _brought(storage, owner_id, placed, abort)
     manifest = Manifest(
-        entries=tuple(_entry(path, blobs[path]) for path in paths), deleted=tuple(sorted(deleted))
+        entries=tuple(_entry(path, blobs[path]) for path in sorted(placed)), deleted=tuple(sorted(deleted))
     )
     owner = {"owner_id": owner_id, "beyond": int(last)}
     # Storage answers when everything is on disk, which may take a while after a large upload.
@@ -167,6 +163,43 @@ async def _store(
             raise UnavailableError(error.code, error.message) from error
         raise
     return stored, [blob.found.path for blob in blobs.values() if blob.changed]
+
+
+async def _brought(
+    storage: Caller, owner_id: int, placed: Mapping[str, Found], abort: Abort
+) -> dict[str, Blob]:
+    """All files, once their contents are in storage. While some are on their way, digests are taken of the next."""
+    blobs: dict[str, Blob] = {}
+    read: asyncio.Queue[dict[str, Blob] | None] = asyncio.Queue(maxsize=1)
+
+    async def reading() -> None:
+        for wanted in batches(placed):
+            await read.put(await _read_all(wanted, abort))
+        await read.put(None)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reading())
+            while (batch := await read.get()) is not None:
+                await _upload(storage, owner_id, batch, abort)
+                blobs.update(batch)
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None
+    return blobs
+
+
+def batches(placed: Mapping[str, Found]) -> Iterator[dict[str, Found]]:
+    """Files by path, some at a time, in the order of their paths (pure)."""
+    batch: dict[str, Found] = {}
+    size = 0
+    for path in sorted(placed):
+        batch[path] = placed[path]
+        size += placed[path].size
+        if len(batch) == BATCH_FILES_MAX or size >= BATCH_BYTES:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
 
 
 async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort: Abort) -> None:
@@ -219,20 +252,18 @@ async def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
     left = iter(files.items())
 
     def some() -> dict[str, Blob]:
-        try:
-            # Who is done with a file takes the next one: they may be of any size.
-            return {path: _read(found, abort) for path, found in left}
-        except BaseException:
-            # The others end with the file that they have in hand.
-            for _ in left:
-                pass
-            raise
+        # Who is done with a file takes the next one: they may be of any size.
+        return {path: _read(found, abort) for path, found in left}
 
     try:
         async with asyncio.TaskGroup() as group:
             reading = [group.create_task(asyncio.to_thread(some)) for _ in range(READERS)]
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
+    finally:
+        # Where one has failed, or nobody waits any more, the others end with the file that they have in hand.
+        for _ in left:
+            pass
     return {path: blob for task in reading for path, blob in task.result().items()}
 
 

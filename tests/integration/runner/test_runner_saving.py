@@ -15,7 +15,7 @@ from spell_proto.codec import encode
 from spell_proto.errors import RefusedError
 from spell_proto.state import Reason
 from spell_proto.views import Manifest, ManifestEntry
-from spell_runner import saving
+from spell_runner import saving, sending
 from spell_runner.directory import Directory
 from spell_runner.errors import AttemptError
 from spell_runner.notes import Notes
@@ -60,7 +60,7 @@ def notes(attempts):
 
 
 async def test_an_upload_that_hangs_is_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(saving, "PUT_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(sending, "PUT_SECONDS_MAX", 0.2)
     (tmp_path / "file").write_text("x")
     changes = Changes([Found("file", str(tmp_path / "file"), 0o644, 1, 0)])
     storage, socket = Sleepy(), f"unix://{tmp_path}/s.sock"
