@@ -18,6 +18,7 @@ from spell_runner import doorbell, isolation, notices, nvml, quotas
 from spell_runner.attempt import Means
 from spell_runner.control import Control
 from spell_runner.copies import Copies
+from spell_runner.disks import Disks
 from spell_runner.engines.auto import AutoEngine
 from spell_runner.engines.docker import DockerEngine
 from spell_runner.engines.engine import Engine
@@ -64,7 +65,10 @@ async def main(stop: asyncio.Event) -> None:
                 (chosen.builder_url, ""),
             )
         ]
-        engine = await _engine(chosen, here, data, storage, builder)
+        disks = Disks(data, limits, chosen.run_quota)
+        stack.callback(disks.close)
+        await asyncio.to_thread(disks.open)
+        engine = await _engine(chosen, here, data, storage, builder, disks)
         try:
             await engine.open()
         except EngineError as error:
@@ -73,7 +77,8 @@ async def main(stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = Tasks(group)
             link = Link()
-            control = Control(here, data, link, scheduler, tasks, heartbeat_seconds=chosen.heartbeat_seconds)
+            beat = chosen.heartbeat_seconds
+            control = Control(here, data, link, scheduler, tasks, disks, heartbeat_seconds=beat)
             forwarder = Forwarder(here.id, link, storage)
             reporter = Reporter(here.id, link, tasks, control.beat_soon)
             stack.enter_context(doorbell.answered(data, _ringing(control, forwarder)))
@@ -119,7 +124,9 @@ async def _until_settled(control: Control) -> None:
     log.info("stopping for good", settled=control.settled)
 
 
-async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, builder: Caller) -> Engine:
+async def _engine(
+    chosen: Settings, here: Machine, data: Path, storage: Caller, builder: Caller, disks: Disks
+) -> Engine:
     if chosen.engine == "null":
         return NullEngine()
     hidden = (str(Path(chosen.platform_dir or data).resolve()),)
@@ -133,7 +140,7 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
     environments = Environments(builder, copies)
     if chosen.engine == "docker":
         server = ShimServer(data, chosen.shimd_linger_seconds)
-        return _docker(chosen, here, place, server, storage, environments)
+        return _docker(chosen, here, place, server, storage, environments, disks)
     trees = Trees(data, storage, lambda: used_code(data / "attempts"))
     _after_reboot(data / "boot_id", here.boot_id, trees)
     try:
@@ -152,10 +159,11 @@ async def _engine(chosen: Settings, here: Machine, data: Path, storage: Caller, 
         _mounting(chosen, here, data, storage, None),
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
+        disks=disks,
     )
     if chosen.engine == "local":
         return local
-    docker = _docker(chosen, here, place, server, storage, environments)
+    docker = _docker(chosen, here, place, server, storage, environments, disks)
     return AutoEngine(local, docker, data, server, grace_seconds=chosen.grace_seconds)
 
 
@@ -177,6 +185,7 @@ def _docker(
     server: ShimServer,
     storage: Caller,
     environments: Environments,
+    disks: Disks,
 ) -> DockerEngine:
     # Its trees belong to whom its runs are run as; where that is not us, no other engine can use them.
     data = place.data / "docker"
@@ -206,6 +215,7 @@ def _docker(
         rules=chosen.run_firewall,
         grace_seconds=chosen.grace_seconds,
         log_bytes_max=chosen.log_bytes_max,
+        disks=disks,
     )
 
 

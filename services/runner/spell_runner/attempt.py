@@ -15,7 +15,7 @@ from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
 from spell_proto.state import Intent, Reason, RunState, harder
 from spell_runner import fetching, findings, leaving, phases, pushes, saving, workspace
-from spell_runner.directory import Directory
+from spell_runner.directory import IMAGE, Directory
 from spell_runner.engines.engine import Engine
 from spell_runner.errors import AttemptError, DiscardedError, ForeignJournalError
 from spell_runner.forward import Forwarder
@@ -370,6 +370,10 @@ class Attempt:
 
     def _discard(self) -> None:
         """Free the room that the run has taken on this machine. Storage, too, may wait for it to end the log."""
+        if self.directory.has_disk:
+            # With the image goes the disk, and all that is on it.
+            self._means.throw_away(Path(self.directory / IMAGE))
+            self.directory.has_disk = False
         for part in SCRATCH:
             path = Path(self.directory / part)
             if path.exists():

@@ -26,6 +26,7 @@ from spell_proto.state import REASON_TEXT, Intent, Reason, harder
 from spell_runner import workspace
 from spell_runner.attempt import Attempt, Means
 from spell_runner.directory import SPEC, Directory
+from spell_runner.disks import Disks
 from spell_runner.gpus import models
 from spell_runner.link import Link
 from spell_runner.reports import Account
@@ -56,6 +57,7 @@ class Control:
         link: Link,
         scheduler: Caller,
         tasks: Tasks,
+        disks: Disks,
         *,
         heartbeat_seconds: float,
     ) -> None:
@@ -65,6 +67,7 @@ class Control:
         self._link = link
         self._scheduler = scheduler
         self._tasks = tasks
+        self._disks = disks
         self._heartbeat_seconds = heartbeat_seconds
         self._means: Means | None = None
         self._attempts: dict[Key, Attempt] = {}
@@ -345,6 +348,8 @@ class Control:
         while True:
             await self._trash.wait()
             self._trash.clear()
+            # First what holds an image that was thrown away.
+            await asyncio.to_thread(self._disks.sweep)
             await asyncio.to_thread(_empty, self._trash_path)
 
 
@@ -357,4 +362,7 @@ def _held(attempt: Attempt) -> AttemptHeld:
 
 def _empty(trash: Path) -> None:
     for path in trash.iterdir():
-        workspace.remove(path)
+        if workspace.is_directory(path):
+            workspace.remove(path)
+        else:
+            path.unlink()

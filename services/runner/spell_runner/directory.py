@@ -7,6 +7,7 @@
     launch.json, shim.jsonl, control.sock, upper, work, tmp, spell    see `spell_runner.shim.launch`
     baseline.json the files of a copied workspace as they were at the start
     code.json     where the code is that the run names by a URL, once it is fetched
+    disk.img      what the command writes to, where there are limits: a file system, mounted below `disks`
     pushing       where the builder says that its environment is stored, if it was not yet when the run began
 
 Room for the end is kept on the disk from the beginning on: behind the end of `steps.jsonl`, `shim.jsonl` and `journal`.
@@ -31,10 +32,12 @@ from spell_proto.spec import AttemptSpec, CodeLocation
 from spell_proto.state import Reason
 from spell_runner.phases import Outcome, Verdict
 from spell_runner.shim import linux
-from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, append_whole
+from spell_runner.shim.launch import JOURNAL, SPARE_BYTES, WRITTEN, append_whole
 
 INTENT, STEPS, BASELINE = "intent.json", "steps.jsonl", "baseline.json"
 CODE = "code.json"
+#: The disk of an attempt that has one of its own, and where those of all attempts are mounted.
+IMAGE, DISKS = "disk.img", "disks"
 PUSHING = "pushing"
 SPEC: TypeAdapter[AttemptSpec] = TypeAdapter(AttemptSpec)
 _CODE: TypeAdapter[CodeLocation] = TypeAdapter(CodeLocation)
@@ -63,9 +66,22 @@ class Directory:
         self.name = path.name
         self.base = str(path)
         self._journal: int | None = None
+        self.has_disk = os.access(self / IMAGE, os.F_OK)
 
     def __truediv__(self, name: str) -> str:
+        if name.partition("/")[0] in WRITTEN:
+            return f"{self.place}/{name}"
         return f"{self.base}/{name}"
+
+    @property
+    def disk(self) -> str:
+        """Where its disk is mounted, if it has one."""
+        return os.path.abspath(f"{self.base}/../../{DISKS}/{self.name}")  # noqa: PTH100 -- plain strings throughout
+
+    @property
+    def place(self) -> str:
+        """Where everything is that the command writes to."""
+        return self.disk if self.has_disk else self.base
 
     def close(self) -> None:
         """Let go of the journal. Anything may be called again afterwards."""

@@ -35,8 +35,8 @@ def freeze(directory: Directory, abort: Abort) -> Directory:
     thaw(directory)
     target = Path(directory / SNAPSHOT)
     target.mkdir(mode=0o700)
-    os.link(directory / LAUNCH, target / LAUNCH)
-    told = Launch.decode((target / LAUNCH).read_bytes())
+    told = Launch.decode(Path(directory / LAUNCH).read_bytes())
+    (target / LAUNCH).write_bytes(told.encode())
     if told.overlay:
         link_tree(directory / UPPER, target / UPPER, abort)
         _link_layers(told, directory, target, abort)

@@ -1,6 +1,6 @@
 """Sees to it that a run takes no more of its machine's disk than it may (shell).
 
-What a run has written is measured again and again while its command runs: seldom where that takes long, but at once when
+One that has a disk of its own can take no more than that: it is ended when the disk stays full. Of others, what a run has written is measured again and again while its command runs: seldom where that takes long, but at once when
 the whole disk has lost as much room as the run had left. One that has written more than it may is ended; what it has made is saved.
 """
 
@@ -9,11 +9,13 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.errors import SettingsError
 from spell_runner.directory import Directory
-from spell_runner.shim import memory
+from spell_runner.shim import memory, room
+from spell_runner.shim.launch import LAUNCH, SNAPSHOT, Launch
 from spell_runner.usage import Usage, measure
 
 log = logs.get()
@@ -22,6 +24,8 @@ log = logs.get()
 LOOK_SECONDS = 1.0
 LOOK_SHARE = 20
 MEASURE_SECONDS_MAX = 300.0
+#: So long a disk may be full: most commands that meet the end of it say so and end by themselves, some make room.
+FULL_SECONDS_MAX = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,38 @@ class Quota:
         #: What was seen last, once something was.
         self.measured: Usage | None = None
         self._free = Usage()
+        self._full_since: float | None = None
+        self._told: Launch | None = None
         self._task: asyncio.Task[None] | None = None
 
     def look(self) -> None:
         """Measure if it is time. The command runs."""
+        now = asyncio.get_running_loop().time()
+        if self._directory.has_disk and not self._leads_off_its_disk(now):
+            return
         if not self._limits or (self._task is not None and not self._task.done()):
             return
-        now = asyncio.get_running_loop().time()
         if now >= self._due or (now >= self._soonest and self._is_urgent()):
             self._task = asyncio.ensure_future(self._look())
+
+    def _leads_off_its_disk(self, now: float) -> bool:
+        """Look at a disk of its own; whether the run can write elsewhere, too: to the layer that a container has."""
+        if self._told is None:
+            self._told = Launch.decode(Path(self._directory / LAUNCH).read_bytes())
+        if self._told.disk is None:
+            return True
+        problem = None
+        # While a snapshot is taken the run cannot help what is on its disk, nor can it write more.
+        if not os.path.lexists(self._directory / SNAPSHOT):
+            problem = room.used_up(self._told.disk)
+        if problem is None:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        elif now - self._full_since >= FULL_SECONDS_MAX:
+            log.info("a run has used up its disk", attempt=self._directory.name, problem=problem)
+            self._end(problem)
+        return self._told.container is not None
 
     def _is_urgent(self) -> bool:
         free = _free(self._directory.base)

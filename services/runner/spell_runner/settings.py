@@ -22,6 +22,8 @@ ENGINES = ("auto", "local", "docker", "null")
 FLOORS = ("warn", "refuse", "off")
 FIREWALLS = ("auto", "strict", "off")
 ISOLATIONS = ("auto", "bubblewrap", "unshare", "none")
+#: A disk for each run where there can be one, nothing without one, or never one.
+QUOTAS = ("auto", "strict", "watch")
 
 #: Variables of the runner that a command needs to reach the world as the runner does.
 PASSED_ON = (
@@ -46,7 +48,8 @@ class Settings:
 
     What a run of the docker engine may use is `run_memory_bytes`, `run_cpus`, `run_shm_bytes` and `run_pids`; 0 is a slot's share of the machine, and half of the memory. Of the GPUs in
     `machine_gpus` (`auto`, `none`, or UUIDs with commas) every run gets `run_gpus`; 0 is a slot's share, at least one.
-    A run may write `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes. Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
+    A run may write `run_bytes_max` bytes and make `run_files_max` files; 0 is as many as it likes; `run_quota` says how that is
+    enforced. Copies of environments from other machines may take `environments_bytes_max`, resources that no run mounts any more
     `mount_cache_bytes_max`. Where notice is given that a `spot` machine is taken away says `spot_notice`: see `notices`.
     """
 
@@ -78,6 +81,7 @@ class Settings:
     run_pids: int = within(4096, 16, 1 << 22)
     run_bytes_max: int = within(0, 0, 1 << 60)
     run_files_max: int = within(0, 0, 1 << 60)
+    run_quota: str = "auto"
     run_firewall: str = "auto"
     run_gpus: int = within(0, 0, 1024)
     machine_gpus: str = "auto"
@@ -116,6 +120,7 @@ def machine(settings: Settings, present: tuple[Gpu, ...] = ()) -> Machine:
     for name, value, allowed in (
         ("SPELL_ENGINE", settings.engine, ENGINES),
         ("SPELL_ISOLATION", settings.isolation, ISOLATIONS),
+        ("SPELL_RUN_QUOTA", settings.run_quota, QUOTAS),
         ("SPELL_RUN_FIREWALL", settings.run_firewall, FIREWALLS),
         ("SPELL_DOCKER_FLOOR", settings.docker_floor, FLOORS),
     ):

@@ -65,7 +65,7 @@ async def measure(directory: Directory, *, sizes: bool, files: bool) -> Usage:
     told = Launch.decode(Path(directory / LAUNCH).read_bytes())
     parts = [UPPER if told.overlay else WORKSPACE, TEMPORARY]
     below = UPPER if told.overlay else "at"
-    parts += sorted(glob.glob(f"{MOUNTS}/*/{below}", root_dir=directory.base))  # noqa: PTH207 -- plain strings
+    parts += sorted(glob.glob(f"{MOUNTS}/*/{below}", root_dir=directory.place))  # noqa: PTH207 -- plain strings
     parts = [part for part in parts if os.path.isdir(directory / part)]  # noqa: PTH112 -- plain strings
     try:
         taken = await _measured([directory / part for part in parts], "--block-size=1") if sizes else 0
@@ -107,7 +107,7 @@ async def _measured(paths: Sequence[str], unit: str) -> int:
 def _walked(directory: Directory, parts: Sequence[str], abort: Abort) -> Usage:
     """What `du` would say if it might look everywhere."""
     found, seen = Usage(), _Seen(set())
-    with beneath.opened(os.open(directory.base, beneath.DIRECTORY)) as root:
+    with beneath.opened(os.open(directory.place, beneath.DIRECTORY)) as root:
         pending = list(parts)
         while pending:
             abort.check()

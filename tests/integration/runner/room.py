@@ -30,7 +30,7 @@ from spell_proto.views import Manifest, RunView, Verdict
 from spell_runner import workspace
 from spell_runner.directory import Directory
 from spell_runner.shim import launch, processes
-from support import docker, git_https, registries, stack, stores
+from support import disks, docker, git_https, registries, stack, stores
 from support.scheduler import Client, SchedulerProcess, until
 from support.shelf import Shelf
 
@@ -441,6 +441,7 @@ class Room:
                 for pid in (claim.pid, *processes.descendants(claim.pid)):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+        disks.take_down(self.data)
 
 
 def in_docker(daemon: docker.Docker) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""A run that takes more of the disk than it may is ended, keeps what it has made, and is nobody else's trouble."""
+"""Where runs have no disks of their own, one that takes more than it may is ended, keeps what it has made, and is nobody
+else's trouble.
+"""
 
 import pytest
 
@@ -6,7 +8,7 @@ from integration.runner import shims
 from integration.runner.room import in_docker, room
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-MAX = {"SPELL_RUN_BYTES_MAX": str(20 << 20), "SPELL_RUN_FILES_MAX": "500"}
+MAX = {"SPELL_RUN_BYTES_MAX": str(20 << 20), "SPELL_RUN_FILES_MAX": "500", "SPELL_RUN_QUOTA": "watch"}
 
 
 def settings_for(isolation, request):

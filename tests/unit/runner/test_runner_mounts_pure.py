@@ -103,7 +103,7 @@ def test_what_the_platform_shows_below_a_root_has_its_place_there_where_that_is_
 
 def test_a_root_of_its_own_comes_before_what_is_mounted_in_it():
     assert layers(MOUNTED, "/at/7-1") == (
-        Layer("/mnt", "/at/7-1/mounts/mnt/lower", "mounts/mnt"),
+        Layer("/mnt", "/at/7-1/skeletons/mnt", "mounts/mnt"),
         Layer("/mnt/x/y", "/t/3/files", "mounts/0"),
         Layer("/spell/repo/sets/a", "/t/1/files", "mounts/1"),
     )
@@ -117,7 +117,7 @@ def test_only_what_is_below_the_workspace_is_saved():
 def test_a_launch_keeps_its_layers():
     told = Launch(
         argv=("true",), env={}, isolation="unshare", overlay=True, lower="/l", cwd="/spell", root="", hidden=(),
-        read_only=(), log_bytes_max=0, files="mounts/spell/lower", layers=layers(MOUNTED, "/at/7-1"),
+        read_only=(), log_bytes_max=0, files="skeletons/spell", layers=layers(MOUNTED, "/at/7-1"),
     )  # fmt: skip
 
     assert Launch.decode(told.encode()) == told

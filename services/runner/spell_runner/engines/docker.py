@@ -22,6 +22,7 @@ from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import asking, editables
 from spell_runner.directory import PUSHING, Directory
+from spell_runner.disks import Disks, unseen_by
 from spell_runner.editables import Made
 from spell_runner.engines import hardening, laying, overlays
 from spell_runner.engines.about import About, read
@@ -90,11 +91,12 @@ class DockerEngine(Shimmed):
         socket: str,
         grace_seconds: float,
         log_bytes_max: int,
+        disks: Disks | None = None,
         image_bytes_max: int = 0,
         floor: str = "warn",
         rules: str = "off",
     ) -> None:
-        super().__init__(data, server, grace_seconds)
+        super().__init__(data, server, grace_seconds, disks)
         self._image_bytes_max = image_bytes_max
         self._floor = floor
         self._owner = account()
@@ -207,6 +209,8 @@ class DockerEngine(Shimmed):
             mounted = await self._mounting.fetch(spec, directory, notes)
         if not overlay:
             notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
+        unseen = unseen_by(self._socket) if self._disks.able else None
+        await self._give_disk(directory, code, mounted, overlay=overlay, problem=unseen)
         cwd = await asyncio.to_thread(
             laying.lay_out, spec, directory, code, mounted, abort, overlay=overlay, owner=self._owner
         )
@@ -235,7 +239,7 @@ class DockerEngine(Shimmed):
         )
         told = with_mounts(plain, mounted, directory)
         container = self._container(spec, directory, image, code, told, projects)
-        directory.write(launch.LAUNCH, replace(told, container=container).encode())
+        self._write_launch(directory, replace(told, container=container))
 
     async def _image_of(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> Image:
         """The image that a run names, or that its environment is.
@@ -325,7 +329,7 @@ class DockerEngine(Shimmed):
             bound.append(Bound(str(projects.directory), projects.seen_at))
             environ |= projects.within({"PATH": image.search, **environ})
         uid, gid = account()
-        workspace, layers, copies = hardening.places(told, directory.base)
+        workspace, layers, copies = hardening.places(told, directory.base, directory.place)
         wanted = Wanted(
             image=image.id,
             argv=(image.shell, "-c", spec.spec.command),

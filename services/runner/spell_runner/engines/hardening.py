@@ -161,24 +161,24 @@ def _gpus(uuids: tuple[str, ...]) -> dict[str, Any]:
 
 
 def places(
-    told: Launch, base: str
+    told: Launch, base: str, place: str
 ) -> tuple[Overlay | Bound, tuple[tuple[str, Overlay], ...], tuple[Bound, ...]]:
     """The workspace of a launch, what is mounted besides it, and the copies that stand for that where no layers can be
-    mounted; `base` is the attempt's directory.
+    mounted; `base` is the attempt's directory, `place` where what it writes to is.
     """
     if not told.overlay:
         copies = (
-            Bound(f"{base}/{layer.place}", layer.at, read_only=False)
+            Bound(f"{place}/{layer.place}", layer.at, read_only=False)
             for layer in told.layers
             if layer.is_root
         )
-        return Bound(f"{base}/{WORKSPACE}", SPELL, read_only=False), (), tuple(copies)
+        return Bound(f"{place}/{WORKSPACE}", SPELL, read_only=False), (), tuple(copies)
     lower = f"{base}/{told.files}:{told.lower}" if told.files else told.lower
     layers = (
-        (layer.at, Overlay(layer.lower, f"{base}/{layer.upper}", f"{base}/{layer.work}"))
+        (layer.at, Overlay(layer.lower, f"{place}/{layer.upper}", f"{place}/{layer.work}"))
         for layer in told.layers
     )
-    return Overlay(lower, f"{base}/{UPPER}", f"{base}/{WORK}"), tuple(layers), ()
+    return Overlay(lower, f"{place}/{UPPER}", f"{place}/{WORK}"), tuple(layers), ()
 
 
 def _workspace(layers: Overlay | Bound) -> dict[str, Any]:

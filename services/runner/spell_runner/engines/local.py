@@ -14,6 +14,7 @@ from spell_proto.spec import AttemptSpec
 from spell_proto.state import Reason
 from spell_runner import editables
 from spell_runner.directory import PUSHING, Directory
+from spell_runner.disks import Disks
 from spell_runner.editables import Made
 from spell_runner.engines import copying
 from spell_runner.engines.server import ShimServer
@@ -69,8 +70,9 @@ class LocalEngine(Shimmed):
         *,
         grace_seconds: float,
         log_bytes_max: int,
+        disks: Disks | None = None,
     ) -> None:
-        super().__init__(place.data, server, grace_seconds)
+        super().__init__(place.data, server, grace_seconds, disks)
         self.isolation = isolation.name
         self._machine = machine
         self._place = place
@@ -124,6 +126,7 @@ class LocalEngine(Shimmed):
         if spec.spec.mounts:
             mounting()
             mounted = await self._mounting.fetch(spec, directory, notes)
+        await self._give_disk(directory, code, mounted, overlay=self._isolation.overlay)
         parts = [launch.TEMPORARY]
         if self._isolation.overlay:
             parts += [launch.UPPER, launch.WORK]
@@ -147,7 +150,7 @@ class LocalEngine(Shimmed):
         if projects is not None:
             shown = (*told.read_only, str(projects.directory)) if self.isolation != "none" else ()
             told = replace(told, env=told.env | projects.within(told.env), read_only=shown)
-        directory.write(launch.LAUNCH, told.encode())
+        self._write_launch(directory, told)
 
     async def _projects(
         self, spec: AttemptSpec, directory: Directory, code: Code | None, environment: Environment
@@ -276,7 +279,7 @@ class LocalEngine(Shimmed):
 
     def clear(self, directory: Directory) -> None:
         # In a namespace, everything died with the shim; elsewhere this is how its children are known.
-        processes.kill_marked(os.fsencode(directory / ""))
+        processes.kill_marked(os.fsencode(f"{directory.place}/"))
 
 
 def _is_conda(environment: Environment) -> bool:

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import spell_proto.journal
 from spell_proto import logs
-from spell_runner.shim import container, daemon, launch, linux, memory, processes, sandbox, server, shim, sink
+from spell_runner.shim import (
+    container,
+    daemon,
+    launch,
+    linux,
+    memory,
+    processes,
+    room,
+    sandbox,
+    server,
+    shim,
+    sink,
+)
 
 log = logs.get()
 
@@ -26,6 +38,7 @@ _MODULES = (
     linux,
     memory,
     processes,
+    room,
     sandbox,
     server,
     shim,

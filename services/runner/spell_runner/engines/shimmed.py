@@ -3,21 +3,28 @@
 import contextlib
 import os
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from spell_proto import logs
 from spell_proto.state import Intent, Reason
 from spell_runner import gpus
 from spell_runner.directory import Directory
+from spell_runner.disks import Disks
 from spell_runner.engines.server import ShimServer
 from spell_runner.errors import DiscardedError
 from spell_runner.mounts import made
+from spell_runner.mounts.layers import Mounted
 from spell_runner.outputs import Changes
 from spell_runner.phases import Exit, Look, Status
 from spell_runner.settings import Machine
 from spell_runner.shim import launch, processes
 from spell_runner.shim.launch import Launch
+from spell_runner.tasks import in_thread
+from spell_runner.trees import Code
 from spell_runner.workspace import Abort
 
 log = logs.get()
@@ -29,7 +36,10 @@ class Shimmed:
     hold_seconds = 0.0
     talkative = True
 
-    def __init__(self, data: Path, server: ShimServer, grace_seconds: float) -> None:
+    def __init__(
+        self, data: Path, server: ShimServer, grace_seconds: float, disks: Disks | None = None
+    ) -> None:
+        self._disks = disks or Disks(data)
         self._data = data
         self._server = server
         self._grace_seconds = grace_seconds
@@ -46,6 +56,26 @@ class Shimmed:
 
     async def start(self, directory: Directory) -> None:
         await self._server.start(directory.path.name)
+
+    async def _give_disk(
+        self,
+        directory: Directory,
+        code: Code | None,
+        mounted: Sequence[Mounted],
+        *,
+        overlay: bool,
+        problem: str | None = None,
+    ) -> None:
+        """Give an attempt a disk of its own, where runs have one, before anything is made that lies there."""
+        copied = [] if overlay else [Path(one.path) for one in mounted]
+        if code is not None and not overlay:
+            copied.append(code.lower)
+        await in_thread(partial(self._disks.give, directory, copied, problem))
+
+    def _write_launch(self, directory: Directory, told: Launch) -> None:
+        """From here on the command may be started."""
+        overlays = 1 + len(told.layers) if told.overlay else 0
+        directory.write(launch.LAUNCH, replace(told, disk=self._disks.of(directory, overlays)).encode())
 
     # ---- meanwhile -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spell_proto.mount_paths import ROOTS, SPELL
-from spell_runner.shim.launch import MOUNTS, Layer
+from spell_runner.shim.launch import MOUNTS, SKELETONS, Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Skeleton:
 
     @property
     def lower(self) -> str:
-        return f"{self.part}/lower"
+        return f"{SKELETONS}{self.root}"
 
 
 def inside(mounted: Sequence[Mounted]) -> tuple[Mounted, ...]:

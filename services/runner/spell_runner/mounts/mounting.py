@@ -26,7 +26,7 @@ from spell_runner.mounts.content import Look
 from spell_runner.mounts.layers import Mounted, copies, layers, skeletons
 from spell_runner.mounts.sources import ManifestSource, Source
 from spell_runner.notes import Notes
-from spell_runner.shim.launch import MOUNTS, Launch
+from spell_runner.shim.launch import MOUNTS, SKELETONS, Launch
 
 log = logs.get()
 T = TypeVar("T")
@@ -100,17 +100,18 @@ def _raise(
     owner: tuple[int, int] | None,
     shown: Sequence[str],
 ) -> None:
-    top = Path(directory / MOUNTS)
-    workspace.remove(top)
-    _make(top, owner)
+    for top in (Path(directory / MOUNTS), Path(directory / SKELETONS)):
+        workspace.remove(top)
+        _make(top, owner)
     for skeleton in skeletons(mounted, shown):
         lower = Path(directory / skeleton.lower)
-        for path in (lower.parent, lower, *(lower / name for name in skeleton.directories)):
+        for path in (lower, *(lower / name for name in skeleton.directories)):
             _make(path, owner)
         for name, source in skeleton.files:
             workspace.link_or_copy(source, lower / name, owner)
         if skeleton.root != SPELL:
-            _make(Path(directory / f"{skeleton.part}/at"), owner)
+            for part in (skeleton.part, f"{skeleton.part}/at"):
+                _make(Path(directory / part), owner)
     for layer in layers(mounted, directory.base):
         own = Path(directory / layer.own)
         for path in (own, Path(directory / layer.upper), Path(directory / layer.work)):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spell_runner.shim import linux
+from spell_runner.shim.room import Disk
 
 LAUNCH = "launch.json"
 CLAIM = "shim.jsonl"
@@ -36,10 +37,14 @@ SPARE_BYTES = 8192
 UPPER, WORK, TEMPORARY, WORKSPACE = "upper", "work", "tmp", "spell"
 #: The layers of what is mounted: a directory for each, and one for each root that is the attempt's own.
 MOUNTS = "mounts"
+#: Layers below those of what is mounted: of files alone, and of directories to mount on. Nobody writes to them.
+SKELETONS = "skeletons"
 #: What is below this stands still while it is saved and the command runs on.
 SNAPSHOT = "snapshot"
+#: Those that the command writes to, and their snapshot: where an attempt has a disk of its own, they are on it.
+WRITTEN = frozenset({SNAPSHOT, TEMPORARY, WORK, WORKSPACE, MOUNTS, UPPER})
 #: All of them, in the order in which they are thrown away: that of the layer that is saved comes last.
-SCRATCH = (SNAPSHOT, TEMPORARY, WORK, WORKSPACE, MOUNTS, UPPER)
+SCRATCH = (SNAPSHOT, TEMPORARY, WORK, WORKSPACE, MOUNTS, SKELETONS, UPPER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,8 @@ class Launch:
     of system packages that is put over the machine's own directories. `gpus` are the UUIDs of
     those that are the attempt's for as long as its command may run. `bound` are directories that the command sees
     elsewhere than where they are: where they are, and where it sees them. `files` is a layer between `lower` and the
-    attempt's own; `layers` are mounted besides the workspace, in this order.
+    attempt's own; `layers` are mounted besides the workspace, in this order. On `disk`, if there is one, is what the command
+    writes to.
     """
 
     argv: tuple[str, ...]
@@ -116,12 +122,19 @@ class Launch:
     bound: tuple[tuple[str, str], ...] = ()
     files: str = ""
     layers: tuple[Layer, ...] = ()
+    disk: Disk | None = None
+
+    def part(self, name: str) -> str:
+        """Where something is that the command writes to: from the attempt's directory, or on its disk."""
+        return name if self.disk is None else f"{self.disk.path}/{name}"
 
     def encode(self) -> bytes:
         members = {name: getattr(self, name) for name in self.__slots__}
         members["layers"] = [(layer.at, layer.lower, layer.own) for layer in self.layers]
         if self.container is not None:
             members["container"] = {name: getattr(self.container, name) for name in Container.__slots__}
+        if self.disk is not None:
+            members["disk"] = {name: getattr(self.disk, name) for name in Disk.__slots__}
         return json.dumps(members, separators=(",", ":")).encode()
 
     @classmethod
@@ -133,6 +146,8 @@ class Launch:
         members["layers"] = tuple(Layer(*layer) for layer in members.get("layers", ()))
         if members.get("container") is not None:
             members["container"] = Container(**members["container"])
+        if members.get("disk") is not None:
+            members["disk"] = Disk(**members["disk"])
         return cls(**members)
 
 

@@ -23,6 +23,7 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_UNBINDABLE = 1 << 17
 MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG = 1
@@ -93,6 +94,11 @@ def unshare(flags: int) -> None:
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     result = _libc.mount(_text(source), _text(target), _text(kind), ctypes.c_ulong(flags), _text(options))
     _checked(result, f"mount {kind or source or ''} on {target}")
+
+
+def unmount(target: str) -> None:
+    """Take away what is mounted there last, also where somebody still uses it."""
+    _checked(_libc.umount2(_text(target), MNT_DETACH), f"umount {target}")
 
 
 def pivot_root_here() -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH102, PTH103, PTH112, PTH115, PTH120, PTH211 -- this runs in the few milliseconds of a start, where plain system calls are the point
+# ruff: noqa: PTH102, PTH103, PTH112, PTH115, PTH118, PTH120, PTH211 -- this runs in the few milliseconds of a start, where plain system calls are the point
 """What a command sees of its machine: the host's tree with a workspace at /spell, its own /tmp, and no platform (shell).
 
 Standard library only: this is loaded once by the fork server and then only forked.
@@ -60,8 +60,8 @@ def enter(launch: Launch) -> None:
     repository = {at: os.open(path, os.O_PATH | os.O_CLOEXEC) for path, at in _repository(launch)}
     layers = _open_layers(launch) if launch.overlay else ()
     more = _open_mounts(launch)
-    plain = os.open(TEMPORARY if launch.overlay else WORKSPACE, os.O_PATH | os.O_CLOEXEC)
-    temporary = os.open(TEMPORARY, os.O_PATH | os.O_CLOEXEC)
+    plain = os.open(launch.part(TEMPORARY if launch.overlay else WORKSPACE), os.O_PATH | os.O_CLOEXEC)
+    temporary = os.open(launch.part(TEMPORARY), os.O_PATH | os.O_CLOEXEC)
     if launch.system:
         system.put_over(launch.system)
     root = launch.root
@@ -112,18 +112,18 @@ def _fd(fd: int) -> str:
 
 def _open_layers(launch: Launch) -> tuple[int, ...]:
     lowers = (launch.files, launch.lower) if launch.files else (launch.lower,)
-    return _opened(*lowers, UPPER, WORK)
+    return _opened(*lowers, launch.part(UPPER), launch.part(WORK))
 
 
-def _open_layer(layer: Layer) -> tuple[int, ...]:
-    return _opened(layer.lower, layer.upper, layer.work)
+def _open_layer(launch: Launch, layer: Layer) -> tuple[int, ...]:
+    return _opened(layer.lower, launch.part(layer.upper), launch.part(layer.work))
 
 
 def _open_mounts(launch: Launch) -> list[tuple[str, tuple[int, ...]]]:
     """Where something is mounted besides the workspace, and its layers; or its directory, where there are only copies."""
     if launch.overlay:
-        return [(layer.at, _open_layer(layer)) for layer in launch.layers]
-    return [(layer.at, _opened(layer.place)) for layer in launch.layers if layer.is_root]
+        return [(layer.at, _open_layer(launch, layer)) for layer in launch.layers]
+    return [(layer.at, _opened(launch.part(layer.place))) for layer in launch.layers if layer.is_root]
 
 
 def _opened(*paths: str) -> tuple[int, ...]:
@@ -230,10 +230,10 @@ def mount_workspace(launch: Launch) -> None:
     linux.unshare_user(linux.CLONE_NEWNS)
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
     layers = _open_layers(launch)
-    _mount_overlay(WORKSPACE, layers)
+    _mount_overlay(launch.part(WORKSPACE), layers)
     for layer in launch.layers:
-        more = _open_layer(layer)
-        _mount_overlay(_place(layer.at), more)
+        more = _open_layer(launch, layer)
+        _mount_overlay(launch.part(_place(layer.at)), more)
         layers += more
     for fd in layers:
         os.close(fd)
@@ -254,18 +254,18 @@ def bubblewrap_argv(launch: Launch, directory: str) -> tuple[str, ...]:
     argv = [launch.bubblewrap, "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
     argv += ["--cap-drop", "ALL"]
     roots = _roots(launch)
-    own = _OWN | roots
+    left_out = _OWN | roots
     with os.scandir("/") as entries:
         for entry in entries:
-            if entry.name in own:
+            if entry.name in left_out:
                 continue
             if entry.is_symlink():
                 argv += ["--symlink", os.readlink(entry.path), entry.path]
             else:
                 argv += ["--dev-bind" if entry.name == "dev" else "--bind", entry.path, entry.path]
-    argv += ["--bind", f"{directory}/{TEMPORARY}", _TMP, "--bind", f"{directory}/{WORKSPACE}", SPELL]
-    for root in sorted(roots):
-        argv += ["--bind", f"{directory}/{_place(f'/{root}')}", f"/{root}"]
+    own = {TEMPORARY: _TMP, WORKSPACE: SPELL, **{_place(f"/{root}"): f"/{root}" for root in sorted(roots)}}
+    for part, at in own.items():
+        argv += ["--bind", os.path.join(directory, launch.part(part)), at]
     for path, at in _repository(launch):
         argv += ["--ro-bind", path, at]
     for _, at in launch.bound:

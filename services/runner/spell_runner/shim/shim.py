@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from spell_proto.journal import RecordKind
 from spell_runner.shim import launch as files
-from spell_runner.shim import linux, memory, processes, sandbox
+from spell_runner.shim import linux, memory, processes, room, sandbox
 from spell_runner.shim.launch import Ending, Launch
 from spell_runner.shim.sink import Sink, now_us
 
@@ -127,7 +127,7 @@ class Shim:
     def _start_bubblewrap(self, out: int, err: int) -> int:
         if self._launch.overlay:
             sandbox.mount_workspace(self._launch)
-        sandbox.make_beneath(files.WORKSPACE, self._launch.cwd.removeprefix(sandbox.SPELL))
+        sandbox.make_beneath(self._launch.part(files.WORKSPACE), self._launch.cwd.removeprefix(sandbox.SPELL))
         argv = sandbox.bubblewrap_argv(self._launch, os.getcwd())
         return sandbox.spawn(argv, self._launch.env, out, err)
 
@@ -197,10 +197,12 @@ class Shim:
     def _write_down(self, problem: str | None) -> None:
         seconds = time.monotonic() - self._started if self._started else 0.0
         started = bool(self._command)
-        if self._exceeded and self._reason is None:
-            self._reason, self._message = _DISK_QUOTA, self._exceeded
-        elif self._cause == "reclaim" and self._reason is None:
-            self._reason = _SPOT_RECLAIMED
+        if self._reason is None:
+            self._message = self._exceeded or self._used_up()
+            if self._message:
+                self._reason = _DISK_QUOTA
+            elif self._cause == "reclaim":
+                self._reason = _SPOT_RECLAIMED
         self._sink.close()
         ending = Ending(
             exit_code=_exit_code(self._status) if self._status is not None else 0,
@@ -219,6 +221,16 @@ class Shim:
         )
         files.append(files.CLAIM, {name: getattr(ending, name) for name in Ending.__slots__})
         self._ring(b"s")
+
+    def _used_up(self) -> str:
+        """A sentence if the command has ended by itself and left a disk that is full: what it wrote last may be missing."""
+        disk = self._launch.disk
+        if disk is None or not self._command or self._cause != "exit":
+            return ""
+        # Somebody may have taken the disk away.
+        with contextlib.suppress(OSError):
+            return room.used_up(disk, frozen=os.path.lexists(self._launch.part(files.SNAPSHOT))) or ""
+        return ""
 
     # ---- output ----------------------------------------------------------------------------------------------
 

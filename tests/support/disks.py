@@ -1,0 +1,48 @@
+"""What loop devices and mounts there are of a directory, and taking them down as a runner that was killed could not."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from spell_proto.errors import SettingsError
+from spell_runner import workspace
+from spell_runner.disks import Disks
+from spell_runner.quotas import Limits
+from support import docker
+
+
+def need() -> None:
+    """Skip the test, or fail it where everything must be there, where no disks can be made."""
+    place = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
+    disks = Disks(place, Limits(1 << 20), "strict")
+    try:
+        disks.open()
+        disks.close()
+    except SettingsError as error:
+        docker.absent(str(error))
+    finally:
+        workspace.remove(place)
+
+
+def mounts(below: Path) -> list[str]:
+    """What is mounted below a directory, the last one first."""
+    told = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [at for line in reversed(told) if (at := line.split(" ", 5)[4]).startswith(f"{below}/")]
+
+
+def images(below: Path) -> list[str]:
+    """The files below a directory that are shown by loop devices."""
+    found = []
+    for told in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            found.append(told.read_text().strip())
+        except OSError:
+            continue
+    return [path for path in found if path.startswith(f"{below}/")]
+
+
+def take_down(data: Path) -> None:
+    if os.geteuid() == 0:
+        for at in mounts(data):
+            subprocess.run(["umount", "--lazy", at], check=False)
