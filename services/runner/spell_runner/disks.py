@@ -41,6 +41,8 @@ _FILES_MAX = 1 << 31
 _FILES_GIVEN = 32
 #: What the kernel makes when it mounts one, or may have made.
 _OVERLAY_FILES = 4
+_TRIES = 4
+_ROUNDED_BYTES = 128 * 1024
 _LOCKS = 64
 #: Process, user and group of who listens at a socket.
 _PEER = struct.Struct("iII")
@@ -77,6 +79,8 @@ class Disks:
         self._limits = limits
         self._rule = rule
         self.able = False
+        #: What a disk needs beside what it should, as was seen of one.
+        self._more = 0
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
 
     def open(self) -> None:
@@ -159,7 +163,8 @@ class Disks:
         Path(directory / BASELINE).unlink(missing_ok=True)
         directory.has_disk = True
         bytes_max, files = self._limits.bytes_max + given.bytes, files_for(self._limits) + given.files
-        loops.make(image, bytes_max + 2 * FULL_BYTES, files, max(_KEPT_BYTES_MIN, bytes_max // _KEPT_SHARE))
+        kept = max(_KEPT_BYTES_MIN, bytes_max // _KEPT_SHARE)
+        loops.make(image, bytes_max + FULL_BYTES + self._more, files, kept)
         os.mkdir(at, 0o700)  # noqa: PTH102 -- plain strings
         loops.mount(image, at)
 
@@ -208,17 +213,22 @@ class Disks:
         directory = Directory(path)
         try:
             self._share()
-            self._make(directory, Usage())
-            return self._shortage(os.statvfs(directory.disk))
+            # What a file system takes for itself shows once it is there; what that takes in turn is little.
+            for _ in range(_TRIES):
+                self._make(directory, Usage())
+                about = os.statvfs(directory.disk)
+                self._undo(directory)
+                room, files = about.f_bavail * about.f_frsize, about.f_ffree
+                lacking = self._limits.bytes_max + FULL_BYTES - room
+                if -2 * _ROUNDED_BYTES <= lacking <= 0:
+                    break
+                self._more += lacking + _ROUNDED_BYTES
         except OSError as error:
             return str(error)
         finally:
             self._undo(directory)
             workspace.remove(path)
-
-    def _shortage(self, about: os.statvfs_result) -> str | None:
-        room, files = about.f_bavail * about.f_frsize, about.f_ffree
-        if room < self._limits.bytes_max + FULL_BYTES or files < self._limits.files_max:
+        if lacking > 0 or files < self._limits.files_max:
             return f"a disk has room for {room:,} bytes and {files:,} files only"
         return None
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import orjson
 
 from spell_proto.mount_paths import SPELL
-from spell_runner import beneath
+from spell_runner import beneath, loops
 from spell_runner.directory import BASELINE, Directory
+from spell_runner.shim import linux
 from spell_runner.shim.launch import LAUNCH, SNAPSHOT, UPPER, WORKSPACE, Launch
 from spell_runner.workspace import Abort, read_baseline, remove, signature
 
@@ -33,6 +34,12 @@ def freeze(directory: Directory, abort: Abort) -> Directory:
     """
     # A runner that was killed may have left one.
     thaw(directory)
+    # On a disk that the command has filled there is room for us.
+    with linux.in_group(loops.KEEPERS) if directory.has_disk else contextlib.nullcontext():
+        return _frozen(directory, abort)
+
+
+def _frozen(directory: Directory, abort: Abort) -> Directory:
     target = Path(directory / SNAPSHOT)
     target.mkdir(mode=0o700)
     told = Launch.decode(Path(directory / LAUNCH).read_bytes())

@@ -23,14 +23,15 @@ _AUTOCLEAR = 4
 _CONFIG = struct.Struct("=II52xI176x64x")
 _LOOP_MAJOR = 7
 _TRIES = 100
-#: No command is this user, so nobody but the superuser gets at what is kept for us.
-_NOBODY = 0xFFFFFFFE
-_OPTIONS = f"noinit_itable,resuid={_NOBODY}"
+#: Whose group this is gets at what is kept for us, and no command is in it, nor is it this user. (Not all root may: in a
+#: container it often has no CAP_SYS_RESOURCE.)
+KEEPERS = 0xFFFFFFFE
+_OPTIONS = f"noinit_itable,resuid={KEEPERS},resgid={KEEPERS}"
 
 
 def size_for(bytes_max: int, files: int, kept_bytes: int) -> tuple[int, float]:
     """How large an image must be in which so much can be written, and the percentage of it that makes up `kept_bytes`, for
-    the superuser alone. Pure.
+    ourselves alone. Pure.
     """
     wanted = bytes_max + kept_bytes + files * INODE_BYTES
     wanted += min(_KEPT_BYTES_MAX, wanted // _KEPT_SHARE + BLOCK_BYTES) + _SLACK_BYTES

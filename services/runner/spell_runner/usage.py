@@ -61,11 +61,21 @@ class _Seen:
 
 
 async def measure(directory: Directory, *, sizes: bool, files: bool) -> Usage:
-    """What the command of an attempt has written so far: of what is asked for, the other is 0."""
+    """What the command of an attempt has written so far, but for a disk of its own: of what is asked for, the other is 0."""
     told = Launch.decode(Path(directory / LAUNCH).read_bytes())
+    found = (
+        Usage()
+        if directory.has_disk
+        else await _in_its_directories(directory, told, sizes=sizes, files=files)
+    )
+    found += await asyncio.to_thread(_elsewhere, told, directory)
+    return Usage(found.bytes * sizes, found.files * files)
+
+
+async def _in_its_directories(directory: Directory, told: Launch, *, sizes: bool, files: bool) -> Usage:
     parts = [UPPER if told.overlay else WORKSPACE, TEMPORARY]
     below = UPPER if told.overlay else "at"
-    parts += sorted(glob.glob(f"{MOUNTS}/*/{below}", root_dir=directory.place))  # noqa: PTH207 -- plain strings
+    parts += sorted(glob.glob(f"{MOUNTS}/*/{below}", root_dir=directory.base))  # noqa: PTH207 -- plain strings
     parts = [part for part in parts if os.path.isdir(directory / part)]  # noqa: PTH112 -- plain strings
     try:
         taken = await _measured([directory / part for part in parts], "--block-size=1") if sizes else 0
@@ -76,8 +86,7 @@ async def measure(directory: Directory, *, sizes: bool, files: bool) -> Usage:
         found = await in_thread(lambda: _walked(directory, parts, abort), abort)
     given = Usage() if told.overlay else await asyncio.to_thread(_given, directory)
     # The directories that we have made ourselves are none of its doing.
-    found = found.beyond(given + Usage(0, len(parts))) + await asyncio.to_thread(_elsewhere, told, directory)
-    return Usage(found.bytes * sizes, found.files * files)
+    return found.beyond(given + Usage(0, len(parts)))
 
 
 async def _measured(paths: Sequence[str], unit: str) -> int:
@@ -107,7 +116,7 @@ async def _measured(paths: Sequence[str], unit: str) -> int:
 def _walked(directory: Directory, parts: Sequence[str], abort: Abort) -> Usage:
     """What `du` would say if it might look everywhere."""
     found, seen = Usage(), _Seen(set())
-    with beneath.opened(os.open(directory.place, beneath.DIRECTORY)) as root:
+    with beneath.opened(os.open(directory.base, beneath.DIRECTORY)) as root:
         pending = list(parts)
         while pending:
             abort.check()

@@ -3,10 +3,12 @@
 Standard library only: this is loaded once by the fork server and then only forked.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
+from collections.abc import Iterator
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -76,6 +78,16 @@ def watch_writes(path: str) -> int:
             os.close(fd)
         raise OSError(number, f"inotify: {os.strerror(number)}")
     return fd
+
+
+@contextlib.contextmanager
+def in_group(group: int) -> Iterator[None]:
+    """What this thread does with files it does as one of a group; no other thread does."""
+    before = _libc.setfsgid(ctypes.c_uint32(group))
+    try:
+        yield
+    finally:
+        _libc.setfsgid(ctypes.c_uint32(before))
 
 
 def prctl(option: int, value: int) -> None:

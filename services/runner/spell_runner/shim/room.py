@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from spell_runner.shim import memory
 
-#: A disk with less room than this is full. It has as much beyond what a run may write, so a run that writes all it may
-#: has not filled it.
-FULL_BYTES = 64 * 1024
+#: A disk with less room than this is full: the kernel may refuse a write whole that could be made in part, and takes up
+#: to 2 MiB at once. It has as much beyond what a run may write, so a run that writes all it may has not filled it.
+FULL_BYTES = (2 << 20) + (64 << 10)
 
 
 @dataclass(frozen=True, slots=True)
