@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ _END_SECONDS_MAX = 10.0
 #: As they name themselves: one shim for each run, and the server that forks them.
 _SHIM = "spell-shim"
 _SERVER = "spell-shimd"
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def runs_alive(data: Path) -> int:
@@ -71,11 +74,22 @@ async def purge(data: Path) -> None:
     def note(_action: Callable[..., Any], path: str, info: Any) -> None:
         problems.append(f"{path}: {info[1]}")
 
+    await asyncio.to_thread(_unmount, data)
     _open_up(data)
     if data.exists():
         shutil.rmtree(data, onerror=note)
     if data.exists():
         raise StandaloneError(f"{data} could not be removed whole: {'; '.join(problems[:3])}")
+
+
+def _unmount(data: Path) -> None:
+    """Take down the disks of runs, which no runner is there to do; the last one that was mounted first."""
+    told = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    places = [_OCTAL.sub(lambda found: chr(int(found[1], 8)), line.split(" ", 5)[4]) for line in told]
+    for place in reversed(places):
+        if place.startswith(f"{data}/"):
+            # What cannot be unmounted cannot be removed, and then that is said.
+            subprocess.run(["umount", "--lazy", "--", place], capture_output=True, check=False)
 
 
 def _open_up(data: Path) -> None:
