@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from spell_proto.errors import SettingsError
@@ -14,15 +15,27 @@ from support import docker
 
 def need() -> None:
     """Skip the test, or fail it where everything must be there, where no disks can be made."""
+    problem = _problem()
+    if problem is not None:
+        docker.absent(problem)
+
+
+def possible() -> bool:
+    return _problem() is None
+
+
+@cache
+def _problem() -> str | None:
     place = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
     disks = Disks(place, Limits(1 << 20), "strict")
     try:
         disks.open()
         disks.close()
     except SettingsError as error:
-        docker.absent(str(error))
+        return str(error)
     finally:
         workspace.remove(place)
+    return None
 
 
 def mounts(below: Path) -> list[str]:

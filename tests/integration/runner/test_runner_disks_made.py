@@ -140,7 +140,7 @@ def test_a_disk_that_a_command_has_filled_has_room_for_us_alone(data, disks):
     assert "cannot create directory" in done.stderr
     assert used_up(disk) == "its disk is full: it may write 8 MiB"
     with linux.in_group(loops.KEEPERS):
-        for number in range(200):
+        for number in range(100):
             (Path(directory.disk) / f"{number}").mkdir()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from spell_standalone.layout import Layout
+from support import disks
 from support.standalone import alive, command_lines, prepared, standalone, until
 
 SERVICES = ["postgres", "nats", "scheduler", "storage", "builder", "gateway", "runner"]
@@ -117,14 +118,18 @@ def test_down_stops_everything_and_up_finds_the_runs_again():
 
 
 def test_a_run_goes_on_while_the_stack_is_down_and_is_ended_by_a_purge():
-    with standalone() as stack:
+    # Where we are root it has a disk of its own.
+    with standalone(run_bytes_max=1 << 30) as stack:
         stack.cast("sleep 612")
         until(lambda: stack.run(1)["state"].lower() == "running", 30, stack.logs)
 
         down = stack.manage("down")
+        mounted = disks.mounts(stack.data.resolve())
         purge = stack.manage("down", "--purge")
 
         assert "1 run goes on" in down.stderr
+        assert [Path(at).name for at in mounted] == (["1-1", "disks"] if disks.possible() else [])
+        assert (disks.mounts(stack.data.resolve()), disks.images(stack.data.resolve())) == ([], [])
         assert purge.rc == 0, purge
         assert not stack.data.exists()
         assert (stack.directory / "spell.pem").exists()
