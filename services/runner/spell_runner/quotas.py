@@ -5,7 +5,6 @@ the whole disk has lost as much room as the run had left. One that has written m
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -117,9 +116,7 @@ class Quota:
         problem = None
         # While a snapshot is taken the run cannot help what is on its disk, nor can it write more.
         if not os.path.lexists(self._directory / SNAPSHOT):
-            # Somebody may have taken the disk away: then its run hears of that.
-            with contextlib.suppress(OSError):
-                problem = room.used_up(self._told.disk)
+            problem = room.used_up(self._told.disk)
         if problem is None:
             self._full_since = None
         elif self._full_since is None:

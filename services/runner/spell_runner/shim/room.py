@@ -29,7 +29,11 @@ def used_up(disk: Disk, *, frozen: bool = False) -> str | None:
     """A sentence about how the run has used up its disk; None where it has not. While something is `frozen` there, the
     number of files says nothing: directories of ours are among them.
     """
-    about = os.statvfs(disk.path)
+    try:
+        about = os.statvfs(disk.path)
+    except OSError:
+        # Somebody has taken it away: its command hears of that.
+        return None
     if about.f_bavail * about.f_frsize < FULL_BYTES:
         return f"its disk is full: it may write {memory.text(disk.bytes_max)}"
     made = about.f_files - about.f_ffree - disk.files_before

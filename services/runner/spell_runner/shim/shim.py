@@ -227,10 +227,7 @@ class Shim:
         disk = self._launch.disk
         if disk is None or not self._command or self._cause != "exit":
             return ""
-        # Somebody may have taken the disk away.
-        with contextlib.suppress(OSError):
-            return room.used_up(disk, frozen=os.path.lexists(self._launch.part(files.SNAPSHOT))) or ""
-        return ""
+        return room.used_up(disk, frozen=os.path.lexists(self._launch.part(files.SNAPSHOT))) or ""
 
     # ---- output ----------------------------------------------------------------------------------------------
 
