@@ -13,7 +13,7 @@ from spell_proto.events import LogTotals, MountingStarted, OutputsSaved, Step
 from spell_proto.http import Caller
 from spell_proto.journal import Totals
 from spell_proto.spec import AttemptSpec
-from spell_proto.state import Intent, Reason, RunState, harder
+from spell_proto.state import Intent, RunState, harder
 from spell_runner import fetching, findings, leaving, phases, pushes, saving, workspace
 from spell_runner.directory import IMAGE, Directory
 from spell_runner.engines.engine import Engine
@@ -306,7 +306,7 @@ class Attempt:
                     leaving.changes, self._engine, self.spec.spec, self.directory, abort
                 )
         except OSError as error:
-            raise AttemptError(Reason.SAVE_FAILED, f"the files could not be read: {error}") from error
+            raise saving.failed(error, "read") from error
         return await self._stored(changes)
 
     async def _stored(self, changes: Changes) -> Step:

@@ -4,12 +4,31 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Good for asking what it is, also where it may not be read; a link is opened as a link.
 HELD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands at a path below a directory. `above` is the directory that it is in, open until the next one is asked for."""
+
+    path: str
+    above: int
+    status: os.stat_result
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
 
 
 def open_beneath(root: int, path: str, flags: int = HELD) -> int:
@@ -107,3 +126,66 @@ def walk(root: int) -> Iterator[tuple[str, bool]]:
             yield path, is_one
             if is_one:
                 pending.append(path)
+
+
+def entries(
+    root: Path, stays: Callable[[str], bool], failed: Callable[[str, OSError], None]
+) -> Iterator[Entry]:
+    """Everything below a directory of a run, however deep it is: parents first, names in order. Directories that the run has
+    closed to us are opened for good. What does not `stay` is not looked at, nor what is below it; what cannot be looked at
+    has `failed`, and costs nothing else.
+
+    Raises:
+        OSError: nothing at all can be looked at.
+    """
+    with opened(os.open(root, HELD | os.O_DIRECTORY)) as top:
+        pending = [""]
+        while pending:
+            prefix = pending.pop()
+            try:
+                directory = _open_for_good(top, prefix)
+            except (FileNotFoundError, NotADirectoryError):
+                # It is gone by now, or is something else.
+                continue
+            except OSError as error:
+                if not prefix:
+                    raise
+                failed(prefix, error)
+                continue
+            with opened(directory):
+                for entry in _entries(directory, prefix, stays, failed):
+                    if entry.is_directory:
+                        pending.append(entry.path)
+                    yield entry
+
+
+def _entries(
+    directory: int, prefix: str, stays: Callable[[str], bool], failed: Callable[[str, OSError], None]
+) -> Iterator[Entry]:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        failed(prefix, error)
+        return
+    for name in names:
+        path = f"{prefix}/{name}" if prefix else name
+        if not stays(path):
+            continue
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failed(path, error)
+            continue
+        yield Entry(path, directory, status)
+
+
+def _open_for_good(root: int, path: str) -> int:
+    with opened(open_beneath(root, path, HELD | os.O_DIRECTORY) if path else os.dup(root)) as held:
+        mode = stat.S_IMODE(os.fstat(held).st_mode)
+        place = f"/proc/self/fd/{held}"
+        if mode & 0o500 != 0o500:
+            # Its names can be read without the right to search it, but nothing can be asked of them.
+            os.chmod(place, mode | 0o700)
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -12,8 +12,18 @@ SpellError
         └── AwayError         it may in a while: what it needs does not answer
 """
 
+import errno
+
 from spell_proto.errors import SpellError
 from spell_proto.state import Reason
+
+#: What says nothing about the file that was asked for, but that we have too little for ourselves: it passes.
+SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def problem(error: OSError) -> str:
+    """What is wrong, without paths of the machine, which tell nobody anything."""
+    return error.strerror or type(error).__name__
 
 
 class RunnerError(SpellError):

@@ -1,8 +1,8 @@
-# ruff: noqa: PTH115 -- walks and opens by descriptor and lstat, which pathlib has no names for
 """Which files of a workspace are new or changed: by the upper layer of its overlay, or by a baseline.
 
 New and changed regular files and links count, links as links. Equal content never counts, `.git` never, and what
-is neither file, link nor directory is left out with a note. Nothing is ever followed out of the workspace.
+is neither file, link nor directory is left out with a note, as is what cannot be read or has too long a path: it costs
+nothing but itself. Nothing is ever followed out of the workspace.
 """
 
 import os
@@ -13,9 +13,16 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
+from spell_runner import beneath
+from spell_runner.beneath import Entry
+from spell_runner.errors import SHORT, problem
 from spell_runner.lower import Lower, Part
-from spell_runner.workspace import Abort, is_directory, open_readable, signature, walk
+from spell_runner.workspace import Abort, is_directory, open_readable, signature
 
+#: No longer path is saved: wherever it is laid out, it has to have room behind the name of a directory.
+PATH_BYTES_MAX = 4000
+#: Of a path that is longer than this, the beginning and the end say which it is.
+_SHOWN_CHARS_MAX, _SHOWN_BEGINNING, _SHOWN_END = 200, 100, 60
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
 _COMPARE_BYTES = 1 << 20
 #: What stands in a manifest for a file of which there is nothing to say.
@@ -27,7 +34,7 @@ _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A new or changed file. `path` is relative to the workspace root, `source` is where its bytes are."""
+    """A new or changed file. `path` is relative to the workspace root, its bytes are at `source` below the directory `root`."""
 
     path: str
     source: str
@@ -35,6 +42,7 @@ class Found:
     size: int
     mtime_ns: int
     link: str | None = None
+    root: str = "/"
 
 
 @dataclass(slots=True)
@@ -53,20 +61,29 @@ def in_overlay(upper: Path, lower: Lower, abort: Abort, at: str = "") -> Changes
     changes = Changes()
     above = Lower((Part(upper, at),))
     for path, entry in _visible(upper, changes, abort, at):
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
-            if not lower.is_directory(path):
-                changes.deleted += lower.files(path, abort)
-            elif _opaque(entry.path):
-                changes.deleted += [gone for gone in lower.files(path, abort) if not _is_file(above, gone)]
-        elif stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            changes.deleted += lower.files(path, abort)
-        else:
-            if lower.is_directory(path):
-                changes.deleted += lower.files(path, abort)
-            _add(changes, path, entry, status, lower)
+        try:
+            _look(changes, path, entry, upper, lower, above, abort)
+        except OSError as error:
+            _unread(changes, path, error)
     _order(changes)
     return changes
+
+
+def _look(
+    changes: Changes, path: str, entry: Entry, upper: Path, lower: Lower, above: Lower, abort: Abort
+) -> None:
+    """What something in an upper layer, which `above` is as well, says."""
+    if entry.is_directory:
+        if not lower.is_directory(path):
+            changes.deleted += lower.files(path, abort)
+        elif _opaque(entry):
+            changes.deleted += [gone for gone in lower.files(path, abort) if not _is_file(above, gone)]
+    elif stat.S_ISCHR(entry.status.st_mode) and entry.status.st_rdev == 0:
+        changes.deleted += lower.files(path, abort)
+    else:
+        if lower.is_directory(path):
+            changes.deleted += lower.files(path, abort)
+        _add(changes, path, entry, upper, lower)
 
 
 def in_copy(workspace: Path, lower: Lower, baseline: dict[str, list[int]], abort: Abort) -> Changes:
@@ -74,12 +91,14 @@ def in_copy(workspace: Path, lower: Lower, baseline: dict[str, list[int]], abort
     changes = Changes()
     seen: set[str] = set()
     for path, entry in _visible(workspace, changes, abort):
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISDIR(status.st_mode):
+        if entry.is_directory:
             continue
         seen.add(path)
-        if baseline.get(path) != signature(status):
-            _add(changes, path, entry, status, lower)
+        if baseline.get(path) != signature(entry.status):
+            try:
+                _add(changes, path, entry, workspace, lower)
+            except OSError as error:
+                _unread(changes, path, error)
     changes.deleted = [path for path in baseline if path not in seen and _gone(workspace, path)]
     _order(changes)
     return changes
@@ -141,26 +160,44 @@ def _above(path: str) -> list[str]:
     return [path[:at] for at, character in enumerate(path) if character == "/"]
 
 
-def _visible(
-    root: Path, changes: Changes, abort: Abort, at: str = ""
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _visible(root: Path, changes: Changes, abort: Abort, at: str = "") -> Iterator[tuple[str, Entry]]:
     """What may be saved at all; what may not is noted once. Paths are those in the workspace, of which `root` is the
     part `at`.
     """
-    refused: set[str] = set()
-    for inner, entry in walk(root):
+
+    def full(inner: str) -> str:
+        return f"{at}/{inner}" if at else inner
+
+    def stays(inner: str) -> bool:
         abort.check()
-        path = f"{at}/{inner}" if at else inner
-        parent, _, name = path.rpartition("/")
-        if parent in refused or name == ".git":
-            refused.add(path)
-            continue
-        problem = _unsayable(name)
-        if problem:
-            refused.add(path)
-            changes.notes.append(f"Not saved: {_shown(path)} ({problem})")
-            continue
-        yield path, entry
+        path = full(inner)
+        name = path.rpartition("/")[2]
+        if name == ".git":
+            return False
+        why = _unsayable(name) or too_long(path)
+        if why:
+            changes.notes.append(not_saved(path, why))
+        return not why
+
+    for entry in beneath.entries(root, stays, lambda inner, error: _unread(changes, full(inner), error)):
+        yield full(entry.path), entry
+
+
+def not_saved(path: str, why: str) -> str:
+    """The line that says that something was left out."""
+    return f"Not saved: {_shown(path)} ({why})"
+
+
+def too_long(path: str) -> str | None:
+    """Why a path cannot be saved, if it is that."""
+    long = len(os.fsencode(path)) > PATH_BYTES_MAX
+    return f"its path has more than {PATH_BYTES_MAX:,} bytes" if long else None
+
+
+def _unread(changes: Changes, path: str, error: OSError) -> None:
+    if error.errno in SHORT:
+        raise error
+    changes.notes.append(not_saved(path, f"it cannot be read: {problem(error)}"))
 
 
 def _unsayable(name: str) -> str | None:
@@ -173,38 +210,47 @@ def _unsayable(name: str) -> str | None:
 
 def _shown(path: str) -> str:
     readable = os.fsencode(path).decode(errors="backslashreplace")
-    return "'/spell/" + _HIDDEN.sub(lambda match: f"\\x{ord(match[0]):02x}", readable) + "'"
+    clean = _HIDDEN.sub(lambda match: f"\\x{ord(match[0]):02x}", readable)
+    if len(clean) > _SHOWN_CHARS_MAX:
+        clean = f"{clean[:_SHOWN_BEGINNING]}…{clean[-_SHOWN_END:]}"
+    return f"'/spell/{clean}'"
 
 
-def _add(changes: Changes, path: str, entry: os.DirEntry[str], status: os.stat_result, lower: Lower) -> None:
-    link = None
+def _add(changes: Changes, path: str, entry: Entry, root: Path, lower: Lower) -> None:
+    """Note what is at a path, below `root`, if it is new or changed."""
+    status, link = entry.status, None
     if stat.S_ISLNK(status.st_mode):
-        link = os.readlink(entry.path)
+        link = os.readlink(entry.name, dir_fd=entry.above)
         if _unsayable(link):
-            changes.notes.append(
-                f"Not saved: {_shown(path)} (it links to a path that cannot be written down)"
-            )
+            changes.notes.append(not_saved(path, "it links to a path that cannot be written down"))
             return
         same = lower.link(path) == link
     elif stat.S_ISREG(status.st_mode):
-        same = _same_content(entry.path, status.st_size, lower, path)
+        same = _same_content(entry, lower, path)
     else:
-        changes.notes.append(f"Not saved: {_shown(path)} (neither a file nor a link)")
+        changes.notes.append(not_saved(path, "neither a file nor a link"))
         return
     if not same:
         size = len(os.fsencode(link)) if link is not None else status.st_size
         mode = stat.S_IMODE(status.st_mode)
-        changes.found.append(Found(path, entry.path, mode, size, status.st_mtime_ns, link))
+        changes.found.append(Found(path, entry.path, mode, size, status.st_mtime_ns, link, str(root)))
 
 
-def _same_content(source: str, size: int, lower: Lower, path: str) -> bool:
+def _same_content(entry: Entry, lower: Lower, path: str) -> bool:
     status = lower.status(path)
-    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != size:
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != entry.status.st_size:
         return False
-    with os.fdopen(open_readable(source), "rb") as one, os.fdopen(lower.open(path), "rb") as other:
-        while chunk := one.read(_COMPARE_BYTES):
-            if chunk != other.read(_COMPARE_BYTES):
-                return False
+    try:
+        with (
+            os.fdopen(open_readable(entry.name, entry.above), "rb") as one,
+            os.fdopen(lower.open(path), "rb") as other,
+        ):
+            while chunk := one.read(_COMPARE_BYTES):
+                if chunk != other.read(_COMPARE_BYTES):
+                    return False
+    except OSError:
+        # Which of them cannot be read shows when this one is saved.
+        return False
     return True
 
 
@@ -215,15 +261,19 @@ def _is_file(above: Lower, path: str) -> bool:
 
 def _gone(workspace: Path, path: str) -> bool:
     """Whether a file of the code is not there any more: it may have become a directory, or a parent of it a link."""
-    if any((workspace / parent).is_symlink() for parent in Path(path).parents):
-        return True
-    return not os.path.lexists(workspace / path) or is_directory(workspace / path)
+    try:
+        if any((workspace / parent).is_symlink() for parent in Path(path).parents):
+            return True
+        return not os.path.lexists(workspace / path) or is_directory(workspace / path)
+    except OSError:
+        return False
 
 
-def _opaque(path: str) -> bool:
+def _opaque(entry: Entry) -> bool:
+    place = f"/proc/self/fd/{entry.above}/{entry.name}"
     for name in _OPAQUE:
         try:
-            if os.getxattr(path, name, follow_symlinks=False) == b"y":
+            if os.getxattr(place, name, follow_symlinks=False) == b"y":
                 return True
         except OSError:
             continue

@@ -1,11 +1,8 @@
 """Brings what a run has made into storage: digests, then the blobs that are missing, then the manifest (shell)."""
 
 import asyncio
-import hashlib
-import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aiohttp
@@ -18,12 +15,12 @@ from spell_proto.http import Caller
 from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_proto.views import MANIFEST_BYTES_MAX, Manifest, ManifestEntry, ManifestStored
-from spell_runner import sending
-from spell_runner.errors import AttemptError
+from spell_runner import reading, sending
+from spell_runner.errors import SHORT, AttemptError, problem
 from spell_runner.notes import Notes, shortened
 from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths
-from spell_runner.sending import Blob
-from spell_runner.workspace import Abort, open_readable
+from spell_runner.reading import Blob, ChangedError, LeftOutError
+from spell_runner.workspace import Abort
 
 log = logs.get()
 
@@ -32,9 +29,6 @@ LINES_MAX = 1_000
 BATCH_FILES_MAX = 1_000
 BATCH_BYTES = 256 << 20
 UPLOADS_AT_ONCE = 4
-#: Files that are read at the same time for their digests.
-READERS = 2
-_READ_BYTES = 256 << 10
 RETRY_SECONDS_MAX = 5.0
 MANIFEST_SECONDS_MAX = 600.0
 SAY_AFTER_SECONDS = 3.0
@@ -45,6 +39,11 @@ FULL_AGAIN_SECONDS = 1.0
 QUOTA_EXCEEDED = "quota_exceeded"
 #: Storage does not have a file that a manifest names.
 BLOB_MISSING = "blob_missing"
+#: What a time can be written down as: a run may give a file any other.
+_TIME_MIN, _TIME_MAX = (
+    datetime(1, 1, 1, tzinfo=UTC).timestamp(),
+    datetime(9999, 12, 31, tzinfo=UTC).timestamp(),
+)
 NOTHING = "No modified or new files found"
 SCANNING = "Scanning for modified or new files from the run"
 
@@ -55,6 +54,17 @@ class Missing(Shape):
 
 _MISSING: TypeAdapter[Missing] = TypeAdapter(Missing)
 _STORED: TypeAdapter[ManifestStored] = TypeAdapter(ManifestStored)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """What came of everything that was found: lines for what was left out, and paths of what changed meanwhile. There is no
+    manifest where all of it was left out.
+    """
+
+    manifest: ManifestStored | None
+    left_out: list[str]
+    changed: list[str]
 
 
 def nothing(left_out: Sequence[str] = ()) -> OutputsSaved:
@@ -102,7 +112,7 @@ async def save(
     pause, waited, full = 0.2, 0.0, 0.0
     while True:
         try:
-            stored, changed = await _store(storage, owner_id, root_directory, changes, abort, last=last)
+            stored = await _store(storage, owner_id, root_directory, changes, abort, last=last)
         except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
             log.info("storage does not answer", problem=repr(error))
             if waited < SAY_AFTER_SECONDS <= waited + pause:
@@ -117,16 +127,33 @@ async def save(
                 raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {error}") from error
             full += FULL_AGAIN_SECONDS
             await asyncio.sleep(FULL_AGAIN_SECONDS)
-        except (RefusedError, OSError) as error:
-            over = isinstance(error, RefusedError) and error.code == QUOTA_EXCEEDED
-            reason = Reason.DISK_QUOTA if over else Reason.SAVE_FAILED
+        except RefusedError as error:
+            reason = Reason.DISK_QUOTA if error.code == QUOTA_EXCEEDED else Reason.SAVE_FAILED
             raise AttemptError(reason, f"the files could not be saved: {error}") from error
+        except OSError as error:
+            raise failed(error, "saved") from error
         else:
-            if last and stored.full is not None:
-                notes.line(f"Saved; nothing new can begin: {stored.full}", important=True)
-            said = [f"'/spell/{path}' changed during save" for path in changed]
-            notes.lines(said[:LINES_MAX], important=True)
-            return _outcome(stored, changes.notes, said)
+            return _told(stored, changes, notes, last=last)
+
+
+def failed(error: OSError, done: str) -> Exception:
+    """What an error ends a save with that is about no file; one of those that pass has it tried again."""
+    if error.errno in SHORT:
+        return error
+    return AttemptError(Reason.SAVE_FAILED, f"the files could not be {done}: {problem(error)}")
+
+
+def _told(stored: _Stored, changes: Changes, notes: Notes, *, last: bool) -> OutputsSaved:
+    """Say what came of it."""
+    notes.lines(stored.left_out[:LINES_MAX], important=True)
+    left_out = [*changes.notes, *stored.left_out]
+    if stored.manifest is None:
+        return nothing(left_out)
+    if last and stored.manifest.full is not None:
+        notes.line(f"Saved; nothing new can begin: {stored.manifest.full}", important=True)
+    said = [f"'/spell/{path}' changed during save" for path in stored.changed]
+    notes.lines(said[:LINES_MAX], important=True)
+    return _outcome(stored.manifest, left_out, said)
 
 
 async def _store(
@@ -137,8 +164,7 @@ async def _store(
     abort: Abort,
     *,
     last: bool,
-) -> tuple[ManifestStored, list[str]]:
-    """What is stored, and which files of the workspace changed meanwhile."""
+) -> _Stored:
     placed, deleted = resource_paths(changes, root_directory)
     if manifest_bytes(placed, deleted) > MANIFEST_BYTES_MAX:
         # It would be refused when all of them are there.
@@ -147,10 +173,13 @@ async def _store(
         )
         text += "leave some out with .spellignore or --no-save, or pack them into fewer"
         raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {text}")
-    blobs = await _brought(storage, owner_id, placed, abort)
-    manifest = Manifest(
-        entries=tuple(_entry(path, blobs[path]) for path in sorted(placed)), deleted=tuple(sorted(deleted))
-    )
+    left_out: list[str] = []
+    blobs = await _brought(storage, owner_id, placed, left_out, abort)
+    left_out.sort()
+    if not blobs:
+        return _Stored(None, left_out, [])
+    entries = tuple(_entry(path, blobs[path]) for path in sorted(blobs))
+    manifest = Manifest(entries=entries, deleted=tuple(sorted(deleted)))
     owner = {"owner_id": owner_id, "beyond": int(last)}
     # Storage answers when everything is on disk, which may take a while after a large upload.
     try:
@@ -162,26 +191,26 @@ async def _store(
             # It has lost what it had, as a database does that ends hard. Here it still is, and is sent again.
             raise UnavailableError(error.code, error.message) from error
         raise
-    return stored, [blob.found.path for blob in blobs.values() if blob.changed]
+    return _Stored(stored, left_out, [blob.found.path for blob in blobs.values() if blob.changed])
 
 
 async def _brought(
-    storage: Caller, owner_id: int, placed: Mapping[str, Found], abort: Abort
+    storage: Caller, owner_id: int, placed: Mapping[str, Found], left_out: list[str], abort: Abort
 ) -> dict[str, Blob]:
-    """All files, once their contents are in storage. While some are on their way, digests are taken of the next."""
+    """All files that can be read, once their contents are in storage. While some are on their way, digests are taken of the next."""
     blobs: dict[str, Blob] = {}
     read: asyncio.Queue[dict[str, Blob] | None] = asyncio.Queue(maxsize=1)
 
-    async def reading() -> None:
+    async def read_them() -> None:
         for wanted in batches(placed):
-            await read.put(await _read_all(wanted, abort))
+            await read.put(await reading.read_all(wanted, left_out, abort))
         await read.put(None)
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(reading())
+            group.create_task(read_them())
             while (batch := await read.get()) is not None:
-                await _upload(storage, owner_id, batch, abort)
+                await _upload(storage, owner_id, batch, left_out, abort)
                 blobs.update(batch)
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
@@ -202,8 +231,12 @@ def batches(placed: Mapping[str, Found]) -> Iterator[dict[str, Found]]:
         yield batch
 
 
-async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort: Abort) -> None:
-    """Bring the missing content of a batch to storage; `batch` is corrected where a file has changed meanwhile."""
+async def _upload(
+    storage: Caller, owner_id: int, batch: dict[str, Blob], left_out: list[str], abort: Abort
+) -> None:
+    """Bring the missing content of a batch to storage; `batch` is corrected where a file has changed meanwhile, or cannot be
+    read any more.
+    """
     of_owner = {"owner_id": owner_id}
     body = {"digests": sorted({blob.sha256 for blob in batch.values()})}
     answer = await storage.call("POST", "/blobs/missing", _MISSING, params=of_owner, body=body)
@@ -215,17 +248,25 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort:
         async with limit:
             try:
                 await sending.put(storage, owner_id, batch[path])
-            except (sending.ChangedError, RefusedError) as error:
+            except (ChangedError, RefusedError) as error:
                 if isinstance(error, UnavailableError | FullError):
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
-                batch[path] = await sending.put_copy(storage, owner_id, batch[path].found, abort)
+                await again(path)
+            except LeftOutError as error:
+                left_out.append(reading.line(batch.pop(path).found, error))
+
+    async def again(path: str) -> None:
+        try:
+            batch[path] = await sending.put_copy(storage, owner_id, batch[path].found, abort)
+        except LeftOutError as error:
+            left_out.append(reading.line(batch.pop(path).found, error))
 
     async def together(pack: list[str]) -> None:
         try:
             async with limit:
                 await sending.put_pack(storage, owner_id, [batch[path] for path in pack])
-        except (sending.ChangedError, RefusedError) as error:
+        except (ChangedError, LeftOutError, RefusedError) as error:
             if isinstance(error, UnavailableError | FullError):
                 raise
             # One of them is another by now: each by itself shows which.
@@ -242,54 +283,10 @@ async def _upload(storage: Caller, owner_id: int, batch: dict[str, Blob], abort:
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
     # What one of several of the same content was is not stored if that one has changed: the others bring it.
-    lost = {digest for digest in answer.missing if batch[todo[digest]].sha256 != digest}
+    come = {digest for digest in answer.missing if (at := batch.get(todo[digest])) and at.sha256 == digest}
+    lost = set(answer.missing) - come
     for path in [path for path, blob in batch.items() if blob.sha256 in lost]:
         await one(path)
-
-
-async def _read_all(files: dict[str, Found], abort: Abort) -> dict[str, Blob]:
-    """Digests are taken of several files at a time."""
-    left = iter(files.items())
-
-    def some() -> dict[str, Blob]:
-        # Who is done with a file takes the next one: they may be of any size.
-        return {path: _read(found, abort) for path, found in left}
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            reading = [group.create_task(asyncio.to_thread(some)) for _ in range(READERS)]
-    except ExceptionGroup as several:
-        raise several.exceptions[0] from None
-    finally:
-        # Where one has failed, or nobody waits any more, the others end with the file that they have in hand.
-        for _ in left:
-            pass
-    return {path: blob for task in reading for path, blob in task.result().items()}
-
-
-def _read(found: Found, abort: Abort) -> Blob:
-    """The digest and size of a file, read once more when it changes meanwhile."""
-    if found.link is not None:
-        target = os.fsencode(found.link)
-        return Blob(found, hashlib.sha256(target).hexdigest(), len(target))
-    blob, steady = _read_once(found, abort)
-    return blob if steady else replace(_read_once(found, abort)[0], changed=True)
-
-
-def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
-    digest = hashlib.sha256()
-    with os.fdopen(open_readable(found.source), "rb", buffering=0) as file:
-        before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise OSError(f"{found.path} is no file any more")
-        size = 0
-        while chunk := file.read(_READ_BYTES):
-            abort.check()
-            digest.update(chunk)
-            size += len(chunk)
-        after = os.fstat(file.fileno())
-    steady = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
-    return Blob(found, digest.hexdigest(), size), steady
 
 
 def _entry(path: str, blob: Blob) -> ManifestEntry:
@@ -298,7 +295,11 @@ def _entry(path: str, blob: Blob) -> ManifestEntry:
         size=blob.size,
         sha256=blob.sha256,
         mode=blob.found.mode,
-        modified_at=datetime.fromtimestamp(blob.found.mtime_ns / 1e9, UTC),
+        modified_at=_time(blob.found.mtime_ns),
         link=blob.found.link,
         changed=blob.changed,
     )
+
+
+def _time(ns: int) -> datetime:
+    return datetime.fromtimestamp(min(max(ns / 1e9, _TIME_MIN), _TIME_MAX), UTC)

@@ -5,7 +5,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
@@ -13,7 +12,8 @@ from spell_proto import blob_packs
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
 from spell_runner.outputs import Found
-from spell_runner.workspace import Abort, open_readable
+from spell_runner.reading import Blob, ChangedError, costing_itself, opened
+from spell_runner.workspace import Abort
 
 #: The bytes of the files in a pack, with room for what stands around them.
 _PACK_BYTES = blob_packs.PACK_BYTES_MAX - blob_packs.PACK_BLOBS_MAX * 64
@@ -21,20 +21,7 @@ CHUNK_BYTES = 1 << 20
 #: A storage that takes longer for a file hangs: it is asked again.
 PUT_SECONDS_MAX = 30.0
 PUT_BYTES_PER_SECOND_MIN = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """The content of a found file, as it was when it was read: again, if it `changed` meanwhile."""
-
-    found: Found
-    sha256: str
-    size: int
-    changed: bool = False
-
-
-class ChangedError(Exception):
-    """A file is not what it was when its digest was taken."""
+_UNCOPIED = "it changed while it was saved, and cannot be copied"
 
 
 async def put(storage: Caller, owner_id: int, blob: Blob) -> None:
@@ -44,7 +31,7 @@ async def put(storage: Caller, owner_id: int, blob: Blob) -> None:
         await _send(storage, owner_id, blob, _small(blob))
     else:
         # Closed here: a request that was refused half-way would hold the file, and its room on the disk, for long.
-        with os.fdopen(open_readable(blob.found.source), "rb", buffering=0) as file:
+        with opened(blob.found) as file:
             await _send_file(storage, owner_id, blob, file)
 
 
@@ -78,8 +65,8 @@ async def put_pack(storage: Caller, owner_id: int, blobs: list[Blob]) -> None:
 
 async def put_copy(storage: Caller, owner_id: int, found: Found, abort: Abort) -> Blob:
     """Read a file once more, into a copy of our own: whoever goes on to change it changes that no more."""
-    # Beside it: there it takes room of the run's, and there is no name by which a run could find it.
-    with tempfile.TemporaryFile(dir=os.path.dirname(found.source)) as copy:  # noqa: PTH120 -- plain strings
+    # Where its files are: there it takes room of the run's, and there is no name by which a run could find it.
+    with _room(found) as copy:
         blob = await asyncio.to_thread(_copy, found, copy, abort)
         copy.seek(0)
         with os.fdopen(os.dup(copy.fileno()), "rb", buffering=0) as file:
@@ -111,15 +98,20 @@ async def _named(storage: Caller, owner_id: int, blob: Blob, file: FileIO) -> bo
         raise
 
 
+def _room(found: Found) -> IO[bytes]:
+    with costing_itself(_UNCOPIED):
+        return tempfile.TemporaryFile(dir=found.root)
+
+
 def _copy(found: Found, to: IO[bytes], abort: Abort) -> Blob:
     digest, size = hashlib.sha256(), 0
-    with os.fdopen(open_readable(found.source), "rb", buffering=0) as file:
+    with costing_itself(_UNCOPIED), opened(found) as file:
         while chunk := file.read(CHUNK_BYTES):
             abort.check()
             digest.update(chunk)
             to.write(chunk)
             size += len(chunk)
-    to.flush()
+        to.flush()
     return Blob(found, digest.hexdigest(), size, changed=True)
 
 
@@ -135,7 +127,7 @@ async def _send(storage: Caller, owner_id: int, blob: Blob, data: bytes | AsyncI
 
 def _small(blob: Blob) -> bytes:
     # What was added since then is no harm: what was read is still there.
-    with os.fdopen(open_readable(blob.found.source), "rb") as file:
+    with costing_itself(), opened(blob.found) as file:
         data = file.read(blob.size)
     if len(data) != blob.size:
         raise ChangedError
@@ -144,7 +136,9 @@ def _small(blob: Blob) -> bytes:
 
 async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
     while left:
-        chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
+        # Not as an error of the connection, after which it would be tried for ever.
+        with costing_itself():
+            chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
         if not chunk:
             raise ChangedError
         left -= len(chunk)

@@ -17,7 +17,7 @@ from spell_proto.spec import AttemptSpec
 from spell_runner import freezing, leaving, phases, saving
 from spell_runner.directory import Directory
 from spell_runner.engines.engine import Engine
-from spell_runner.errors import AttemptError
+from spell_runner.errors import AttemptError, problem
 from spell_runner.notes import Silent
 from spell_runner.outputs import Changes
 from spell_runner.workspace import Abort, AbortedError
@@ -135,7 +135,8 @@ class Snapshots:
             saved = await saving.save(self._storage, spec.owner_id, root, changes, quiet, abort, last=False)
         except (AttemptError, OSError) as error:
             log.warning("a snapshot could not be saved", run_id=spec.run_id, problem=str(error))
-            message = str(error)[: phases.MESSAGE_CHARS_MAX]
+            message = problem(error) if isinstance(error, OSError) else str(error)
+            message = message[: phases.MESSAGE_CHARS_MAX]
             return SnapshotFailed(at=datetime.now(UTC), asked=asked, message=message)
         finally:
             await asyncio.shield(asyncio.to_thread(freezing.thaw, self._directory))

@@ -111,23 +111,34 @@ def make_readable(path: str | Path) -> None:
         os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
 
 
-def open_readable(path: str) -> int:
+def open_readable(path: str, above: int | None = None) -> int:
     """A descriptor to read a file by, whatever rights a run has left to it, which stay as they are; links are refused, pipes
-    do not block.
+    do not block. `path` is one below the directory `above`.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return os.open(path, flags)
+        return os.open(path, beneath.READ, dir_fd=above)
     except PermissionError:
         # The run took its own right to read away. It may still go on, while this is saved.
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            raise
-        make_readable(path)
-        try:
-            return os.open(path, flags)
-        finally:
-            os.chmod(path, stat.S_IMODE(mode))
+        with beneath.opened(os.open(path, beneath.HELD, dir_fd=above)) as held:
+            mode = os.fstat(held).st_mode
+            if not stat.S_ISREG(mode):
+                raise
+            place = f"/proc/self/fd/{held}"
+            os.chmod(place, stat.S_IMODE(mode) | 0o400)
+            try:
+                return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                os.chmod(place, stat.S_IMODE(mode))
+
+
+def open_below(root: str, path: str) -> int:
+    """What `open_readable` does, of a path of any length below a directory, through directories alone."""
+    above, _, name = path.rpartition("/")
+    with (
+        beneath.opened(os.open(root, beneath.HELD | os.O_DIRECTORY)) as top,
+        beneath.opened(beneath.open_beneath(top, above, beneath.HELD | os.O_DIRECTORY)) as directory,
+    ):
+        return open_readable(name, directory)
 
 
 def remove(path: Path) -> None:

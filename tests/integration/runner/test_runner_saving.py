@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from integration.runner import shims
-from spell_proto import http
+from spell_proto import blob_packs, http
 from spell_proto.codec import encode
 from spell_proto.errors import RefusedError
 from spell_proto.state import Reason
@@ -35,6 +35,10 @@ class Sleepy:
     async def missing(self, request):
         return web.json_response({"missing": (await request.json())["digests"]})
 
+    async def named(self, request):
+        refused = RefusedError(blob_packs.FILE_UNREACHABLE, "it is on another machine")
+        return web.json_response(refused.body(), status=409)
+
     async def put(self, request):
         self.puts += 1
         if self.puts == 1:
@@ -49,6 +53,7 @@ class Sleepy:
         app.router.add_post("/blobs/missing", self.missing)
         app.router.add_post("/blobs/pack", self.put)
         app.router.add_put("/blobs/{digest}", self.put)
+        app.router.add_post("/blobs/{digest}/file", self.named)
         app.router.add_put("/manifests", self.manifest)
         return app
 
@@ -116,6 +121,50 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again_and_flagged(tm
     assert saved.changed == 1
     # Of each kind there is something, however much there is of the other.
     assert saved.notes[-3:] == ("Not saved: 9", "and 2 more like that", "'/spell/file' changed during save")
+
+
+class Vanishing(Taking):
+    """One in whose time a file vanishes, when its digest was taken."""
+
+    path: Path
+
+    async def missing(self, request):
+        self.path.unlink(missing_ok=True)
+        return await super().missing(request)
+
+
+@pytest.mark.parametrize("size", [3, 3 << 20])
+async def test_what_cannot_be_read_costs_nothing_but_itself(tmp_path, size):
+    for name in ("a", "gone soon", "z"):
+        (tmp_path / name).write_bytes(name[:1].encode() * size)
+    (tmp_path / "link").symlink_to("a")
+    names = ("a", "directory/x", "gone", "gone soon", "link", "z")
+    # Nothing that is read follows a link, and a time may be any number.
+    found = [Found(name, str(tmp_path / name), 0o644, size, 1 << 62) for name in names]
+    (tmp_path / "directory").symlink_to(tmp_path)
+    (tmp_path / "x").write_text("behind a link")
+    storage, socket, log = Vanishing(), f"unix://{tmp_path}/s.sock", notes(tmp_path)
+    storage.path = tmp_path / "gone soon"
+
+    async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(30):
+        saved = await saving.save(caller, 1, None, Changes(found), log, Abort(), last=True)
+
+    assert [entry["path"] for entry in storage.told["entries"]] == ["a", "z"]
+    assert {note.partition(" (")[0] for note in saved.notes} == {
+        f"Not saved: '/spell/{name}'" for name in ("directory/x", "gone", "gone soon", "link")
+    }
+    assert not [note for note in saved.notes if str(tmp_path) in note]
+
+
+async def test_where_nothing_can_be_read_nothing_is_saved_and_that_is_said(tmp_path):
+    changes = Changes([Found("gone", str(tmp_path / "gone"), 0o644, 1, 0)])
+    storage, socket, log = Taking(), f"unix://{tmp_path}/s.sock", notes(tmp_path)
+
+    async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(30):
+        saved = await saving.save(caller, 1, None, changes, log, Abort(), last=True)
+
+    assert (saved.manifest, storage.told) == (None, None)
+    assert saved.notes == ("Not saved: '/spell/gone' (it cannot be read: No such file or directory)",)
 
 
 @pytest.mark.parametrize("files", [9, 11])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spell_proto.mount_paths import SPELL
-from spell_runner import workspace
+from spell_runner import beneath, workspace
 from spell_runner.directory import Directory
 from spell_runner.mounts.layers import Mounted, inside, skeletons
 from spell_runner.shim.launch import MOUNTS
@@ -60,13 +60,23 @@ def written(targets: Sequence[str], directory: Directory, abort: Abort) -> list[
     found: set[str] = set()
     seen: set[str] = set()
     top = Path(directory / MOUNTS)
-    for path, entry in workspace.walk(top):
+
+    def stays(_: str) -> bool:
         abort.check()
+        return True
+
+    def failed(path: str, _: OSError) -> None:
+        # What we put there we could look at.
+        if path.count("/") >= 2:
+            found.add(_place(path, targets))
+
+    for entry in beneath.entries(top, stays, failed):
+        path = entry.path
         # One level for the root, and one for what is seen there.
-        if entry.is_dir(follow_symlinks=False) or path.count("/") < 2:
+        if entry.is_directory or path.count("/") < 2:
             continue
         seen.add(path)
-        if baseline.get(path) != workspace.signature(entry.stat(follow_symlinks=False)):
+        if baseline.get(path) != workspace.signature(entry.status):
             found.add(_place(path, targets))
     found |= {_place(path, targets) for path in baseline if path not in seen}
     return sorted(found)

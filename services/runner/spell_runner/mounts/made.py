@@ -58,6 +58,6 @@ def _said(scratch: Sequence[str]) -> list[str]:
 def _written(directory: Directory, layer: Layer) -> bool:
     try:
         return bool(os.listdir(directory / layer.upper))  # noqa: PTH208 -- plain strings
-    except PermissionError:
-        workspace.make_readable(directory / layer.upper)
+    except OSError:
+        # It was closed to us. That it was is a change.
         return True
