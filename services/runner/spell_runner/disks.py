@@ -6,8 +6,9 @@ A disk is a sparse file in the directory of its attempt, `disk.img`, with a file
 `disks/<attempt>`. As long as that file is there the attempt has the disk; once it is gone, the disk is unmounted by
 `sweep`, which follows every removal and the start of a runner. So whatever was killed where, nothing stays mounted.
 
-Every run has a copy of the mounts of this machine, made at its start, those of other runs among them. `disks` is a mount
-of its own, and shared: what is unmounted there is unmounted in all of them, and no run keeps the disk of another.
+Every run has a copy of the mounts of this machine, made at its start, those of other runs among them. Once a disk is
+unmounted here, the directory that it was mounted on is removed: that has the kernel unmount it in all these copies, and
+no run keeps the disk of another.
 """
 
 import contextlib
@@ -47,7 +48,6 @@ _LOCKS = 64
 #: Process, user and group of who listens at a socket.
 _PEER = struct.Struct("iII")
 _ASKING_SECONDS_MAX = 5.0
-_ESCAPED = str.maketrans({" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"})
 
 
 def files_for(limits: Limits) -> int:
@@ -104,10 +104,7 @@ class Disks:
         """Leave nothing behind where no attempt has a disk."""
         self.sweep()
         with contextlib.suppress(OSError):
-            if not os.listdir(self._place):  # noqa: PTH208 -- a plain question
-                if self._is_apart():
-                    linux.unmount(str(self._place))
-                self._place.rmdir()
+            self._place.rmdir()
 
     # ---- one attempt -----------------------------------------------------------------------------------------
 
@@ -187,18 +184,6 @@ class Disks:
 
     # ---- all of them -----------------------------------------------------------------------------------------
 
-    def _share(self) -> None:
-        """Make `disks` a mount of its own that is shared with the namespaces of runs. Harmless when repeated."""
-        self._place.mkdir(mode=0o700, exist_ok=True)
-        if not self._is_apart():
-            linux.mount(str(self._place), str(self._place), None, linux.MS_BIND)
-        linux.mount(None, str(self._place), None, linux.MS_SHARED)
-
-    def _is_apart(self) -> bool:
-        place = os.path.realpath(self._place).translate(_ESCAPED)
-        told = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
-        return any(line.split(" ", 5)[4] == place for line in told.splitlines())
-
     def _problem(self) -> str | None:
         """Why there can be no disks here; None where there can: one is made, as large as those to come."""
         if not self._limits.bytes_max:
@@ -212,7 +197,7 @@ class Disks:
         path = Path(tempfile.mkdtemp(dir=self._attempts, prefix=".disk-"))
         directory = Directory(path)
         try:
-            self._share()
+            self._place.mkdir(mode=0o700, exist_ok=True)
             # What a file system takes for itself shows once it is there; what that takes in turn is little.
             for _ in range(_TRIES):
                 self._make(directory, Usage())
