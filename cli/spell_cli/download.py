@@ -7,7 +7,7 @@ import queue
 import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -92,10 +92,23 @@ def is_there(fetch: Fetch) -> bool:
             return stat.S_ISLNK(status.st_mode) and str(fetch.target.readlink()) == fetch.entry["link"]
         if not stat.S_ISREG(status.st_mode) or status.st_size != fetch.entry["size"]:
             return False
-        with fetch.target.open("rb") as file:
+        with _readable(fetch.target, stat.S_IMODE(status.st_mode)), fetch.target.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == fetch.entry["sha256"]
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def _readable(path: Path, mode: int) -> Iterator[None]:
+    """A file of ours that an earlier copy gave a mode nobody can read it with, as it was saved: it can be meanwhile."""
+    if mode & stat.S_IRUSR:
+        yield
+        return
+    path.chmod(mode | stat.S_IRUSR)
+    try:
+        yield
+    finally:
+        path.chmod(mode)
 
 
 def blocked(fetches: Sequence[Fetch]) -> list[Fetch]:
@@ -180,7 +193,8 @@ def _fetch(client: Client, fetch: Fetch, on_bytes: OnBytes, stop: threading.Even
             return
         arrived.finish()
         _check(fetch, arrived)
-        arrived.path.chmod((fetch.entry["mode"] or 0o644) & 0o777 | 0o600)
+        mode = fetch.entry["mode"]
+        arrived.path.chmod(0o644 if mode is None else mode & 0o777)
         if fetch.entry["modified_at"] is not None:
             seconds = moment(fetch.entry["modified_at"]).timestamp()
             # A time that no file here can have is not worth a failure.

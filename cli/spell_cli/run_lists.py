@@ -252,7 +252,9 @@ def _duration(run: Run, now: datetime) -> str:
 
 
 def _snapshots(run: Run) -> str:
-    """The snapshots of a run, the newest first."""
+    """The snapshots of a run, the newest first: none that were archived with it."""
+    if run.get("archived_at"):
+        return ""
     lines: list[str] = []
     for one in reversed(run.get("snapshots") or []):
         lines += [snapshot_text(run["id"], one), *(f"  {note}" for note in one.get("notes") or ())]
@@ -269,11 +271,12 @@ def snapshot_text(run_id: int, snapshot: Snapshot) -> str:
 def _saved(run: Run) -> str:
     """What was kept when the command had ended, and what is to be known of it."""
     notes = [f"  {note}" for note in run.get("save_notes") or ()]
-    if not run["saved_files"]:
+    if not run["saved_files"] and not run.get("manifest"):
         return "\n".join(["none", *notes] if notes else [])
     files = f"{run['saved_files']} file{'s' if run['saved_files'] != 1 else ''}"
     changed = f"; {count} changed while saved" if (count := run.get("saved_changed")) else ""
-    return "\n".join([f"{files}, {_size(run['saved_bytes'] or 0)}, as runs/{run['id']}{changed}", *notes])
+    where = "" if run.get("archived_at") else f", as runs/{run['id']}"
+    return "\n".join([f"{files}, {_size(run['saved_bytes'] or 0)}{where}{changed}", *notes])
 
 
 def _size(size: int) -> str:

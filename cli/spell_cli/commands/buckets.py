@@ -80,12 +80,16 @@ def list_buckets(as_json: bool) -> None:
 
 
 @click.command("remove-bucket", cls=SpellCommand, examples=("spell cluster remove-bucket s3://team-data",))
+@json_option
 @click.argument("bucket", type=Known("bucket", "buckets"), metavar="BUCKET")
-def remove_bucket(bucket: str) -> None:
+def remove_bucket(as_json: bool, bucket: str) -> None:
     """Forget what a private bucket is read with. Runs can go on using what they have mounted of it."""
     at = _whole(bucket)
     _client().remove_bucket(at.scheme, at.bucket)
-    say(f"Access to {at.url} has been removed.")
+    if as_json:
+        say(json.dumps({"removed": [at.url]}, ensure_ascii=True, indent=2))
+    else:
+        say(f"Access to {at.url} has been removed.")
 
 
 def _client() -> BucketClient:

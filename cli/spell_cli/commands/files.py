@@ -121,13 +121,16 @@ def cp(force: bool, ignore: bool, as_json: bool, source_path: str, local_dir: st
         note("\nCopy aborted. To go on, run the same command again.")
         raise
     _name(refused)
-    copied = len(wanted) - len(refused)
+    links = sum(fetch.entry["link"] is not None for fetch in wanted)
+    copied = len(wanted) - len(refused) - links
     skipped = len(kept - ignored) + len(problems) + len(refused)
     if as_json:
         told = [problem._asdict() for problem in (*problems, *refused)]
-        say(json.dumps({"copied": copied, "skipped": skipped, "ignored": told}, ensure_ascii=True, indent=2))
+        counts = {"copied": copied, "links": links, "skipped": skipped}
+        say(json.dumps({**counts, "ignored": told}, ensure_ascii=True, indent=2))
     else:
-        text = f"Copied {copied} files." + (f" Skipped {skipped} files." if skipped else "")
+        with_links = f", {links} link{'s' * (links != 1)}" if links else ""
+        text = f"Copied {copied} files{with_links}." + (f" Skipped {skipped} files." if skipped else "")
         say(of_stdout().marked("✖" if refused else "✔", text))
     return ExitCode.REFUSED if refused else ExitCode.OK
 

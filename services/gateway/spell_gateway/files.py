@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from spell_gateway.bounded import Bounded
 from spell_gateway.resolving import Resolved, Resolver
-from spell_gateway.resources import Tree, directory, not_there, run_directory
+from spell_gateway.resources import Tree, directory, not_there, run_directory, snapshot_directory
 from spell_gateway.scheduler import Scheduler
 from spell_gateway.shapes import ResourceEntry, ResourceList, User
 from spell_gateway.storage import Storage
@@ -113,7 +113,7 @@ class Files:
     async def _listed(self, user: User, listing: Listing) -> list[ResourceEntry]:
         match listing.name:
             case resources.RUNS:
-                found = [run_directory(run) async for run in self.runs(user) if has_files(run)]
+                found = [each async for run in self.runs(user) for each in await self._of_run(run)]
                 return found[::-1]
             case resources.UPLOADS:
                 uploads = (await self._storage.uploads(user.id)).uploads
@@ -125,6 +125,12 @@ class Files:
                 return [directory(name, None) for name in resources.TOP] + [
                     directory(link.alias, link.created_at, link.target) for link in links
                 ]
+
+    async def _of_run(self, run: RunView) -> list[ResourceEntry]:
+        """What a run has kept, or its snapshots, newest first, where they are all that there is of it."""
+        if has_files(run):
+            return [run_directory(run)]
+        return [snapshot_directory(run, one) for one in reversed(await self._scheduler.snapshots(run))]
 
     async def _published(self, path: str) -> list[ResourceEntry]:
         """What is published below a path that is above it, level by level."""

@@ -7,7 +7,7 @@ from datetime import datetime
 from spell_gateway.shapes import ResourceEntry, UsageEntry
 from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
 from spell_proto.state import FINAL, RunState
-from spell_proto.views import Manifest, ManifestEntry, RunView
+from spell_proto.views import Manifest, ManifestEntry, RunView, SnapshotView
 
 LINKS_MAX = 16
 _SAVE_HINT = "`spell save {0}` saves what it has made so far, as runs/{0}@1"
@@ -142,7 +142,7 @@ class Tree:
         """How much is in each thing in a directory, or a file alone; None when there is nothing of that name."""
         entry = self._at(path)
         if entry is not None:
-            return [UsageEntry(path=posixpath.basename(path), files=1, bytes=entry.size)]
+            return [UsageEntry(path=posixpath.basename(path), files=_is_file(entry), bytes=_bytes(entry))]
         if not self.is_directory(path):
             return None
         prefix = f"{path}/" if path else ""
@@ -152,12 +152,21 @@ class Tree:
                 break
             name = self._paths[at][len(prefix) :].partition("/")[0]
             files, size = sums.get(name, (0, 0))
-            sums[name] = files + 1, size + self._entries[at].size
+            sums[name] = files + _is_file(self._entries[at]), size + _bytes(self._entries[at])
         return [UsageEntry(path=name, files=files, bytes=size) for name, (files, size) in sums.items()]
 
     def _at(self, path: str) -> ManifestEntry | None:
         at = bisect_left(self._paths, path)
         return self._entries[at] if at < len(self._paths) and self._paths[at] == path else None
+
+
+def _is_file(entry: ManifestEntry) -> int:
+    """A link counts as no file, and has no bytes, as where a resource is counted when it is stored."""
+    return int(entry.link is None)
+
+
+def _bytes(entry: ManifestEntry) -> int:
+    return entry.size if entry.link is None else 0
 
 
 def _shown(entry: ManifestEntry, path: str) -> ResourceEntry:
@@ -180,6 +189,11 @@ def directory(name: str, modified_at: datetime | None, link: str | None = None) 
 def run_directory(run: RunView) -> ResourceEntry:
     """A run in the listing of all runs that kept files."""
     return directory(str(run.id), run.ended_at)
+
+
+def snapshot_directory(run: RunView, snapshot: SnapshotView) -> ResourceEntry:
+    """A snapshot in that listing."""
+    return directory(f"{run.id}@{snapshot.number}", snapshot.at)
 
 
 def disposition(name: str) -> str:

@@ -25,6 +25,8 @@ PATH_BYTES_MAX = 4000
 _SHOWN_CHARS_MAX, _SHOWN_BEGINNING, _SHOWN_END = 200, 100, 60
 _HIDDEN = re.compile("[\x00-\x1f\x7f\x80-\x9f]")
 _COMPARE_BYTES = 1 << 20
+#: How many deleted files are told by name; the manifest has them all.
+NAMED_MAX = 3
 #: What stands in a manifest for a file of which there is nothing to say.
 _ENTRY_BYTES = len(
     '{"path":"","size":,"sha256":"","mode":,"modified_at":"2026-01-01T00:00:00+00:00","link":null},'
@@ -142,6 +144,16 @@ def resource_paths(changes: Changes, root_directory: str | None) -> tuple[dict[s
         if prefix is not None and path.startswith(prefix)
     ]
     return placed, deleted
+
+
+def said_of_deleted(changes: Changes, root_directory: str | None) -> list[str]:
+    """A sentence about the files that `resource_paths` calls deleted, where there are any."""
+    gone = [path for path in changes.deleted if root_directory and path.startswith(f"{root_directory}/")]
+    if not gone:
+        return []
+    named = ", ".join(_shown(path) for path in gone[:NAMED_MAX])
+    more = f" and {len(gone) - NAMED_MAX} more" if len(gone) > NAMED_MAX else ""
+    return [f"{len(gone)} file{'s were' if len(gone) > 1 else ' was'} deleted: {named}{more}"]
 
 
 def manifest_bytes(placed: Mapping[str, Found], deleted: Iterable[str]) -> int:

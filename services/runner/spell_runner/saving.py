@@ -18,7 +18,7 @@ from spell_proto.views import MANIFEST_BYTES_MAX, Manifest, ManifestEntry, Manif
 from spell_runner import reading, sending
 from spell_runner.errors import SHORT, AttemptError, problem
 from spell_runner.notes import Notes, shortened
-from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths
+from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths, said_of_deleted
 from spell_runner.reading import Blob, ChangedError, LeftOutError
 from spell_runner.workspace import Abort
 
@@ -67,19 +67,22 @@ class _Stored:
     changed: list[str]
 
 
-def nothing(left_out: Sequence[str] = ()) -> OutputsSaved:
+def nothing(left_out: Sequence[str] = (), gone: Sequence[str] = ()) -> OutputsSaved:
     """What is reported when there is nothing to save."""
-    return OutputsSaved(at=datetime.now(UTC), manifest=None, files=0, bytes=0, notes=shortened(left_out))
+    notes = (*shortened(left_out), *gone)
+    return OutputsSaved(at=datetime.now(UTC), manifest=None, files=0, bytes=0, notes=notes)
 
 
-def _outcome(stored: ManifestStored, left_out: Sequence[str], changed: Sequence[str]) -> OutputsSaved:
+def _outcome(
+    stored: ManifestStored, left_out: Sequence[str], gone: Sequence[str], changed: Sequence[str]
+) -> OutputsSaved:
     return OutputsSaved(
         at=datetime.now(UTC),
         manifest=stored.digest,
         files=stored.files,
         bytes=stored.bytes,
         changed=len(changed),
-        notes=shortened(left_out) + shortened(changed),
+        notes=(*shortened(left_out), *gone, *shortened(changed)),
     )
 
 
@@ -101,10 +104,12 @@ async def save(
     """
     # What is left out is said where nobody can miss it.
     notes.lines(changes.notes[:LINES_MAX], important=True)
+    gone = said_of_deleted(changes, root_directory)
+    notes.lines(gone)
     if not changes.found:
         if not changes.notes:
             notes.line(NOTHING)
-        return nothing(changes.notes)
+        return nothing(changes.notes, gone)
     lines = [f"Saving '/spell/{found.path}'" for found in changes.found[:LINES_MAX]]
     if len(changes.found) > LINES_MAX:
         lines.append(f"Saving {len(changes.found) - LINES_MAX} more files")
@@ -133,7 +138,7 @@ async def save(
         except OSError as error:
             raise failed(error, "saved") from error
         else:
-            return _told(stored, changes, notes, last=last)
+            return _told(stored, changes, gone, notes, last=last)
 
 
 def failed(error: OSError, done: str) -> Exception:
@@ -143,17 +148,19 @@ def failed(error: OSError, done: str) -> Exception:
     return AttemptError(Reason.SAVE_FAILED, f"the files could not be {done}: {problem(error)}")
 
 
-def _told(stored: _Stored, changes: Changes, notes: Notes, *, last: bool) -> OutputsSaved:
+def _told(
+    stored: _Stored, changes: Changes, gone: Sequence[str], notes: Notes, *, last: bool
+) -> OutputsSaved:
     """Say what came of it."""
     notes.lines(stored.left_out[:LINES_MAX], important=True)
     left_out = [*changes.notes, *stored.left_out]
     if stored.manifest is None:
-        return nothing(left_out)
+        return nothing(left_out, gone)
     if last and stored.manifest.full is not None:
         notes.line(f"Saved; nothing new can begin: {stored.manifest.full}", important=True)
     said = [f"'/spell/{path}' changed during save" for path in stored.changed]
     notes.lines(said[:LINES_MAX], important=True)
-    return _outcome(stored.manifest, left_out, said)
+    return _outcome(stored.manifest, left_out, gone, said)
 
 
 async def _store(

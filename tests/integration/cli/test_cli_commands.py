@@ -349,7 +349,7 @@ def test_cp_fetches_whole_directories(cli, server):
     )
     done = cli("cp", "runs/1", "out")
 
-    assert out(done) == "✔ Copied 4 files.\n", err(done)
+    assert out(done) == "✔ Copied 3 files, 1 link.\n", err(done)
     # The server hangs up in the middle of it once.
     assert (cli.cwd / "out/a/b/big.bin").read_bytes() == big
     assert (cli.cwd / "out/a/link").read_bytes() == big
@@ -395,8 +395,73 @@ def test_cp_fetches_the_rest_where_one_file_is_refused(cli, server):
     told = cli("cp", "--json", "runs/1", "out")
     assert (told.returncode, json.loads(out(told))) == (
         1,
-        {"copied": 0, "skipped": 3, "ignored": [{"path": "b", "why": "'runs/1/b' is gone"}]},
+        {"copied": 0, "links": 0, "skipped": 3, "ignored": [{"path": "b", "why": "'runs/1/b' is gone"}]},
     )
+
+
+def test_cp_keeps_modes_also_of_what_nobody_can_read(cli, server):
+    modes = {"none": 0o000, "write": 0o200, "read": 0o444, "run": 0o751}
+    for name, mode in modes.items():
+        server.add_file(1, name, b"x", mode=mode)
+
+    first = cli("cp", "runs/1", "out")
+    again = cli("cp", "runs/1", "out")
+
+    assert out(first) == "✔ Copied 4 files.\n", err(first)
+    assert out(again) == "✔ Copied 0 files. Skipped 4 files.\n", err(again)
+    assert {name: (cli.cwd / "out" / name).stat().st_mode & 0o777 for name in modes} == modes
+
+
+def test_cp_goes_through_no_link_that_stands_in_the_target_directory(cli, server):
+    for name in ("fine", "d/inside", "in-place"):
+        server.add_file(1, name, b"new")
+    elsewhere, target = cli.cwd / "elsewhere", cli.cwd / "out"
+    elsewhere.mkdir()
+    target.mkdir()
+    (elsewhere / "file").write_text("old")
+    (target / "d").symlink_to(elsewhere)
+    (target / "in-place").symlink_to(elsewhere / "file")
+
+    done = cli("cp", "-f", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 2 files. Skipped 1 files.\n"
+    assert "File 'd/inside' ignored: a link in the target directory leads elsewhere." in " ".join(
+        err(done).split()
+    )
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["file"]
+    assert (elsewhere / "file").read_text() == "old"
+    assert not (target / "in-place").is_symlink()
+    assert (target / "in-place").read_text() == "new"
+
+
+def test_cp_into_a_link_to_a_directory_goes_where_it_leads(cli, server):
+    server.add_file(1, "fine", b"x")
+    (cli.cwd / "real").mkdir()
+    (cli.cwd / "out").symlink_to("real")
+
+    assert out(cli("cp", "runs/1", "out")) == "✔ Copied 1 files.\n"
+    assert (cli.cwd / "real" / "fine").read_bytes() == b"x"
+
+
+def test_cp_onto_a_full_disk_says_so_and_leaves_nothing(cli, server):
+    """A real file system of 1 MiB, so that nothing is acted."""
+    full = cli.cwd / "full"
+    full.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(full)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
+    try:
+        server.add_file(1, "large", bytes(4 << 20))
+        done = cli("cp", "runs/1", "full")
+        left = list(full.iterdir())
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+    assert done.returncode == 1
+    assert "Ran out of disk space: No space left on device." in " ".join(err(done).split())
+    assert left == []
 
 
 def test_cp_of_many_small_files_keeps_its_connections(cli, server):

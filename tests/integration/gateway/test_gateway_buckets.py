@@ -59,6 +59,7 @@ async def test_everybody_lists_and_reads_public_buckets(stage, clouds):
     assert (status, body, headers["Content-Length"]) == (200, b"0123456789", "10")
     assert headers["Content-Disposition"].startswith('attachment; filename="2024.csv"')
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
     etag = headers["ETag"]
     path = f"/api/buckets/object?url=s3://rain/annual/2024.csv&etag={etag}"
     status, headers, body = await get(stage, path, Range="bytes=4-")

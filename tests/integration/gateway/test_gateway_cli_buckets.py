@@ -65,6 +65,8 @@ def test_a_bucket_is_added_listed_and_removed(spell, clouds):
     assert (told["url"], told["kind"], told["username"]) == (URL, "aws_key", "AKIAREADER")
     assert SECRET not in json.dumps(told)
     assert spell("cluster", "remove-bucket", URL) == (0, f"Access to {URL} has been removed.\n", "")
+    spell(*words, stdin=f"{SECRET}\n".encode())
+    assert json.loads(spell("cluster", "remove-bucket", "--json", URL)[1]) == {"removed": [URL]}
     code, _, complaint = spell("cluster", "remove-bucket", URL)
     assert (code, complaint) == (1, f"ERROR: no credentials are stored for '{URL}'")
 

@@ -58,6 +58,7 @@ async def test_a_file_is_fetched_whole_in_parts_and_only_once(client, saved):
     assert whole == FILES["model.bin"]
     assert headers["ETag"] == f'"{hashlib.sha256(whole).hexdigest()}"'
     assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
     assert part == (206, b"789")
     assert changed == (200, whole)
     assert same == (304, b"")

@@ -112,6 +112,7 @@ async def test_what_a_run_changes_in_its_workspace_is_saved_and_nothing_else_is(
         "d/a": b"a\nmore\n", "d/hidden": b"new\n", "d/at": b"at\n", "x/two": b"two\n"
     }  # fmt: skip
     assert await here.deleted(view) == ["d/b", "d/e/f", "x/one"]
+    assert [note.partition(":")[0] for note in view.save_notes] == ["3 files were deleted"]
     assert (await here.output(again.id)).split() == b"a b c f new a b".split()
     assert idle.manifest is None
 

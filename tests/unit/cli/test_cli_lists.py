@@ -329,6 +329,23 @@ def test_what_is_to_be_known_of_saved_files_stands_below_them(files, first):
     assert dict(info_rows(run, NOW))["Saved Files"].splitlines() == [first, f"  {note}"]
 
 
+def test_nothing_that_was_archived_with_a_run_is_offered():
+    snapshot = {"number": 1, "manifest": "x", "files": 2, "bytes": 9, "at": "2026-11-22T11:59:57Z"}
+    run = a_run(snapshots=[snapshot], saved_files=2, saved_bytes=9, archived_at="2026-11-22T11:59:59Z")
+
+    rows = dict(info_rows(run, NOW))
+
+    assert "Snapshots" not in rows
+    assert rows["Saved Files"] == "2 files, 9 bytes"
+    assert "Archived" in rows
+
+
+def test_links_alone_are_no_files_but_something():
+    run = a_run(saved_files=0, saved_bytes=0, manifest="x")
+
+    assert dict(info_rows(run, NOW))["Saved Files"] == "0 files, 0 bytes, as runs/9"
+
+
 @pytest.mark.parametrize(("size", "shown"), [(1, "1 byte"), (10, "10 bytes"), (1024, "1.0K")])
 def test_a_size_that_stands_between_words_says_of_what_it_is(size, shown):
     snapshot = {

@@ -97,6 +97,17 @@ def test_directories_are_implied_by_the_files_below_them():
     assert files.listing("nothing", recursive=False) is None
 
 
+def test_links_are_no_files_wherever_files_are_counted():
+    files = tree("a", "d/b", link="a")
+
+    assert [(item.path, item.files, item.bytes) for item in files.usage("")] == [
+        ("a", 1, 3),
+        ("d", 1, 3),
+        ("link", 0, 0),
+    ]
+    assert [(item.path, item.files, item.bytes) for item in files.usage("link")] == [("link", 0, 0)]
+
+
 def test_a_link_leads_to_a_file_inside_or_nowhere():
     files = tree(
         "d/a", **{"d/b": "a", "d/c": "../d/b", "out": "/etc/shadow", "up": "../../x", "loop": "loop"}

@@ -84,10 +84,14 @@ async def test_no_run_is_left_out_however_many_there_are():
 async def test_snapshots_count_also_where_they_are_all_that_is_left():
     digest = "0" * 64
     killed = a_view(2, state=RunState.KILLED, files=0, snapshots=[(1, digest), (2, None), (3, digest)])
-    _, usage = asked(a_view(1, snapshots=[(1, digest)]), killed, a_view(3, state=RunState.FAILED, files=0))
+    files, usage = asked(
+        a_view(1, snapshots=[(1, digest)]), killed, a_view(3, state=RunState.FAILED, files=0)
+    )
 
     summed = await usage.at(ADA, "runs")
+    listed = (await files.listing(ADA, "runs", recursive=False)).entries
 
+    assert [entry.path for entry in listed] == ["1", "2@1", "2@3"], "what is all that is left can be found"
     assert [entry.path for entry in summed.entries] == ["1@1", "1", "2@1", "2@3"]
     assert (summed.files, summed.bytes) == (7, 310)
 

@@ -11,7 +11,7 @@ import pytest
 
 from spell_runner import outputs
 from spell_runner.lower import Lower
-from spell_runner.outputs import Changes, Found, in_copy, in_overlay, resource_paths
+from spell_runner.outputs import Changes, Found, in_copy, in_overlay, resource_paths, said_of_deleted
 from spell_runner.workspace import Abort, AbortedError, copy_tree, read_baseline, remove
 
 
@@ -153,6 +153,18 @@ def test_paths_are_relative_to_the_repository_and_others_to_the_workspace():
 
     assert set(placed) == {"a/b", "results/x"}
     assert deleted == ["gone"]
+
+
+def test_what_was_deleted_of_the_code_is_told():
+    def said(*deleted):
+        return said_of_deleted(Changes(deleted=list(deleted)), "repo")
+
+    assert said("repo/a") == ["1 file was deleted: '/spell/repo/a'"]
+    assert said("repo/a", "repo/b\n", "repo/c", "repo/d", "elsewhere") == [
+        "4 files were deleted: '/spell/repo/a', '/spell/repo/b\\x0a', '/spell/repo/c' and 1 more"
+    ]
+    assert said("elsewhere") == []
+    assert said_of_deleted(Changes(deleted=["repo/a"]), None) == []
 
 
 def test_without_code_paths_are_relative_to_the_workspace():
