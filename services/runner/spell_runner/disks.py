@@ -76,6 +76,7 @@ class Disks:
     def __init__(self, data: Path, limits: Limits = NO_LIMITS, rule: str = "auto") -> None:
         self._attempts = data / "attempts"
         self._place = data / DISKS
+        self._template = str(data / "disk.template")
         self._limits = limits
         self._rule = rule
         self.able = False
@@ -159,11 +160,17 @@ class Disks:
         # It says that the workspace, which was on the disk, is whole.
         Path(directory / BASELINE).unlink(missing_ok=True)
         directory.has_disk = True
+        if self.able and given == Usage():
+            loops.copy(self._template, image)
+        else:
+            self._format(image, given)
+        os.mkdir(at, 0o700)  # noqa: PTH102 -- plain strings
+        loops.mount(image, at)
+
+    def _format(self, image: str, given: Usage) -> None:
         bytes_max, files = self._limits.bytes_max + given.bytes, files_for(self._limits) + given.files
         kept = max(_KEPT_BYTES_MIN, bytes_max // _KEPT_SHARE)
         loops.make(image, bytes_max + FULL_BYTES + self._more, files, kept)
-        os.mkdir(at, 0o700)  # noqa: PTH102 -- plain strings
-        loops.mount(image, at)
 
     def _undo(self, directory: Directory) -> None:
         Path(directory / IMAGE).unlink(missing_ok=True)
@@ -208,6 +215,8 @@ class Disks:
                 if -2 * _ROUNDED_BYTES <= lacking <= 0:
                     break
                 self._more += lacking + _ROUNDED_BYTES
+            # Most disks are copies of this one.
+            self._format(self._template, Usage())
         except OSError as error:
             return str(error)
         finally:

@@ -16,6 +16,7 @@ BLOCK_BYTES, INODE_BYTES, GROUP_BLOCKS = 4096, 256, 32768
 #: What the kernel keeps of every such file system for itself, at most: a fiftieth of it.
 _KEPT_BYTES_MAX, _KEPT_SHARE = 16 << 20, 50
 _SLACK_BYTES = 1 << 20
+_COPIED_BYTES = 1 << 20
 
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _AUTOCLEAR = 4
@@ -73,6 +74,34 @@ def make(image: str, bytes_max: int, files: int, kept_bytes: int) -> None:
         raise OSError(errno.ENOENT, f"{PROGRAM} is not installed (e2fsprogs)") from error
     if done.returncode:
         raise OSError(errno.EIO, f"{PROGRAM} failed: {done.stderr.decode(errors='replace').strip()[-300:]}")
+
+
+def copy(image: str, to: str) -> None:
+    """One more empty file system, in a fraction of the time: of an image only what is no hole is read."""
+    source = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(source).st_size
+            os.ftruncate(target, size)
+            at = 0
+            while at < size and (at := _next_data(source, at, size)) < size:
+                hole = os.lseek(source, at, os.SEEK_HOLE)
+                while at < hole:
+                    at += os.pwrite(target, os.pread(source, min(hole - at, _COPIED_BYTES), at), at)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _next_data(fd: int, at: int, size: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
 
 
 def mount(image: str, at: str) -> None:
