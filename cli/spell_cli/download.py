@@ -22,6 +22,8 @@ from spell_proto.errors import RefusedError, SpellError, UnavailableError
 
 PARALLEL = 4
 _GIVE_UP_AFTER_SECONDS = 60.0
+#: File systems keep times as exactly as they can.
+_SAME_SECONDS = 1.0
 
 
 class Clash(Enum):
@@ -85,17 +87,24 @@ def clashes(fetches: Sequence[Fetch]) -> list[Fetch]:
 
 
 def is_there(fetch: Fetch) -> bool:
-    """Whether the target has the very content of a file already, or is the very link."""
+    """Whether the target has the very content of a file already, as far as that is known, or is the very link."""
     try:
         status = fetch.target.lstat()
         if fetch.entry["link"] is not None:
             return stat.S_ISLNK(status.st_mode) and str(fetch.target.readlink()) == fetch.entry["link"]
         if not stat.S_ISREG(status.st_mode) or status.st_size != fetch.entry["size"]:
             return False
+        if fetch.entry["sha256"] is None:
+            return _same_time(status.st_mtime, fetch.entry["modified_at"])
         with _readable(fetch.target, stat.S_IMODE(status.st_mode)), fetch.target.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == fetch.entry["sha256"]
     except OSError:
         return False
+
+
+def _same_time(mtime: float, modified_at: str | None) -> bool:
+    """Whether a file of the right size has the time of an object, of which nothing else is known: a copy gave it that."""
+    return modified_at is not None and abs(mtime - moment(modified_at).timestamp()) < _SAME_SECONDS
 
 
 @contextlib.contextmanager

@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from spell_cli.bucket_client import BucketClient
+from spell_cli.servers import Address, RemoteServer
 from support import buckets
 
 pytestmark = pytest.mark.integration
@@ -177,6 +181,63 @@ def test_a_bucket_a_directory_or_an_object_is_copied(spell, rain, tmp_path, sour
     }
     assert sorted(found) == wanted
     assert found[wanted[0]] == rain["annual/2024.csv"]
+
+
+def started(stage, tmp_path, *words, **streams):
+    environment = os.environ | {
+        "SPELL_DIR": str(tmp_path / "spell"),
+        "SPELL_API_URL": stage.url,
+        "SPELL_TOKEN": stage.tokens["ada"],
+        "TERM": "xterm",
+        "PYTHONUTF8": "1",
+    }
+    return subprocess.Popen([SPELL, *words], cwd=tmp_path, env=environment, **streams)
+
+
+def test_a_copy_of_a_bucket_that_is_cut_off_goes_on_object_by_object(stage, spell, clouds, tmp_path):
+    files = {f"o{number:02}": os.urandom(2 << 20) for number in range(40)}
+    clouds.bucket("cut-off", files)
+    target = tmp_path / "out"
+    process = started(stage, tmp_path, "cp", "s3://cut-off", "out", stderr=subprocess.PIPE)
+
+    deadline = time.monotonic() + 60
+    while len(list(target.glob("o*"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1].decode()
+    there = {path.name: path.stat().st_ino for path in target.glob("o*")}
+    code, text, complaint = spell("cp", "s3://cut-off", "out")
+
+    assert process.returncode == 130
+    assert "Copy aborted. To go on, run the same command again." in said
+    assert 3 <= len(there) < len(files)
+    assert (code, complaint) == (0, "")
+    assert f"Copied {len(files) - len(there)} files. Skipped {len(there)} files." in text
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == files
+    assert there == {name: (target / name).stat().st_ino for name in there}, "none was fetched again"
+
+
+def test_an_object_that_is_another_one_by_now_is_not_taken_for_the_copy(spell, clouds, tmp_path):
+    clouds.bucket("changing", {"a": b"one"})
+    assert spell("cp", "s3://changing", "out")[0] == 0
+    os.utime(tmp_path / "out/a", (1, 1))
+
+    code, _, complaint = spell("cp", "s3://changing", "out")
+
+    assert (code, "File 'a' already exists" in complaint) == (1, True)
+
+
+def test_how_much_of_a_list_is_here_is_told_while_it_comes(stage, clouds):
+    clouds.bucket("many", {f"d/o{number:03}": b"" for number in range(50)})
+    host, _, port = stage.url.removeprefix("http://").partition(":")
+    client = BucketClient(RemoteServer(Address(host, int(port), False, "", stage.tokens["ada"]), None))
+    counts: list[int] = []
+
+    found = client.objects("s3://many", recursive=True, on_count=counts.append)
+
+    assert len(found) == 50
+    assert counts == list(range(1, 51))
 
 
 def test_a_link_leads_into_a_bucket(spell, rain, tmp_path):

@@ -140,6 +140,14 @@ CATALOGUE = [
         ("B50", {"timeout": value}, "number_out_of_range", "timeout", "--timeout")
         for value in ("-1", "0", "1e9", "NaN", "１２", "0x10", "", "2 h", "1.5", "400d", "9" * 11)
     ),
+    *(
+        ("B50", {"save_every": value}, "number_out_of_range", "save_every_seconds", "from 10s to 30d")
+        for value in ("9s", "0", "31d", "721h")
+    ),
+    *(
+        ("B50", {"save_every": value}, "number_out_of_range", field, "'" + value)
+        for value, field in (("-1", "save_every_seconds"), ("often", "save_every_seconds"))
+    ),
     ("B51", {"description": "x" * 10_000}, "description_too_long", "description", "--description"),
     ("B51", {"labels": tuple(f"l{number}" for number in range(1000))}, "too_many_labels", "label", "--label"),
     ("B51", {"labels": ("x" * 65,)}, "label_too_long", "label", "--label"),
@@ -147,6 +155,14 @@ CATALOGUE = [
     ("B51", {"labels": ("a\u202eb",)}, "label_invalid", "label", "--label"),
     ("B51", {"labels": ("",)}, "label_invalid", "label", "--label"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("typed_in", "seconds"),
+    [("10s", 10), ("10", 600), ("10m", 600), ("2h", 7_200), ("30d", 2_592_000), ("720h", 2_592_000)],
+)
+def test_how_often_a_run_saves_itself_reaches_the_request_in_seconds(typed_in, seconds):
+    assert check(arguments(save_every=typed_in)).body["save_every_seconds"] == seconds
 
 
 @pytest.mark.parametrize(

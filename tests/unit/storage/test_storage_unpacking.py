@@ -140,6 +140,14 @@ def test_what_unfolds_too_far_is_refused():
     assert "more than 10 times its size" in refused(packed(member("upload/a", bytes(90_000))))
 
 
+def test_what_is_shipped_lets_an_archive_unfold_to_a_hundred_times_its_size():
+    """Zeros fold to a thousandth; the first 64 MiB are nobody's concern."""
+    archive = packed(member("upload/a", bytes(70 << 20)))
+
+    assert 100 * len(archive) < 70 << 20
+    assert refused(archive, limits=Limits()) == "it unfolds to more than 100 times its size"
+
+
 @pytest.mark.parametrize("cut", [1, 8, 30, 600])
 def test_an_archive_that_is_cut_off_is_refused(cut):
     data = packed(member("upload/a", os.urandom(2000)))
