@@ -41,7 +41,8 @@ def _problem() -> str | None:
 def mounts(below: Path) -> list[str]:
     """What is mounted below a directory, the last one first."""
     told = Path("/proc/self/mountinfo").read_text().splitlines()
-    return [at for line in reversed(told) if (at := line.split(" ", 5)[4]).startswith(f"{below}/")]
+    places = [line.split(" ", 5)[4].encode().decode("unicode_escape") for line in reversed(told)]
+    return [at for at in places if at.startswith(f"{below}/")]
 
 
 def images(below: Path) -> list[str]:
