@@ -86,7 +86,7 @@ docs: sync ## Write the generated parts of docs/ again
 
 bench: sync ## Measure what docs and design promise
 	@for file in bench/warm_start.py bench/environments.py bench/code_sync.py bench/mounts.py \
-		bench/storage.py bench/throughput.py bench/idle.py; do \
+		bench/storage.py bench/files.py bench/throughput.py bench/idle.py; do \
 		echo "== $$file"; "$(BIN)/python" $$file; done
 
 # ---- use -----------------------------------------------------------------------------------------------------

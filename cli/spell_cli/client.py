@@ -136,6 +136,12 @@ class Client:
             raise CliError(f"{self.server.describe()} cannot send the rest of a file alone.")
         return response
 
+    def files(self, path: str, digests: list[str]) -> http.client.HTTPResponse:
+        """Small files of a resource together, as a pack. One attempt."""
+        body, headers = json.dumps({"digests": digests}).encode(), {"Content-Type": "application/json"}
+        place, kind = f"/api/files/{quote(path)}", "application/octet-stream"
+        return self.stream(place, accept=kind, headers=headers, method="POST", data=body)
+
     def links(self) -> list[answers.Link]:
         return cast(list[answers.Link], self._json("GET", "/api/links")["links"])
 
@@ -259,7 +265,13 @@ class Client:
         self._address = None
 
     def stream(
-        self, path: str, *, accept: str, headers: dict[str, str] | None = None, method: str = "GET"
+        self,
+        path: str,
+        *,
+        accept: str,
+        headers: dict[str, str] | None = None,
+        method: str = "GET",
+        data: bytes | None = None,
     ) -> http.client.HTTPResponse:
         """A request whose answer is read bit by bit. Losing the connection is the caller's business.
 
@@ -267,7 +279,7 @@ class Client:
             RefusedError: the server says no.
             OSError, HTTPException: the server cannot be reached, or is just restarting.
         """
-        call = Call(method, path, None, {"Accept": accept} | (headers or {}), STREAM_SILENCE_SECONDS)
+        call = Call(method, path, data, {"Accept": accept} | (headers or {}), STREAM_SILENCE_SECONDS)
         response = self._send(call)
         if response.status >= 400:
             answer = Answer(response.status, response.reason, response.read())

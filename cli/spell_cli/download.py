@@ -18,6 +18,8 @@ from spell_cli.errors import CliError, UnreachableError
 from spell_cli.partial import Partial, partial
 from spell_cli.progress import OnBytes
 from spell_cli.times import moment
+from spell_cli.together import Together
+from spell_proto.blob_packs import BLOB_BYTES_MAX, portions
 from spell_proto.errors import RefusedError, SpellError, UnavailableError
 
 PARALLEL = 4
@@ -140,24 +142,27 @@ def fetch_all(
         the first other error of any of them; files that are whole by then stay.
     """
     files = [fetch for fetch in fetches if fetch.entry["link"] is None]
-    waiting: queue.SimpleQueue[Fetch] = queue.SimpleQueue()
-    for fetch in files:
-        waiting.put(fetch)
+    waiting: queue.SimpleQueue[list[Fetch]] = queue.SimpleQueue()
+    portions = _portions(files)
+    for portion in portions:
+        waiting.put(portion)
     failed: list[Exception] = []
     refused: list[Problem] = []
     stop = threading.Event()
 
     def work() -> None:
         client = make_client()
+        together = Together(client)
         try:
             while not stop.is_set():
-                fetch = waiting.get_nowait()
-                try:
-                    _fetch(client, fetch, on_bytes, stop)
-                except UnavailableError:
-                    raise
-                except RefusedError as error:
-                    refused.append(Problem(fetch.entry["path"], error.message.rstrip(".")))
+                left, ask = waiting.get_nowait(), True
+                while left and not stop.is_set():
+                    if ask and len(left) > 1 and not together.refused:
+                        left = _fetch_together(together, left, on_bytes, stop)
+                        ask = together.broke_off
+                    # By itself it is waited for, or it is said why it cannot be had.
+                    if left and not stop.is_set():
+                        refused.extend(_fetch_alone(client, left.pop(0), on_bytes, stop))
         except queue.Empty:
             pass
         except (SpellError, OSError) as error:
@@ -166,7 +171,7 @@ def fetch_all(
         finally:
             client.close()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(files)))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(portions)))]
     for thread in threads:
         thread.start()
     try:
@@ -193,6 +198,56 @@ def _link(fetch: Fetch) -> None:
     fetch.target.symlink_to(fetch.entry["link"])
 
 
+def _portions(files: Sequence[Fetch]) -> list[list[Fetch]]:
+    """Large files by themselves, then small ones together: those with the same content in one portion. Pure."""
+    small: dict[str, list[Fetch]] = {}
+    alone: list[list[Fetch]] = []
+    for fetch in files:
+        digest, size = fetch.entry["sha256"], fetch.entry["size"] or 0
+        if digest is None or size > BLOB_BYTES_MAX:
+            alone.append([fetch])
+        else:
+            small.setdefault(digest, []).append(fetch)
+    packs = portions((same, same[0].entry["size"] or 0) for same in small.values())
+    return alone + [[fetch for same in pack for fetch in same] for pack in packs]
+
+
+def _fetch_together(
+    together: Together, fetches: list[Fetch], on_bytes: OnBytes, stop: threading.Event
+) -> list[Fetch]:
+    """Fetch what comes in one go; what is left."""
+    by_digest: dict[str, list[Fetch]] = {}
+    for fetch in fetches:
+        by_digest.setdefault(fetch.entry["sha256"] or "", []).append(fetch)
+    entry, source = fetches[0].entry, fetches[0].source
+    base = source.removesuffix(f"/{entry['path']}")
+    with contextlib.closing(together.files(base, list(by_digest), stop)) as files:
+        for digest, data in files:
+            for fetch in by_digest.pop(digest):
+                _keep(fetch, data, on_bytes)
+    return [fetch for same in by_digest.values() for fetch in same]
+
+
+def _keep(fetch: Fetch, data: bytes, on_bytes: OnBytes) -> None:
+    # Asked first: of thousands of files, few are the first in their directory.
+    if not fetch.target.parent.is_dir():
+        fetch.target.parent.mkdir(parents=True, exist_ok=True)
+    with partial(fetch.target, fetch.entry, on_bytes) as arrived:
+        arrived.add(data)
+        _finish(fetch, arrived)
+
+
+def _fetch_alone(client: Client, fetch: Fetch, on_bytes: OnBytes, stop: threading.Event) -> list[Problem]:
+    """Why a file cannot be had, where that is so."""
+    try:
+        _fetch(client, fetch, on_bytes, stop)
+    except UnavailableError:
+        raise
+    except RefusedError as error:
+        return [Problem(fetch.entry["path"], error.message.rstrip("."))]
+    return []
+
+
 def _fetch(client: Client, fetch: Fetch, on_bytes: OnBytes, stop: threading.Event) -> None:
     """One file: into a file of another name beside its target, verified, then renamed."""
     fetch.target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,17 +255,22 @@ def _fetch(client: Client, fetch: Fetch, on_bytes: OnBytes, stop: threading.Even
         _receive(client, fetch, arrived, stop)
         if stop.is_set():
             return
-        arrived.finish()
-        _check(fetch, arrived)
-        mode = fetch.entry["mode"]
-        arrived.path.chmod(0o644 if mode is None else mode & 0o777)
-        if fetch.entry["modified_at"] is not None:
-            seconds = moment(fetch.entry["modified_at"]).timestamp()
-            # A time that no file here can have is not worth a failure.
-            with contextlib.suppress(OSError, OverflowError):
-                os.utime(arrived.path, (seconds, seconds))
-        arrived.path.replace(fetch.target)
-        arrived.keep = False
+        _finish(fetch, arrived)
+
+
+def _finish(fetch: Fetch, arrived: Partial) -> None:
+    """What has come takes its place, if it is what it should be."""
+    arrived.finish()
+    _check(fetch, arrived)
+    mode = fetch.entry["mode"]
+    arrived.path.chmod(0o644 if mode is None else mode & 0o777)
+    if fetch.entry["modified_at"] is not None:
+        seconds = moment(fetch.entry["modified_at"]).timestamp()
+        # A time that no file here can have is not worth a failure.
+        with contextlib.suppress(OSError, OverflowError):
+            os.utime(arrived.path, (seconds, seconds))
+    arrived.path.replace(fetch.target)
+    arrived.keep = False
 
 
 def _receive(client: Client, fetch: Fetch, arrived: Partial, stop: threading.Event) -> None:

@@ -14,9 +14,11 @@ from spell_cli.gathering import Local, opened
 from spell_cli.progress import OnBytes
 from spell_cli.terminal import safe_path
 from spell_cli.upload_client import UploadClient
-from spell_proto.errors import ConflictError, InvalidError, RefusedError
+from spell_proto import blob_packs
+from spell_proto.errors import ConflictError, InvalidError, RefusedError, UnavailableError
 
 AT_ONCE = 10
+PACKS_AT_ONCE = 4
 HASHED_AT_ONCE = 4
 #: A file up to this goes along with its first request, a larger one in parts.
 SMALL_BYTES_MAX = 1 << 20
@@ -60,7 +62,11 @@ class Sender:
         Raises:
             CliError: a file cannot be read, or changes meanwhile.
         """
-        self._each(AT_ONCE, lambda pair: self._send(*pair), list(missing.items()))
+        small = [pair for pair in missing.items() if pair[1].size <= blob_packs.BLOB_BYTES_MAX]
+        large = [pair for pair in missing.items() if pair[1].size > blob_packs.BLOB_BYTES_MAX]
+        packs = blob_packs.portions((pair, pair[1].size) for pair in small)
+        self._each(PACKS_AT_ONCE, self._send_together, packs)
+        self._each(AT_ONCE, lambda pair: self._send(*pair), large)
 
     def entries(self, found: Sequence[Local]) -> list[dict[str, Any]]:
         """What the manifest says of files and links, once `digests` knows the files."""
@@ -112,6 +118,20 @@ class Sender:
                 raise _changed(local)
         return digest
 
+    def _send_together(self, pack: Sequence[tuple[str, Local]]) -> None:
+        """Send small files in one go. Where they are refused, each by itself shows which one is."""
+        data = blob_packs.pack((digest, _content(local)) for digest, local in pack)
+        try:
+            self._client().send_pack(self._upload_id, data)
+        except UnavailableError:
+            raise
+        except RefusedError:
+            for pair in pack:
+                if not self.stop.is_set():
+                    self._send(*pair)
+        else:
+            self._on_bytes(sum(local.size for _, local in pack))
+
     def _send(self, digest: str, local: Local) -> None:
         try:
             with opened(local) as file:
@@ -147,6 +167,14 @@ class Sender:
         if client is None:
             client = self._local.client = self._make_client()
         return client
+
+
+def _content(local: Local) -> bytes:
+    with opened(local) as file:
+        data = file.read(local.size + 1)
+    if len(data) != local.size:
+        raise _changed(local)
+    return data
 
 
 def _entry(local: Local, digest: str | None) -> dict[str, Any]:

@@ -49,6 +49,17 @@ class Files:
             raise _is_directory(path) if tree.is_directory(found.path) else not_there(path)
         return found.owner_id, entry
 
+    async def around(self, user: User, path: str) -> tuple[int, Tree]:
+        """Whose the directory or file at a path is, and all files of its resource. Raises as `listing` does."""
+        resource = resources.parse(path)
+        if isinstance(resource, Listing):
+            raise not_there(path)
+        found = await self._resolver.lately(user.id, resource)
+        tree = await self.tree(found)
+        if tree.file(found.path) is None and not tree.is_directory(found.path):
+            raise not_there(path)
+        return found.owner_id, tree
+
     async def listing(self, user: User, path: str, *, recursive: bool) -> ResourceList:
         """What is at a path; see `find` for what it raises."""
         resource = resources.parse(path)

@@ -1,6 +1,9 @@
 """HTTP for files: of runs, uploads, and what is published."""
 
+from typing import Annotated
+
 from aiohttp import web
+from pydantic import Field, TypeAdapter
 
 from spell_gateway import asked
 from spell_gateway.files import Files
@@ -10,8 +13,10 @@ from spell_gateway.routes import BYTES, FLAG, PARTS, RANGE, Param, Route
 from spell_gateway.shapes import ResourceList, Usage, User
 from spell_gateway.storage import Storage
 from spell_gateway.usage import UsageOf
+from spell_proto import blob_packs
 from spell_proto.errors import RefusedError
 from spell_proto.http import json_response
+from spell_proto.shapes import Shape
 
 RECURSIVE = Param("recursive", "1: all files below, with their paths; no directories.", FLAG)
 REFUSED = {
@@ -19,6 +24,25 @@ REFUSED = {
     409: "the run still goes on, or the path is a directory",
     422: "no path",
 }
+
+
+TOGETHER = (
+    "Files of the resource that the path names, or is in, by their SHA-256. The answer is entries: the SHA-256 of a file "
+    "(32 bytes), its length (4 bytes, big-endian), its bytes. What is not in the resource, is longer than "
+    f"{blob_packs.BLOB_BYTES_MAX:,} bytes, or does not look whole is left out: asked for by itself, it says why."
+)
+
+
+class FewDigests(Shape):
+    """SHA-256 of files, in hex: as many as are sent together."""
+
+    digests: Annotated[
+        tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...],
+        Field(max_length=blob_packs.PACK_BLOBS_MAX),
+    ]
+
+
+DIGESTS = TypeAdapter(FewDigests)
 
 
 class FilesApi:
@@ -55,6 +79,13 @@ class FilesApi:
                 raise
             return no_such_part(entry.size)
 
+    async def several(self, request: web.Request, user: User) -> web.StreamResponse:
+        owner_id, tree = await self._files.around(user, request.match_info["path"])
+        digests = (await asked.body(request, DIGESTS)).digests
+        wanted = tuple(digest for digest in digests if digest in tree.digests)
+        async with self._storage.blobs(owner_id, wanted) as found:
+            return await relay(request, found, {"Content-Type": BYTES, "Cache-Control": "private, no-cache"})
+
     async def listing(self, request: web.Request, user: User) -> web.Response:
         recursive = asked.flag(request, "recursive", default=False)
         path = request.match_info.get("path", "")
@@ -68,6 +99,7 @@ class FilesApi:
         # fmt: off
         return [
             Route("GET", "/api/files/{path:[\\s\\S]*}", self.content, "Get a file", "files", (BYTES,), None, (RANGE,), also=REFUSED | PARTS | {304: "it has not changed"}),
+            Route("POST", "/api/files/{path:[\\s\\S]*}", self.several, "Get small files together", "files", (BYTES,), FewDigests, also=REFUSED, text=TOGETHER),
             Route("GET", "/api/resources", self.listing, "List what there is", "files", ResourceList, None, (RECURSIVE,)),
             Route("GET", "/api/resources/{path:[\\s\\S]*}", self.listing, "List files", "files", ResourceList, None, (RECURSIVE,), also=REFUSED),
             Route("GET", "/api/usage", self.usage, "How much your runs and uploads have kept", "files", Usage),

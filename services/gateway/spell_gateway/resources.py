@@ -3,6 +3,7 @@
 import posixpath
 from bisect import bisect_left
 from datetime import datetime
+from functools import cached_property
 
 from spell_gateway.shapes import ResourceEntry, UsageEntry
 from spell_proto.errors import ConflictError, NotFoundError, RefusedError, shown
@@ -80,6 +81,11 @@ class Tree:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @cached_property
+    def digests(self) -> frozenset[str]:
+        """Of all its files."""
+        return frozenset(entry.sha256 for entry in self._entries if entry.link is None)
 
     def file(self, path: str) -> ManifestEntry | None:
         """The file at a path, through links that stay inside."""

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import orjson
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from spell_gateway.shapes import GitCredentials, RepositoryRequest
@@ -138,6 +139,13 @@ class Storage:
         path = f"/blobs/{sha256}?owner_id={owner_id}"
         return self._caller.open(method, path, headers=headers, stream=True)
 
+    def blobs(self, owner_id: int, digests: tuple[str, ...]) -> Response:
+        """Small blobs together, as a pack; what is not plainly whole is left out."""
+        asked, body = {"owner_id": owner_id}, orjson.dumps({"digests": digests})
+        headers = {"Content-Type": "application/json"}
+        path = "/blobs/unpack"
+        return self._caller.open("POST", path, params=asked, headers=headers, data=body, stream=True)
+
     async def begin_upload(self, owner_id: int, request: UploadRequest) -> UploadView:
         asked = {"owner_id": owner_id}
         return await self._caller.call("POST", "/uploads", UPLOAD, params=asked, body=request)
@@ -165,6 +173,12 @@ class Storage:
         """A request of tus, handed on."""
         asked = {"owner_id": owner_id}
         return self._caller.open(method, path, params=asked, headers=headers, data=body, stream=True)
+
+    async def send_pack(self, owner_id: int, upload_id: int, pack: bytes) -> None:
+        """Small files of an upload together."""
+        path = f"/uploads/{upload_id}/pack?owner_id={owner_id}"
+        async with self._caller.open("POST", path, data=pack, stream=True):
+            pass
 
     async def complete_upload(self, owner_id: int, upload_id: int, body: Body | None) -> UploadView:
         """With a manifest, as JSON, or without."""

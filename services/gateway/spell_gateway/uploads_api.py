@@ -15,8 +15,8 @@ from spell_gateway.resources import not_there
 from spell_gateway.routes import FLAG, WHOLE, Param, Route
 from spell_gateway.shapes import User
 from spell_gateway.storage import Body, Missing, Storage
-from spell_proto import resources
-from spell_proto.errors import InvalidError, NotFoundError
+from spell_proto import blob_packs, resources
+from spell_proto.errors import InvalidError, NotFoundError, RefusedError
 from spell_proto.git import PLATFORM
 from spell_proto.http import json_response
 from spell_proto.resources import Listing, Public, Upload
@@ -54,6 +54,13 @@ COMPLETE_TEXT = (
     "The body is the manifest of the upload. Without one it has the files that were sent, under the paths that they were "
     "sent with. A compressed upload has what is below `upload/` in the file `upload.tar.gz`. Repeating it changes nothing."
 )
+PACK_TEXT = (
+    "The body is any number of entries: the SHA-256 of a file (32 bytes), its length (4 bytes, big-endian), its bytes; "
+    f"at most {blob_packs.PACK_BLOBS_MAX} files of at most {blob_packs.BLOB_BYTES_MAX:,} bytes, and "
+    f"{blob_packs.PACK_BYTES_MAX:,} bytes in all. All of them are taken, or none. The manifest of the upload says what they "
+    "are called. Repeating it changes nothing."
+)
+PACK = {413: "quota_exceeded, or body_too_large", 422: "pack_invalid, or digest_mismatch"}
 DIGESTS_MAX = 10_000
 #: A client that sends nothing for so long in the middle of a file is gone.
 STALLED_SECONDS_MAX = 60.0
@@ -99,6 +106,11 @@ class UploadsApi:
         await self._storage.upload(owner_id, upload_id)
         digests = (await asked.body(request, DIGESTS)).digests
         return json_response(Missing(missing=await self._storage.missing(owner_id, digests)))
+
+    async def pack(self, request: web.Request, user: User) -> web.Response:
+        upload_id, owner_id = asked.row_id(request, "upload"), _owner(request, user)
+        await self._storage.send_pack(owner_id, upload_id, await _pack(request))
+        return web.Response(status=204)
 
     async def complete(self, request: web.Request, user: User) -> web.Response:
         owner_id, upload_id = _owner(request, user), asked.row_id(request, "upload")
@@ -154,6 +166,7 @@ class UploadsApi:
             Route("HEAD", "/api/uploads/{id}/files/{file}", self.send, "How much of a file has arrived (tus)", "files", None, None, (PUBLIC, VERSION), also=NO_UPLOAD | TUS),
             Route("PATCH", "/api/uploads/{id}/files/{file}", self.send, "Send bytes of a file (tus)", "files", None, None, (PUBLIC, OFFSET, VERSION), 204, NO_UPLOAD | TUS),
             Route("DELETE", "/api/uploads/{id}/files/{file}", self.send, "Take a file out of an upload that is not complete (tus)", "files", None, None, (PUBLIC, VERSION), 204, NO_UPLOAD | TUS),
+            Route("POST", "/api/uploads/{id}/pack", self.pack, "Send small files together", "files", None, None, (PUBLIC,), 204, NO_UPLOAD | PACK, text=PACK_TEXT),
             Route("POST", "/api/uploads/{id}/complete", self.complete, "Make an upload a resource", "files", UploadView, Manifest, (PUBLIC,), also=NO_UPLOAD | INCOMPLETE, text=COMPLETE_TEXT),
             Route("DELETE", "/api/resources/{path:[\\s\\S]*}", self.delete, "Take an upload away, or what was published", "files", None, status=204, also=NO_UPLOAD),
         ]
@@ -175,6 +188,20 @@ async def _body(request: web.Request) -> Body | bytes:
         return _arriving(request)
     async with asyncio.timeout(STALLED_SECONDS_MAX):
         return await request.read()
+
+
+async def _pack(request: web.Request) -> bytes:
+    """A body that is a pack, as long as one may be."""
+    held = bytearray()
+    async for data in _arriving(request):
+        held += data
+        if len(held) > blob_packs.PACK_BYTES_MAX:
+            refused = RefusedError(
+                "body_too_large", f"body: at most {blob_packs.PACK_BYTES_MAX} bytes are allowed"
+            )
+            refused.status = 413
+            raise refused
+    return bytes(held)
 
 
 async def _arriving(request: web.Request) -> AsyncIterator[bytes]:

@@ -42,6 +42,7 @@ class BlobRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/blobs/missing", self.missing)
         app.router.add_post("/blobs/pack", self.put_pack)
+        app.router.add_post("/blobs/unpack", self.get_pack)
         app.router.add_put("/blobs/{sha256}", self.put)
         app.router.add_post("/blobs/{sha256}/file", self.put_file)
         app.router.add_get("/blobs/{sha256}", self.get)
@@ -49,13 +50,7 @@ class BlobRoutes:
         app.router.add_get("/manifests/{digest}", self.get_manifest)
 
     async def missing(self, request: web.Request) -> web.Response:
-        owner_id = answers.owner(request)
-        digests = parse_json(await answers.body(request, _DIGESTS_BYTES_MAX), _DIGESTS).digests
-        for digest in digests:
-            if not _SHA256.fullmatch(digest):
-                raise InvalidError(
-                    "sha256_invalid", f"digests: {shown(digest)} is not 64 hex digits", field="digests"
-                )
+        owner_id, digests = answers.owner(request), await _digests(request)
         return json_response({"missing": await self._blobs.missing(owner_id, digests)})
 
     async def put(self, request: web.Request) -> web.Response:
@@ -82,6 +77,13 @@ class BlobRoutes:
         await self._blobs.put_all(owner_id, blob_packs.unpack(body))
         return web.Response(status=201, body=b"{}", content_type="application/json")
 
+    async def get_pack(self, request: web.Request) -> web.StreamResponse:
+        """Small blobs together. What is not plainly whole is left out, and so is what is large."""
+        owner_id, digests = answers.owner(request), await _digests(request)
+        blob_packs.check_count(digests)
+        pieces = self._blobs.together(owner_id, digests)
+        return await answers.streamed(request, pieces, {"Content-Type": answers.BYTES})
+
     async def get(self, request: web.Request) -> web.StreamResponse:
         digest = answers.sha256(request.match_info["sha256"], "sha256")
         blob = await self._blobs.find(answers.owner(request), digest)
@@ -106,6 +108,16 @@ class BlobRoutes:
         digest = answers.sha256(request.match_info["digest"], "digest")
         data = await self._blobs.manifest(answers.owner(request), digest)
         return web.Response(body=data, content_type="application/json", headers={"ETag": f'"{digest}"'})
+
+
+async def _digests(request: web.Request) -> tuple[str, ...]:
+    digests = parse_json(await answers.body(request, _DIGESTS_BYTES_MAX), _DIGESTS).digests
+    for digest in digests:
+        if not _SHA256.fullmatch(digest):
+            raise InvalidError(
+                "sha256_invalid", f"digests: {shown(digest)} is not 64 hex digits", field="digests"
+            )
+    return digests
 
 
 async def pieces_of(request: web.Request) -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import asyncpg
 
-from spell_proto import database
+from spell_proto import blob_packs, database
 from spell_proto.errors import InvalidError, NotFoundError, UnavailableError
 from spell_proto.views import Manifest, ManifestStored
 from spell_storage import copying, manifests
@@ -161,6 +161,15 @@ class Blobs:
         """All of a small blob. Raises as `find` and `stream` do."""
         blob = await self.find(owner_id, digest)
         return b"".join([piece async for piece in self.stream(blob, 0, blob.size)])
+
+    async def together(self, owner_id: int, digests: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """Those of some small blobs that are here and look whole, as a pack. What is left out is to be asked for by itself,
+        which says why, and does about it what is to be done.
+        """
+        rows = await self._pool.fetch(_SQL["find_blobs"], owner_id, list(digests), blob_packs.BLOB_BYTES_MAX)
+        blobs = [Blob(row["sha256"], row["size"], row["key"], row["sums"]) for row in rows]
+        async for some in self.contents.small(blobs):
+            yield blob_packs.pack(some)
 
     async def put_manifest(
         self, owner_id: int, manifest: Manifest, *, beyond: bool = False

@@ -85,6 +85,10 @@ INSERT INTO loose (key, at) VALUES ($1, '-infinity') ON CONFLICT (key) DO UPDATE
 SELECT objects.size, objects.key, objects.sums FROM blobs JOIN objects USING (sha256)
 WHERE blobs.owner_id = $1 AND blobs.sha256 = $2;
 
+-- name: find_blobs
+SELECT sha256, objects.size, objects.key, objects.sums FROM blobs JOIN objects USING (sha256)
+WHERE blobs.owner_id = $1 AND blobs.sha256 = ANY($2::text[]) AND objects.size <= $3 AND objects.key IS NOT NULL;
+
 -- name: hold_blobs
 -- Nobody removes these before this transaction has ended; their objects, and whether their bytes are here.
 SELECT objects.id, sha256, objects.size, objects.key IS NOT NULL AS here FROM blobs JOIN objects USING (sha256)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -98,13 +98,11 @@ class Incoming:
             ConflictError: upload_file_changed.
             QuotaError: its owner would have more than he may.
         """
-        await self.check_room(owner_id, upload_id, path, 1, length)
+        await self.check_room(owner_id, upload_id, [path], 1, length)
         await self._pool.execute(_SQL["add_file"], upload_id, owner_id, path, length, announced)
         row = await self._pool.fetchrow(_SQL["file_at"], upload_id, owner_id, path)
         if row is None:
-            raise NotFoundError(
-                "upload_not_found", f"there is no upload {upload_id} that waits for files", field="id"
-            )
+            raise _waits_no_more(upload_id)
         file = (await self._still_there(owner_id, [IncomingFile(**dict(row))]))[0]
         known = file.announced or file.sha256
         if file.length != length or (announced is not None and known not in {None, announced}):
@@ -134,7 +132,7 @@ class Incoming:
 
     async def bring(self, owner_id: int, upload_id: int, path: str, digest: str, data: bytes) -> IncomingFile:
         """A small file in one go: it needs no parts. Raises as `create` does."""
-        await self.check_room(owner_id, upload_id, path, 1, len(data))
+        await self.check_room(owner_id, upload_id, [path], 1, len(data))
         try:
             await self._blobs.put(owner_id, digest, data)
         except InvalidError as error:
@@ -148,24 +146,38 @@ class Incoming:
             else IncomingFile(**dict(row))
         )
 
+    async def bring_all(self, owner_id: int, upload_id: int, contents: Mapping[str, bytes]) -> None:
+        """Small files together, by their digests, for the manifest to name.
+
+        Raises:
+            NotFoundError, QuotaError: as `create` does.
+            InvalidError: digest_mismatch; then none is here.
+        """
+        sizes = {digest: len(data) for digest, data in contents.items()}
+        await self.check_room(owner_id, upload_id, list(sizes), len(sizes), sum(sizes.values()))
+        await self._blobs.put_all(owner_id, contents)
+        columns = list(sizes), list(sizes.values())
+        if await self._pool.fetchval(_SQL["add_pack"], upload_id, owner_id, *columns) is None:
+            raise _waits_no_more(upload_id)
+
     async def check_room(
-        self, owner_id: int, upload_id: int, path: str | None, files: int, length: int
+        self, owner_id: int, upload_id: int, paths: Sequence[str] | None, files: int, length: int
     ) -> None:
-        """Whether there is room for the file at a path, or for all of an upload, beside what was begun. Raises QuotaError."""
+        """Whether there is room for the files at some paths, or for all of an upload, beside what was begun. Raises QuotaError."""
         quotas, now = self._blobs.quotas, time.monotonic()
         if not quotas.limited(owner_id):
             return
         begun = self._begun.get(owner_id)
-        if path is not None and begun is not None and now - begun.at < _BELIEVED_SECONDS:
+        if paths is not None and begun is not None and now - begun.at < _BELIEVED_SECONDS:
             begun.files, begun.bytes = begun.files + files, begun.bytes + length
             # What was begun twice was counted twice: only a refusal has to be looked at again.
             with suppress(QuotaError):
                 await quotas.check_room(owner_id, begun.files, begun.bytes)
                 return
-        row = await self._pool.fetchrow(_SQL["announced"], owner_id, upload_id, path)
+        row = await self._pool.fetchrow(_SQL["announced"], owner_id, upload_id, paths)
         assert row is not None, "an aggregate always has a row"
         await quotas.check_room(owner_id, row["files"] + files, row["bytes"] + length)
-        if path is not None:
+        if paths is not None:
             self._begun = {
                 owner: begun for owner, begun in self._begun.items() if now - begun.at < _BELIEVED_SECONDS
             }
@@ -375,6 +387,12 @@ async def _parts(file: IncomingFile, received: int, pieces: AsyncIterator[bytes]
         raise
     if held:
         yield bytes(held)
+
+
+def _waits_no_more(upload_id: int) -> NotFoundError:
+    return NotFoundError(
+        "upload_not_found", f"there is no upload {upload_id} that waits for files", field="id"
+    )
 
 
 def _moved(file: IncomingFile, offset: int) -> ConflictError:

@@ -1,10 +1,10 @@
 -- name: announced
 -- What all uploads of an owner that are not complete will be, as far as their files were begun, besides one file of one
--- of them, or, without a path, all of that upload.
+-- of them, or several, or, without paths, all of that upload.
 SELECT count(*) AS files, coalesce(sum(f.length), 0)::bigint AS bytes
 FROM uploads u JOIN upload_files f ON f.upload_id = u.id
 WHERE u.owner_id = $1 AND u.manifest IS NULL
-    AND NOT (u.id = $2 AND ($3::text IS NULL OR f.path = $3));
+    AND NOT (u.id = $2 AND ($3::text[] IS NULL OR f.path = ANY($3::text[])));
 
 -- name: add_file
 INSERT INTO upload_files (upload_id, path, length, announced)
@@ -19,6 +19,23 @@ WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
 ON CONFLICT (upload_id, path) DO UPDATE SET received = excluded.length, sha256 = excluded.sha256
     WHERE upload_files.length = excluded.length AND upload_files.announced = excluded.announced
 RETURNING id, upload_id, false AS compressed, path, length, received, announced, sha256;
+
+-- name: add_pack
+-- The same of many files, which are called as their digests are. Whether their upload waits for files.
+WITH open AS (
+    SELECT id FROM uploads, set_config('synchronous_commit', 'off', true)
+    WHERE id = $1 AND owner_id = $2 AND manifest IS NULL
+), added AS (
+    INSERT INTO upload_files (upload_id, path, length, received, announced, sha256)
+    SELECT open.id, digest, size, size, digest, digest
+    FROM open, unnest($3::text[], $4::bigint[]) AS given (digest, size) ORDER BY digest
+    ON CONFLICT (upload_id, path) DO UPDATE SET received = excluded.length, sha256 = excluded.sha256
+        WHERE upload_files.length = excluded.length AND upload_files.announced = excluded.announced
+), used AS (
+    UPDATE uploads SET used_at = now() FROM open
+    WHERE uploads.id = open.id AND uploads.used_at < now() - interval '1 minute'
+)
+SELECT id FROM open;
 
 -- name: file_at
 SELECT f.id, f.upload_id, u.compressed, f.path, f.length, f.received, f.announced, f.sha256

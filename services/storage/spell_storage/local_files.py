@@ -77,6 +77,18 @@ def write_all(files: Iterable[tuple[str, bytes]]) -> None:
             os.close(number)
 
 
+def read_all(paths: Iterable[str]) -> list[bytes | None]:
+    """What is in small files; None where one is not there or cannot be read."""
+    found: list[bytes | None] = []
+    for path in paths:
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 -- plain strings, of thousands of files
+                found.append(file.readall())
+        except OSError:
+            found.append(None)
+    return found
+
+
 def flush(paths: Sequence[Path]) -> None:
     """Files, and that they are in their directories, survive a power cut. What is not there any more is left out."""
     above = dict.fromkeys(path.parent for path in paths)

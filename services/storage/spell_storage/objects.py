@@ -24,6 +24,7 @@ _UPLOAD_PART_BYTES = 8 << 20
 _UPLOAD_PARTS_AT_ONCE = 2
 _LISTED_AT_ONCE = 1_000
 _PUTS_AT_ONCE = 16
+_GETS_AT_ONCE = 16
 #: More files than these are flushed with everything else that their file system holds.
 _FLUSHED_ALONE_MAX = 32
 
@@ -159,6 +160,25 @@ class Objects:
         with _answering():
             result = await obstore.get_async(self._store, key)
             return bytes(await result.bytes_async())
+
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several small objects; None for one that is not there or cannot be read."""
+        if self._directory is not None:
+            return await asyncio.to_thread(local_files.read_all, [f"{self._directory}/{key}" for key in keys])
+        limit = asyncio.Semaphore(_GETS_AT_ONCE)
+
+        async def get(key: str) -> bytes | None:
+            async with limit:
+                with suppress(FileNotFoundError):
+                    return await self.get(key)
+                return None
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                getting = [tasks.create_task(get(key)) for key in keys]
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from None
+        return [task.result() for task in getting]
 
     async def stream(self, key: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """A range of an object, piece by piece. Raises `FileNotFoundError` when the object is not there."""

@@ -6,6 +6,7 @@ import asyncpg
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from spell_proto import blob_packs
 from spell_proto.http import json_response, parse_json, read_json
 from spell_proto.uploads import LinkList, LinkRequest, UploadList, UploadRequest
 from spell_proto.views import MANIFEST_BYTES_MAX
@@ -27,8 +28,9 @@ _MANIFESTS_AT_ONCE = 2
 class UploadRoutes:
     """Handlers of /uploads."""
 
-    def __init__(self, uploads: Uploads) -> None:
+    def __init__(self, uploads: Uploads, incoming: Incoming) -> None:
         self._uploads = uploads
+        self._incoming = incoming
         self._manifests = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
 
     def add_to(self, app: web.Application) -> None:
@@ -37,6 +39,7 @@ class UploadRoutes:
         app.router.add_get("/uploads/named", self.at)
         app.router.add_delete("/uploads/named", self.remove)
         app.router.add_get("/uploads/{id}", self.one)
+        app.router.add_post("/uploads/{id}/pack", self.pack)
         app.router.add_post("/uploads/{id}/complete", self.complete)
 
     async def begin(self, request: web.Request) -> web.Response:
@@ -52,6 +55,13 @@ class UploadRoutes:
 
     async def one(self, request: web.Request) -> web.Response:
         return json_response(await self._uploads.one(answers.owner(request), _id(request)))
+
+    async def pack(self, request: web.Request) -> web.Response:
+        owner_id, upload_id = answers.owner(request), _id(request)
+        await self._uploads.one(owner_id, upload_id)
+        body = await answers.body(request, blob_packs.PACK_BYTES_MAX)
+        await self._incoming.bring_all(owner_id, upload_id, blob_packs.unpack(body))
+        return web.Response(status=204)
 
     async def complete(self, request: web.Request) -> web.Response:
         owner_id, upload_id = answers.owner(request), _id(request)
@@ -104,4 +114,4 @@ def upload_routes(
     """What is on its way, and all routes of uploads and links."""
     incoming = Incoming(pool, objects, blobs)
     uploads = Uploads(pool, blobs, incoming, Unpacker(incoming, blobs))
-    return incoming, (UploadRoutes(uploads), LinkRoutes(Links(pool)), TusRoutes(uploads, incoming))
+    return incoming, (UploadRoutes(uploads, incoming), LinkRoutes(Links(pool)), TusRoutes(uploads, incoming))

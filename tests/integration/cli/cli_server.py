@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from spell_proto import blob_packs
 from spell_proto.journal import RecordKind, encode, encode_json
 
 TOKEN = "spell_test"
@@ -68,6 +69,8 @@ class Server:
         self.after_save: dict[str, Any] = {}
         self.streams: dict[int, list[Any]] = {}
         self.files: dict[str, bytes] = {}
+        #: What becomes of the next packs of them.
+        self.packs: list[Any] = []
         self.check_lines: list[dict[str, Any]] = []
         self.entries: dict[str, list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
@@ -400,6 +403,19 @@ class Handler(BaseHTTPRequestHandler):
             raise Cut
         self.wfile.write(data[start:])
 
+    def files_together(self, ours: Server, body: Any, base: str) -> None:
+        below = [data for path, data in ours.files.items() if path.startswith(f"{base}/")]
+        by_digest = {hashlib.sha256(data).hexdigest(): data for data in below}
+        pack = blob_packs.pack(
+            (digest, by_digest[digest]) for digest in body["digests"] if digest in by_digest
+        )
+        sent = ours.packs.pop(0)(pack) if ours.packs else pack
+        self._begin()
+        self._chunk(sent)
+        if len(sent) < len(pack):
+            raise Cut
+        self.wfile.write(b"0\r\n\r\n")
+
     def stream_events(self, ours: Server, _: Any) -> None:
         self._begin()
         self._chunk(b"{}\n")
@@ -526,6 +542,7 @@ ROUTES = [
     (r"GET /api/resources", Handler.resources),
     (r"GET /api/resources/(.+)", Handler.resources),
     (r"(?:GET|HEAD) /api/files/(.+)", Handler.file),
+    (r"POST /api/files/(.+)", Handler.files_together),
     (r"GET /api/events", Handler.stream_events),
     (r"PUT /api/repositories", Handler.put_repository),
     (r"GET /api/repositories", Handler.repositories),

@@ -385,6 +385,8 @@ def test_cp_does_not_keep_what_did_not_arrive_as_it_was_saved(cli, server):
 def test_cp_fetches_the_rest_where_one_file_is_refused(cli, server):
     for name in ("a", "b", "c"):
         server.add_file(1, name, b"x")
+    # An older server does not know how to send them together.
+    server.refuse("POST", "/api/files/runs/1", 404, "not_found", "no such route")
     server.refuse("GET", "/api/files/runs/1/b", 404, "file_not_found", "'runs/1/b' is gone")
     done = cli("cp", "runs/1", "out")
 
@@ -472,6 +474,56 @@ def test_cp_of_many_small_files_keeps_its_connections(cli, server):
     assert out(done) == "✔ Copied 40 files.\n"
     # One for the listing, and one for each of the four that fetch.
     assert len(server.callers) <= 5
+
+
+def packs_asked(server):
+    return [
+        set(body["digests"])
+        for method, path, _, body in server.asked
+        if (method, path[:11]) == ("POST", "/api/files/")
+    ]
+
+
+def test_cp_of_small_files_asks_for_them_together_and_goes_on_where_that_broke_off(cli, server):
+    contents = [b"%d" % number for number in range(100)]
+    for number, content in enumerate(contents):
+        server.add_file(1, f"d{number % 3}/f{number}", content)
+        server.add_file(1, f"same/f{number}", content, mode=0o755)
+    server.packs = [lambda pack: pack[: len(pack) // 2 + 5]]
+    done = cli("cp", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 200 files.\n", err(done)
+    for number, content in enumerate(contents):
+        assert (cli.cwd / f"out/d{number % 3}/f{number}").read_bytes() == content
+        assert (cli.cwd / f"out/same/f{number}").read_bytes() == content
+    assert (cli.cwd / "out/same/f7").stat().st_mode & 0o777 == 0o755
+    first, second = packs_asked(server)
+    assert (len(first), second < first) == (100, True)
+    assert 40 < len(second) < 60, "what has come is not asked for again"
+    assert not list((cli.cwd / "out").rglob(".spell-*"))
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda pack: pack[:36] + bytes([pack[36] ^ 1]) + pack[37:],
+        lambda pack: pack[:32] + b"\xff\xff\xff\xff" + pack[36:] + bytes(100),
+        lambda pack: pack + bytes(32) + b"\0\0\0\1x",
+        lambda pack: pack + pack,
+        lambda pack: b"<html>" * (len(pack) + 6),
+    ],
+    ids=["damaged", "lies", "unasked", "twice", "other"],
+)
+def test_cp_takes_nothing_from_a_pack_that_is_not_as_it_should_be(cli, server, hostile):
+    for number in range(20):
+        server.add_file(1, f"f{number}", b"what it is %d" % number)
+    server.packs = [hostile]
+    done = cli("cp", "runs/1", "out")
+
+    assert out(done) == "✔ Copied 20 files.\n", err(done)
+    for number in range(20):
+        assert (cli.cwd / f"out/f{number}").read_bytes() == b"what it is %d" % number
+    assert len(list((cli.cwd / "out").iterdir())) == 20
 
 
 def test_cp_never_leaves_its_directory(cli, server):

@@ -9,7 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from spell_proto.errors import UnavailableError
+from spell_proto import blob_packs
+from spell_proto.errors import RefusedError, UnavailableError
 from spell_runner.errors import AttemptError
 from spell_runner.mounts.blobs import Blobs, Progress
 from spell_runner.mounts.content import Item
@@ -39,6 +40,9 @@ class Source:
         self.starts: list[int] = []
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def goes_together(self, _):
+        return False
 
     @asynccontextmanager
     async def read(self, item, start):
@@ -211,3 +215,123 @@ async def test_after_a_reboot_what_has_no_digest_comes_again(blobs):
     await fetch(blobs, source, item(sha256=None))
 
     assert source.starts == [0, 0]
+
+
+class Shelf:
+    """Gives small files together; in place of the first packs what `packs` holds: other bytes, or an error."""
+
+    def __init__(self, contents, packs=()):
+        self.contents = {hashlib.sha256(data).hexdigest(): data for data in contents}
+        self.packs = list(packs)
+        self.asked: list[list[str]] = []
+        self.alone: list[str] = []
+
+    def goes_together(self, item):
+        return item.size <= 1_000
+
+    @asynccontextmanager
+    async def together(self, digests):
+        self.asked.append([self.contents[digest] for digest in digests])
+        pack = blob_packs.pack((digest, self.contents[digest]) for digest in digests)
+        spoiled = self.packs.pop(0) if self.packs else pack
+        if isinstance(spoiled, Exception):
+            raise spoiled
+        yield self.pieces(pack, spoiled)
+
+    async def pieces(self, pack, changed):
+        for at in range(0, len(changed), 7):
+            yield changed[at : at + 7]
+        if len(changed) < len(pack):
+            raise aiohttp.ClientPayloadError("broke off")
+
+    @asynccontextmanager
+    async def read(self, item, start):
+        self.alone.append(self.contents[item.sha256])
+
+        async def pieces():
+            yield self.contents[item.sha256][start:]
+
+        yield pieces()
+
+
+SMALL = [b"%d of the small" % number for number in range(10)]
+
+
+def small(content, **given):
+    return item(content, path=content.decode(), **given)
+
+
+def kept(blobs, *items):
+    return [one.path for one in items if Path(blobs.path(one)).read_bytes() == one.path.encode()]
+
+
+async def test_small_files_come_together_and_large_ones_by_themselves(blobs):
+    large = b"x" * 1_001
+    shelf = Shelf([*SMALL, large])
+    items = [small(content) for content in SMALL]
+
+    progress = await fetch(blobs, shelf, *items, small(large), small(SMALL[0], mode=0o755))
+
+    assert (shelf.asked, shelf.alone) == ([SMALL], [large])
+    assert kept(blobs, *items, small(large), small(SMALL[0], mode=0o755))
+    assert progress.done == progress.bytes
+    assert await blobs.count() == progress.bytes
+    status = Path(blobs.path(items[0])).stat()
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o640, 10**18)
+
+
+async def test_of_a_pack_that_breaks_off_what_has_come_is_not_asked_for_again(blobs):
+    entry = 36 + len(SMALL[0])
+    pack = blob_packs.pack((hashlib.sha256(data).hexdigest(), data) for data in SMALL)
+    shelf = Shelf(SMALL, packs=[pack[: 4 * entry + 40]])
+    items = [small(content) for content in SMALL]
+
+    progress = await fetch(blobs, shelf, *items)
+
+    assert shelf.asked == [SMALL, SMALL[5:]]
+    assert shelf.alone == [SMALL[4]], "the one that broke off is waited for by itself"
+    assert len(kept(blobs, *items)) == 10
+    assert progress.done == progress.bytes
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        blob_packs.pack([("ab" * 32, b"nobody has asked for this")]),
+        b"\xff" * 500,
+        b"",
+        UnavailableError("unavailable", "not now"),
+        RefusedError("not_found", "no such route"),
+    ],
+)
+async def test_a_pack_that_is_none_keeps_nobody_from_the_files(blobs, spoiled):
+    shelf = Shelf(SMALL, packs=[spoiled])
+    items = [small(content) for content in SMALL]
+
+    await fetch(blobs, shelf, *items)
+
+    assert (shelf.asked, shelf.alone) == ([SMALL, SMALL[1:]], [SMALL[0]])
+    assert len(kept(blobs, *items)) == 10
+
+
+async def test_a_file_that_is_damaged_in_every_pack_is_named_and_the_others_stay(blobs):
+    shelf = Shelf(SMALL)
+    items = [small(content) for content in SMALL]
+    shelf.contents[items[3].sha256] = b"3 of the smalL"
+
+    with pytest.raises(AttemptError, match="'3 of the small' is damaged"):
+        await fetch(blobs, shelf, *items)
+
+    assert blobs.missing(items) == [items[3]]
+    assert list(blobs._new.iterdir()) == []
+
+
+async def test_two_who_want_the_same_small_files_fetch_them_once(blobs):
+    shelf = Shelf(SMALL)
+    items = [small(content) for content in SMALL]
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(fetch(blobs, shelf, *items))
+
+    assert (shelf.asked, shelf.alone) == ([SMALL], [])

@@ -34,6 +34,9 @@ class Source:
         digest = hashlib.sha256(self.bytes).hexdigest()
         return [Item(self.path, len(self.bytes), 0o644, 0, digest, digest)]
 
+    def goes_together(self, _):
+        return False
+
     @asynccontextmanager
     async def read(self, item, start):
         self.asked += 1

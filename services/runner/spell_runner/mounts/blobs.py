@@ -15,21 +15,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import aiohttp
-
 from spell_proto import logs
-from spell_proto.errors import RefusedError, UnavailableError
+from spell_proto.errors import RefusedError
 from spell_proto.state import Reason
 from spell_runner import workspace
 from spell_runner.errors import AttemptError
+from spell_runner.mounts import together
 from spell_runner.mounts.content import Item, amount
 from spell_runner.mounts.sources import Source
+from spell_runner.mounts.together import AWAY
 from spell_runner.shim.linux import FULL
 from spell_runner.tasks import in_thread
 
 log = logs.get()
 
 FETCHES_AT_ONCE = 16
+PACKS_AT_ONCE = 4
 #: What is written and hashed in one go; less than `INLINE_BYTES` is not worth a thread.
 PIECE_BYTES = 1 << 20
 INLINE_BYTES = 1 << 16
@@ -37,8 +38,6 @@ FIRST_PAUSE_SECONDS = 0.1
 RETRY_SECONDS_MAX = 5.0
 #: What came damaged is asked for so often in all.
 TRIES = 2
-#: What says that somebody is away for a while.
-AWAY = (UnavailableError, aiohttp.ClientError, TimeoutError, ConnectionError)
 
 
 @dataclass(slots=True)
@@ -47,6 +46,9 @@ class Progress:
 
     bytes: int
     done: int = 0
+
+    def add(self, size: int) -> None:
+        self.done += size
 
     def __str__(self) -> str:
         return f"{amount(self.done)} of {amount(self.bytes)}"
@@ -121,7 +123,7 @@ class Blobs:
         """The names and sizes of those of the missing files for which there has to be room: not of what is here already, and
         only to be read again.
         """
-        return {item.name: item.size for item in missing if not os.access(self._aside(item.name), os.F_OK)}
+        return {item.name: item.size for item in missing if not self._is_aside(item)}
 
     @property
     def bytes_to_come(self) -> int:
@@ -146,16 +148,32 @@ class Blobs:
         Raises:
             AttemptError: that is not possible.
         """
-        waiting = iter(items)
+        packs, alone = together.packed(source, items, self._is_aside)
+        waiting, packs_waiting = iter(alone), iter(packs)
+
+        async def one(item: Item) -> None:
+            await self._once(item.name, partial(self._fetch, source, item, progress, waits))
+            expected.pop(item.name, None)
+
+        async def some(items: list[Item]) -> list[Item]:
+            came = await self._fetch_together(source, items, progress)
+            for item in came:
+                expected.pop(item.name, None)
+            return came
 
         async def work() -> None:
             for item in waiting:
-                await self._once(item.name, partial(self._fetch, source, item, progress, waits))
-                expected.pop(item.name, None)
+                await one(item)
+
+        async def work_together() -> None:
+            for pack in packs_waiting:
+                await together.fetch(pack, some, one)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(FETCHES_AT_ONCE, len(items))):
+                for _ in range(min(PACKS_AT_ONCE, len(packs))):
+                    group.create_task(work_together())
+                for _ in range(min(FETCHES_AT_ONCE, len(alone))):
                     group.create_task(work())
         except ExceptionGroup as several:
             raise several.exceptions[0] from None
@@ -176,6 +194,38 @@ class Blobs:
                 del self._fetching[name]
                 fetching.set_result(None)
 
+    async def _fetch_together(self, source: Source, items: Sequence[Item], progress: Progress) -> list[Item]:
+        """Have those of the files here that come in one go, and that nobody else fetches; which ones came."""
+        mine = [
+            item
+            for item in items
+            if item.name not in self._fetching and not os.access(self.path(item), os.F_OK)
+        ]
+        if len(mine) < 2:
+            return []
+        over = asyncio.get_running_loop().create_future()
+        self._fetching.update((item.name, over) for item in mine)
+        came: list[Item] = []
+        try:
+            await together.take(source, mine, self._keep_small, came, progress.add)
+        finally:
+            self._count(sum(item.size for item in came))
+            for item in mine:
+                del self._fetching[item.name]
+            over.set_result(None)
+        return came
+
+    def _keep_small(self, item: Item, content: bytes) -> None:
+        begun = self._begin(item)
+        try:
+            begun.write(content)
+            self._keep(item, begun)
+        except OSError as error:
+            Path(begun.path).unlink(missing_ok=True)
+            raise _unwritten(error, item) from error
+        finally:
+            os.close(begun.fd)
+
     async def _fetch(self, source: Source, item: Item, progress: Progress, waits: Callable[[], None]) -> None:
         if await self._proven(item):
             progress.done += item.size
@@ -185,6 +235,7 @@ class Blobs:
             try:
                 if await _filled(source, item, begun, progress, waits):
                     self._keep(item, begun)
+                    self._count(begun.size)
                     return
                 log.warning("a file came damaged", file=item.path, identity=item.identity)
                 progress.done -= begun.size
@@ -232,10 +283,17 @@ class Blobs:
             os.fchown(begun.fd, *self._owner)
         os.fchmod(begun.fd, _mode(item))
         os.utime(begun.fd, ns=(item.mtime_ns, item.mtime_ns))
-        place = Path(self.path(item))
-        place.parent.mkdir(mode=0o755, exist_ok=True)
-        Path(begun.path).rename(place)
-        self._count(begun.size)
+        place = self.path(item)
+        try:
+            os.rename(begun.path, place)  # noqa: PTH104 -- plain strings, of tens of thousands of files
+        except FileNotFoundError:
+            Path(place).parent.mkdir(mode=0o755, exist_ok=True)
+            Path(begun.path).rename(place)
+
+    def _is_aside(self, item: Item) -> bool:
+        """Whether it is here from before a reboot."""
+        name = item.name
+        return os.access(f"{self._unverified}/{name[:2]}/{name}", os.F_OK)
 
     def _aside(self, name: str) -> Path:
         return self._unverified / name[:2] / name

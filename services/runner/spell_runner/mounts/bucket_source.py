@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,6 +70,12 @@ class BucketSource:
         params = {"url": f"{root_of(self._url)}/{entry.key}", "etag": entry.etag}
         async with self._asked("/buckets/object", params, headers) as answer:
             yield answer.content.iter_any()
+
+    def goes_together(self, item: Item) -> bool:  # noqa: ARG002 -- as its Protocol says
+        return False
+
+    def together(self, digests: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        raise AssertionError(f"objects of buckets are read one by one, not {len(digests)} together")
 
     async def _listed(self) -> list[ObjectEntry]:
         found: list[ObjectEntry] = []

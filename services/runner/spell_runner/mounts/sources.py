@@ -1,13 +1,15 @@
 """Where the content of a mount comes from. The cache asks nothing else of it, whatever it is (shell)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+import orjson
 from pydantic import TypeAdapter
 
+from spell_proto import blob_packs
 from spell_proto.errors import NotFoundError
 from spell_proto.http import Caller
 from spell_proto.mounts import Mount
@@ -43,6 +45,14 @@ class Source(Protocol):
 
     def read(self, item: Item, start: int) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes of one of its files from `start` on."""
+        ...
+
+    def goes_together(self, item: Item) -> bool:
+        """Whether one of its files may be read together with others."""
+        ...
+
+    def together(self, digests: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """A pack with such files, by their SHA-256. What cannot be had together is left out."""
         ...
 
 
@@ -101,6 +111,17 @@ class ManifestSource:
             raise AttemptError(
                 Reason.MOUNT_FAILED, f"its file {item.path!r} is not in storage any more"
             ) from error
+
+    def goes_together(self, item: Item) -> bool:
+        return item.size <= blob_packs.BLOB_BYTES_MAX
+
+    @asynccontextmanager
+    async def together(self, digests: Sequence[str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        body, headers = orjson.dumps({"digests": digests}), {"Content-Type": "application/json"}
+        async with self._storage.open(
+            "POST", "/blobs/unpack", params=self._owner, data=body, headers=headers, stream=True
+        ) as answer:
+            yield answer.content.iter_any()
 
 
 def _item(entry: ManifestEntry, path: str) -> Item:
