@@ -176,6 +176,7 @@ class Listing(TypedDict):
     path: str
     entries: list[Entry]
     target: str | None
+    deleted: list[str]
 
 
 class UsageEntry(TypedDict):

@@ -62,7 +62,7 @@ def _listing(client: Client, found: Resource | Listing) -> Listed:
     if url is None:
         return client.resources(found.text, recursive=False)
     target = url if found.text != url else None
-    return Listed(path=found.text, target=target, entries=bucket_files.level(client, url))
+    return Listed(path=found.text, target=target, entries=bucket_files.level(client, url), deleted=[])
 
 
 def _line(entry: Entry, now: datetime, *, human: bool) -> str:

@@ -64,6 +64,7 @@ class Files:
         """What is at a path; see `find` for what it raises."""
         resource = resources.parse(path)
         target: str | None = None
+        deleted: tuple[str, ...] = ()
         entries: list[ResourceEntry] | None
         if isinstance(resource, Listing):
             entries = await self._listed(user, resource)
@@ -75,12 +76,14 @@ class Files:
                 if not entries:
                     raise
             else:
-                entries = (await self.tree(found)).listing(found.path, recursive=recursive)
+                tree = await self.tree(found)
+                entries = tree.listing(found.path, recursive=recursive)
+                deleted = () if found.path else tree.deleted
                 target = found.resource.text if isinstance(resource, Linked) else None
         if entries is None:
             raise not_there(path)
         text = resource.name if isinstance(resource, Listing) else resource.text
-        return ResourceList(path=text, entries=tuple(entries), target=target)
+        return ResourceList(path=text, entries=tuple(entries), target=target, deleted=deleted)
 
     async def linkable(self, user: User, path: str) -> Resource:
         """What a link to `path` leads to: a resource that is there. One to a link leads where that does.

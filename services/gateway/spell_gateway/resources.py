@@ -78,6 +78,8 @@ class Tree:
     def __init__(self, manifest: Manifest | None) -> None:
         self._entries = sorted(manifest.entries if manifest else (), key=lambda entry: entry.path)
         self._paths = [entry.path for entry in self._entries]
+        #: Paths of its code that a run has removed.
+        self.deleted = manifest.deleted if manifest else ()
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -191,11 +191,14 @@ class ResourceEntry(Shape):
 
 
 class ResourceList(Shape):
-    """What is at `path`; where it goes through a link, `target` is what that leads to."""
+    """What is at `path`; where it goes through a link, `target` is what that leads to. Of all files of a run, `deleted` are
+    the paths of its code that it removed.
+    """
 
     path: str
     entries: tuple[ResourceEntry, ...]
     target: str | None = None
+    deleted: tuple[str, ...] = ()
 
 
 class UsageEntry(Shape):

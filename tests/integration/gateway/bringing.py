@@ -39,14 +39,15 @@ async def bring(stage, owner_id, name, files):
         return await storage.call("POST", path, UPLOAD, params=asked, body=manifest)
 
 
-async def run_with(stage, client, files, machine_type):
-    """The id of a run that saved these files."""
+async def run_with(stage, client, files, machine_type, deleted=()):
+    """The id of a run that saved these files, and deleted those."""
     async with stage.machine(machine_type) as machine:
         run = await client.create(machine_type)
         attempt = await machine.take(run["id"])
         await attempt.begin()
         asked = {"owner_id": run["owner_id"]}
         manifest = await manifest_of(machine.storage, run["owner_id"], files)
+        manifest = manifest.model_copy(update={"deleted": tuple(deleted)})
         stored = await machine.storage.call("PUT", "/manifests", STORED, params=asked, body=manifest)
         totals = attempt.seal()
         await attempt.store()

@@ -74,6 +74,10 @@ BODIES = [
     ("B31", run(env={"A": "a\0"}), 422, "env_not_text", "env", "--env A: a NUL byte at position 1"),
     ("B31", run(env={f"A{n}": "" for n in range(1001)}), 422, "too_many_env", "env", "at most 1,000 are allowed"),
     *(
+        ("B50", run(save_every_seconds=value), 422, "number_out_of_range", "save_every_seconds", "from 10s to 30d")
+        for value in (-1, 0, 9, 30 * 86_400 + 1)
+    ),
+    *(
         ("B50", run(timeout_seconds=value), 422, "number_out_of_range", "timeout_seconds", "from 1s to 366d")
         for value in (-1, 0, 10**9)
     ),

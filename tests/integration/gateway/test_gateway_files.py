@@ -160,6 +160,16 @@ async def test_a_path_that_leads_elsewhere_is_refused(stage, saved, path):
     assert '"code":"path_invalid"' in answer
 
 
+async def test_what_a_run_deleted_of_its_code_is_listed_with_its_files(stage, client):
+    run_id = await run_with(stage, client, {"d/new": b"x"}, "deleting", deleted=["a.py", "d/b.py"])
+
+    _, whole = await client.ask("GET", f"/api/resources/runs/{run_id}")
+    _, below = await client.ask("GET", f"/api/resources/runs/{run_id}/d")
+
+    assert whole["deleted"] == ["a.py", "d/b.py"]
+    assert below["deleted"] == []
+
+
 async def test_a_backslash_is_a_letter_of_a_name_like_any_other(client, saved):
     """A run may save a name with one in it, so it can be asked for; nothing takes it for a separator."""
     status, answer = await client.ask("GET", f"/api/files/runs/{saved}/..%5C..%5Cetc%5Cpasswd")
