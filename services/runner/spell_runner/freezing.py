@@ -15,12 +15,12 @@ import orjson
 from spell_proto.mount_paths import SPELL
 from spell_runner import beneath, loops
 from spell_runner.directory import BASELINE, Directory
+from spell_runner.errors import SHORT, problem
+from spell_runner.outputs import not_saved, too_long
 from spell_runner.shim import linux
 from spell_runner.shim.launch import LAUNCH, SNAPSHOT, UPPER, WORKSPACE, Launch
 from spell_runner.workspace import Abort, read_baseline, remove, signature
 
-#: No file behind a longer path can be opened by it.
-PATH_BYTES_MAX = 4000
 #: By these an overlay tells that a directory hides what is below it.
 _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 
@@ -28,27 +28,28 @@ _OPAQUE = ("user.overlay.opaque", "trusted.overlay.opaque")
 Skip = Callable[[str, os.stat_result], bool]
 
 
-def freeze(directory: Directory, abort: Abort) -> Directory:
+def freeze(directory: Directory, abort: Abort, notes: list[str] | None = None) -> Directory:
     """The directory of an attempt as it is now, with all that engines look at to find what its command has made.
-    To be thawed, whatever became of this.
+    To be thawed, whatever became of this. `notes` get a line for everything that is left out.
     """
+    notes = [] if notes is None else notes
     # A runner that was killed may have left one.
     thaw(directory)
     # On a disk that the command has filled there is room for us.
     with linux.in_group(loops.KEEPERS) if directory.has_disk else contextlib.nullcontext():
-        return _frozen(directory, abort)
+        return _frozen(directory, abort, notes)
 
 
-def _frozen(directory: Directory, abort: Abort) -> Directory:
+def _frozen(directory: Directory, abort: Abort, notes: list[str]) -> Directory:
     target = Path(directory / SNAPSHOT)
     target.mkdir(mode=0o700)
     told = Launch.decode(Path(directory / LAUNCH).read_bytes())
     (target / LAUNCH).write_bytes(told.encode())
     if told.overlay:
-        link_tree(directory / UPPER, target / UPPER, abort)
-        _link_layers(told, directory, target, abort)
+        notes += link_tree(directory / UPPER, target / UPPER, abort)
+        notes += _link_layers(told, directory, target, abort)
     else:
-        _copy_of_code(directory, target, abort)
+        notes += _copy_of_code(directory, target, abort)
     return Directory(target)
 
 
@@ -57,13 +58,15 @@ def thaw(directory: Directory) -> None:
     remove(Path(directory / SNAPSHOT))
 
 
-def _link_layers(told: Launch, directory: Directory, target: Path, abort: Abort) -> None:
+def _link_layers(told: Launch, directory: Directory, target: Path, abort: Abort) -> list[str]:
     """What was written where resources are mounted in the workspace. Elsewhere it is scratch, and not looked at."""
+    notes = []
     for layer in told.layers:
         upper = target / layer.upper
         upper.parent.mkdir(parents=True, exist_ok=True)
         if layer.at.startswith(f"{SPELL}/"):
-            link_tree(directory / layer.upper, upper, abort)
+            at = layer.at.removeprefix(f"{SPELL}/")
+            notes += link_tree(directory / layer.upper, upper, abort, at=at)
         else:
             upper.mkdir()
     if told.files:
@@ -71,9 +74,10 @@ def _link_layers(told: Launch, directory: Directory, target: Path, abort: Abort)
         files = target / told.files
         files.parent.mkdir(parents=True, exist_ok=True)
         files.symlink_to(Path(directory / told.files).absolute())
+    return notes
 
 
-def _copy_of_code(directory: Directory, target: Path, abort: Abort) -> None:
+def _copy_of_code(directory: Directory, target: Path, abort: Abort) -> list[str]:
     """A workspace that holds the code as well: without what is as it was at the start, and its baseline without that."""
     baseline = read_baseline(Path(directory / BASELINE).read_bytes())
     changed = dict(baseline)
@@ -84,16 +88,33 @@ def _copy_of_code(directory: Directory, target: Path, abort: Abort) -> None:
         del changed[path]
         return True
 
-    link_tree(directory / WORKSPACE, target / WORKSPACE, abort, untouched)
+    notes = link_tree(directory / WORKSPACE, target / WORKSPACE, abort, untouched)
     written = {os.fsencode(path).hex(): value for path, value in changed.items()}
     (target / BASELINE).write_bytes(orjson.dumps(written))
+    return notes
 
 
-def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None) -> None:
-    """Make the directory `target`, with hard links to all files and links below `source`, bar what is called `.git`.
+def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None, at: str = "") -> list[str]:
+    """Make the directory `target`, with hard links to all files and links below `source`, bar what is called `.git`. Lines
+    say what else is left out; `source` is the part `at` of the workspace.
 
     What vanishes meanwhile is not there; what comes meanwhile may be.
     """
+    notes: list[str] = []
+    above = f"{at}/" if at else ""
+
+    def leave(path: str, why: str) -> None:
+        notes.append(not_saved(f"{above}{path}", why))
+
+    def wanted(path: str, status: os.stat_result | None) -> bool:
+        abort.check()
+        if status is not None:
+            return skip is None or not skip(path, status)
+        why = too_long(f"{above}{path}")
+        if why is not None:
+            leave(path, why)
+        return why is None
+
     target.mkdir(mode=0o700)
     with (
         beneath.opened(os.open(source, beneath.DIRECTORY)) as root,
@@ -103,31 +124,47 @@ def link_tree(source: str, target: Path, abort: Abort, skip: Skip | None = None)
         while pending:
             abort.check()
             path = pending.pop()
-            with (
-                contextlib.suppress(FileNotFoundError, NotADirectoryError),
-                beneath.lent(root, path) as directory,
-            ):
-                if path:
-                    _copy_opacity(directory, copy, path)
-                pending += _link_entries(directory, copy, path, abort, skip)
+            try:
+                with beneath.lent(root, path) as directory:
+                    if path:
+                        _copy_opacity(directory, copy, path)
+                    pending += _link_entries(directory, copy, path, wanted, leave)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                if error.errno in SHORT or not path:
+                    raise
+                leave(path, f"it cannot be read: {problem(error)}")
+    return notes
 
 
-def _link_entries(directory: int, copy: int, above: str, abort: Abort, skip: Skip | None) -> list[str]:
+def _link_entries(
+    directory: int,
+    copy: int,
+    above: str,
+    wanted: Callable[[str, os.stat_result | None], bool],
+    leave: Callable[[str, str], None],
+) -> list[str]:
     """Link the files of one directory; which directories there are in it."""
     found = []
     for name in sorted(os.listdir(directory)):
-        abort.check()
         path = f"{above}/{name}" if above else name
-        if name == ".git" or len(os.fsencode(path)) > PATH_BYTES_MAX:
+        if name == ".git" or not wanted(path, None):
             continue
         # It may be gone between two calls, or be something else by then.
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
+        try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 os.mkdir(path, 0o700, dir_fd=copy)
                 found.append(path)
-            elif skip is None or not skip(path, status):
+            elif wanted(path, status):
                 _link(directory, name, copy, path)
+        except (FileNotFoundError, FileExistsError):
+            continue
+        except OSError as error:
+            if error.errno in SHORT:
+                raise
+            leave(path, f"it cannot be kept for a snapshot: {problem(error)}")
     return found
 
 

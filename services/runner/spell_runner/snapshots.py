@@ -151,7 +151,11 @@ class Snapshots:
         )
 
     def _made(self, spec: AttemptSpec, abort: Abort) -> Changes:
-        return leaving.changes(self._engine, spec.spec, freezing.freeze(self._directory, abort), abort)
+        left_out: list[str] = []
+        frozen = freezing.freeze(self._directory, abort, left_out)
+        made = leaving.changes(self._engine, spec.spec, frozen, abort)
+        made.notes += left_out
+        return made
 
 
 async def _in_thread(work: Callable[[], T], abort: Abort) -> T:

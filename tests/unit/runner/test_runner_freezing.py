@@ -1,5 +1,6 @@
 """What is frozen of a workspace that somebody works on at the same time."""
 
+import errno
 import os
 import stat
 import tempfile
@@ -12,7 +13,7 @@ from spell_runner.directory import BASELINE, Directory
 from spell_runner.lower import Lower
 from spell_runner.outputs import in_copy
 from spell_runner.shim.launch import LAUNCH, UPPER, WORKSPACE
-from spell_runner.workspace import Abort, copy_tree, open_readable, read_baseline
+from spell_runner.workspace import Abort, copy_tree, open_readable, read_baseline, remove
 from support import nobody
 from support.specs import a_launch
 
@@ -116,3 +117,48 @@ def test_of_a_copy_of_the_code_only_what_was_touched_is_looked_at(tmp_path):
     assert [one.path for one in found.found] == ["new", "repo/changed"]
     assert found.deleted == ["repo/gone"]
     assert (workspace / "repo/same").stat().st_ctime_ns == untouched
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_path_that_is_too_long_is_left_out_and_named(tmp_path, mounted):
+    source, frozen = tmp_path / "source", tmp_path / "frozen"
+    source.mkdir()
+    (source / "file").touch()
+    at = os.open(source, os.O_RDONLY)
+    for _ in range(17):
+        os.mkdir("d" * 250, dir_fd=at)
+        below_it = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below_it
+    os.close(at)
+
+    notes = freezing.link_tree(str(source), frozen, Abort(), at="data" if mounted else "")
+
+    (note,) = notes
+    assert note.startswith("Not saved: '/spell/data/ddd" if mounted else "Not saved: '/spell/ddd")
+    assert note.endswith("ddd' (its path has more than 4,000 bytes)")
+    assert (frozen / "file").exists()
+    for path in (source, frozen):
+        remove(path)
+        assert not path.exists()
+
+
+def test_what_a_snapshot_cannot_keep_costs_nothing_but_itself(tmp_path):
+    source, frozen = tmp_path / "source", tmp_path / "frozen"
+    (source / "directory").mkdir(parents=True)
+    for name in ("a", "directory/b", "z"):
+        (source / name).touch()
+
+    def skip(path, status):
+        del status
+        if path in {"a", "directory/b"}:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "/a/path/of/the/machine")
+        return False
+
+    notes = freezing.link_tree(str(source), frozen, Abort(), skip)
+
+    assert sorted(notes) == [
+        f"Not saved: '/spell/{path}' (it cannot be kept for a snapshot: Input/output error)"
+        for path in ("a", "directory/b")
+    ]
+    assert below(frozen) == ["directory", "z"]
