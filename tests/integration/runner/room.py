@@ -87,7 +87,8 @@ class Services:
         self.storage_url = f"unix://{directory}/storage.sock"
         #: Where buckets are looked for; a test that needs some starts what answers there.
         self.clouds_port = stack.free_port()
-        stores.same_store(postgres.url("storage"), directory / "storage" / "blobs")
+        self.storage_blobs = directory / "storage" / "blobs"
+        stores.same_store(postgres.url("storage"), self.storage_blobs)
         self.storage = Process(
             "storage",
             directory,

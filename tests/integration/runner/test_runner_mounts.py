@@ -320,6 +320,21 @@ async def test_many_small_files_are_a_few_requests(rooms):
     assert not any("GET /blobs/" in one for one in here.front.asked)
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+async def test_a_file_that_is_damaged_in_storage_is_named(rooms, is_file):
+    here = await rooms("unshare")
+    content = b"what %d should be" % is_file
+    manifest = await stow(here, {"d/a": content})
+    [kept] = here.services.storage_blobs.rglob(f"{hashlib.sha256(content).hexdigest()}.*")
+    kept.write_bytes(content[:-1] + b"X")
+
+    mounted = mount(here, manifest, "/mnt/m", "d/a" if is_file else "d", is_file=is_file)
+    view = await here.until_final(await here.create("cat /mnt/m/a", mounts=[mounted]))
+
+    assert (view.state, view.reason) == ("failed", "mount_failed")
+    assert view.message == "runs/1 cannot be mounted: its file 'd/a' is damaged where it is kept"
+
+
 async def test_what_is_not_in_storage_any_more_is_said_in_a_sentence(rooms):
     here = await rooms("unshare")
 

@@ -10,7 +10,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from spell_proto import blob_packs
-from spell_proto.errors import NotFoundError
+from spell_proto.errors import NotFoundError, RefusedError
 from spell_proto.http import Caller
 from spell_proto.mounts import Mount
 from spell_proto.state import Reason
@@ -21,6 +21,8 @@ from spell_runner.mounts.content import FILE, Item, Look, key_of
 _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
 #: A manifest of hundreds of thousands of files.
 MANIFEST_SECONDS_MAX = 120.0
+#: Storage has found out that the bytes of a file are not what they were.
+BLOB_DAMAGED = "blob_damaged"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -109,8 +111,19 @@ class ManifestSource:
                 yield answer.content.iter_any()
         except NotFoundError as error:
             raise AttemptError(
-                Reason.MOUNT_FAILED, f"its file {item.path!r} is not in storage any more"
+                Reason.MOUNT_FAILED, f"its file {self._name(item)!r} is not in storage any more"
             ) from error
+        except RefusedError as error:
+            if error.code != BLOB_DAMAGED:
+                raise
+            # Storage knows it by its digest alone.
+            message = f"its file {self._name(item)!r} is damaged where it is kept"
+            raise AttemptError(Reason.MOUNT_FAILED, message) from error
+
+    def _name(self, item: Item) -> str:
+        """What a file is called in its resource."""
+        above = f"{self._path}/" if self._path else ""
+        return self._path if self._is_file else f"{above}{item.path}"
 
     def goes_together(self, item: Item) -> bool:
         return item.size <= blob_packs.BLOB_BYTES_MAX
