@@ -11,8 +11,9 @@ may lose, repeat or reorder them. `Splice` puts the live pieces in order; whenev
 piece has told of, storage is read from `position` on. With the bus down that is all there is, every second. While
 storage is away, or lets us wait for its answer, what comes live goes on without it.
 
-Transitions come from the scheduler. Of those, `requested` and changes of intent are told as they come. A final one is
-told after the last byte of the journal. What lies between is told by the journal itself, in its PHASE records.
+Transitions come from the scheduler. Of those, `requested` and changes of intent are told as they come; to one who comes
+later, such a change is told where in the journal it was, by the time of its records. A final one is told after the last
+byte of the journal. What lies between is told by the journal itself, in its PHASE records.
 
 Records of our own may only stand between records of the journal: storage's copy and `Splice.take` end with whole ones.
 """
@@ -27,6 +28,7 @@ from typing import Protocol
 import aiohttp
 
 from spell_gateway.live import Live, RunListener
+from spell_gateway.moments import Moments
 from spell_gateway.outlet import chunks
 from spell_gateway.runs import Runs
 from spell_gateway.scheduler import Scheduler
@@ -112,6 +114,8 @@ class Follower:
         self._caught_up = False
         self._pause = MISSING_SECONDS_MIN
         self._look_at = self._read_at = self._retry_at = self._ping_at = 0.0
+        #: while the history is sent
+        self._moments: Moments | None = None
 
     async def begin(self) -> None:
         """Look the run up, and where the journal is to be sent from. The listener has been listening before.
@@ -131,8 +135,10 @@ class Follower:
         now = time.monotonic()
         give_up_at = now + WHOLE_SECONDS_MAX
         self._look_at, self._ping_at = now + self._poll_seconds(), now + PING_SECONDS
+        self._moments = Moments()
         await self._tell(sink)
         history_is_sent = await self._send_history(sink)
+        self._moments = None
         while not self._of.live.stopping:
             await self._tell(sink)
             if not self._caught_up and (history_is_sent or self._has_caught_up()):
@@ -286,7 +292,9 @@ class Follower:
             if row.version <= self._version or row.after in FINAL:
                 continue
             if row.kind == "intent":
-                await sink.state(row, f"Run is being {'killed' if row.intent == 'kill' else 'stopped'}")
+                if self._moments is not None:
+                    return
+                await _tell_intent(row, sink)
             elif row.after is RunState.REQUESTED:
                 await sink.state(row, await self._created_text())
             self._version = row.version
@@ -330,6 +338,20 @@ class Follower:
         return bool(data)
 
     async def _send(self, sink: Sink, data: bytes) -> None:
+        while self._moments is not None and (row := self._next_intent()) is not None:
+            before = self._moments.before(data, int(row.at.timestamp() * 1_000_000))
+            if before is None:
+                break
+            await self._pass_on(sink, data[:before])
+            await _tell_intent(row, sink)
+            data, self._version = data[before:], row.version
+        await self._pass_on(sink, data)
+
+    def _next_intent(self) -> TransitionView | None:
+        later = (row for row in self._heard if row.kind == "intent" and row.version > self._version)
+        return next(later, None)
+
+    async def _pass_on(self, sink: Sink, data: bytes) -> None:
         await sink.journal(data, self.position)
         self.position += len(data)
         self._ping_at = time.monotonic() + PING_SECONDS
@@ -392,3 +414,7 @@ class Follower:
                         await self._listener.wake.wait()
                 except TimeoutError:
                     pass
+
+
+async def _tell_intent(row: TransitionView, sink: Sink) -> None:
+    await sink.state(row, f"Run is being {'killed' if row.intent == 'kill' else 'stopped'}")

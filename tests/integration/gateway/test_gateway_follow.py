@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import orjson
 import pytest
@@ -152,6 +153,32 @@ async def test_an_intent_is_told_at_once_and_the_end_after_the_log(stage, client
         ("moved", "killed"),
     ]
     assert stream.kinds[-4:] == [R.STDOUT, R.END, R.STATE, R.DONE]
+
+
+async def test_who_comes_later_is_told_of_an_intent_where_it_was_in_the_log(stage, client):
+    async with stage.machine("replayed") as machine:
+        run = await client.create("replayed")
+        attempt = await machine.take(run["id"])
+        attempt.write(R.STDOUT, b"before\n")
+        await attempt.begin()
+        await client.until_state(run["id"], "running")
+        await client.ask("POST", f"/api/runs/{run['id']}/stop")
+        await client.ask("POST", f"/api/runs/{run['id']}/kill")
+        attempt.set_clock(time.time_ns() // 1000 + 1_000_000)
+        attempt.write(R.STDOUT, b"after\n")
+        totals = attempt.seal()
+        await attempt.store()
+        await attempt.killed(totals)
+        await client.until_state(run["id"], "killed")
+        async with client.follow(run["id"]) as stream:
+            await stream.rest()
+        async with client.follow(run["id"], offset=whole_records(attempt.journal[:30])) as rest:
+            await rest.rest()
+
+    order = [R.STDOUT, R.STATE, R.STATE, R.STDOUT, R.END, R.CAUGHT_UP, R.STATE, R.DONE]
+    assert stream.kinds == [R.STATE, *order]
+    assert [state.json()["intent"] for state in stream.of(R.STATE)[1:3]] == ["stop", "kill"]
+    assert rest.kinds == [R.STATE, *order[1:]]
 
 
 async def test_a_run_killed_while_it_waits_is_done_without_a_log(stage, client):

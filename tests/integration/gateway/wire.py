@@ -48,6 +48,10 @@ class Attempt:
         self._hashing = hashlib.sha256()
         self._at_us = 1_700_000_000_000_000
 
+    def set_clock(self, at_us: int) -> None:
+        """What is written from now on is of a later time."""
+        self._at_us = at_us
+
     def write(self, kind: RecordKind, payload: bytes) -> bytes:
         """Append a record; returns its bytes."""
         self._at_us += 1
