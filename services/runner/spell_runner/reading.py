@@ -6,10 +6,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import FileIO
 
 from spell_runner.errors import SHORT, problem
+from spell_runner.mounts.content import amount
 from spell_runner.outputs import Found, not_saved
 from spell_runner.workspace import Abort, open_below
 
@@ -28,6 +29,27 @@ class Blob:
     changed: bool = False
 
 
+@dataclass(slots=True)
+class Course:
+    """How far a save of so many bytes is: what was read, what storage has, and lines for what was left out."""
+
+    bytes: int
+    left_out: list[str] = field(default_factory=list)
+    read: int = 0
+    saved: int = 0
+
+    def begin(self) -> None:
+        self.left_out, self.read, self.saved = [], 0, 0
+
+    def sent(self, count: int) -> None:
+        self.saved += count
+
+    def __str__(self) -> str:
+        # What changes meanwhile comes more than once.
+        done, total = min(self.saved or self.read, self.bytes), amount(self.bytes)
+        return f"{amount(done)} of {total}" if self.saved else f"{amount(done)} of {total} read"
+
+
 class ChangedError(Exception):
     """A file is not what it was when its digest was taken."""
 
@@ -36,7 +58,7 @@ class LeftOutError(Exception):
     """A file cannot be saved, and costs the others nothing; says why."""
 
 
-async def read_all(files: dict[str, Found], left_out: list[str], abort: Abort) -> dict[str, Blob]:
+async def read_all(files: dict[str, Found], course: Course, abort: Abort) -> dict[str, Blob]:
     """Digests are taken of several files at a time."""
     left = iter(files.items())
 
@@ -46,8 +68,9 @@ async def read_all(files: dict[str, Found], left_out: list[str], abort: Abort) -
         for path, found in left:
             try:
                 done[path] = _read(found, abort)
+                course.read += done[path].size
             except LeftOutError as error:
-                left_out.append(line(found, error))
+                course.left_out.append(line(found, error))
         return done
 
     try:

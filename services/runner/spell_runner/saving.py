@@ -1,7 +1,8 @@
 """Brings what a run has made into storage: digests, then the blobs that are missing, then the manifest (shell)."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,7 +20,7 @@ from spell_runner import reading, sending
 from spell_runner.errors import SHORT, AttemptError, problem
 from spell_runner.notes import Notes, shortened
 from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths, said_of_deleted
-from spell_runner.reading import Blob, ChangedError, LeftOutError
+from spell_runner.reading import Blob, ChangedError, Course, LeftOutError
 from spell_runner.workspace import Abort
 
 log = logs.get()
@@ -32,6 +33,8 @@ UPLOADS_AT_ONCE = 4
 RETRY_SECONDS_MAX = 5.0
 MANIFEST_SECONDS_MAX = 600.0
 SAY_AFTER_SECONDS = 3.0
+#: How often the log says how far a save is.
+PROGRESS_SECONDS = 2.0
 #: How long a full disk of storage is waited for: other runs end meanwhile, and what they took becomes free.
 FULL_SECONDS_MAX = 20.0
 FULL_AGAIN_SECONDS = 1.0
@@ -114,10 +117,12 @@ async def save(
     if len(changes.found) > LINES_MAX:
         lines.append(f"Saving {len(changes.found) - LINES_MAX} more files")
     notes.lines(lines)
+    course = Course(sum(found.size for found in changes.found))
     pause, waited, full = 0.2, 0.0, 0.0
     while True:
         try:
-            stored = await _store(storage, owner_id, root_directory, changes, abort, last=last)
+            async with _telling(course, notes):
+                stored = await _store(storage, owner_id, root_directory, changes, course, abort, last=last)
         except (UnavailableError, aiohttp.ClientError, TimeoutError) as error:
             log.info("storage does not answer", problem=repr(error))
             if waited < SAY_AFTER_SECONDS <= waited + pause:
@@ -139,6 +144,22 @@ async def save(
             raise failed(error, "saved") from error
         else:
             return _told(stored, changes, gone, notes, last=last)
+
+
+@contextlib.asynccontextmanager
+async def _telling(course: Course, notes: Notes) -> AsyncIterator[None]:
+    """Say now and then how far it is."""
+
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            notes.line(f"Saving: {course}")
+
+    telling = asyncio.ensure_future(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()
 
 
 def failed(error: OSError, done: str) -> Exception:
@@ -168,6 +189,7 @@ async def _store(
     owner_id: int,
     root_directory: str | None,
     changes: Changes,
+    course: Course,
     abort: Abort,
     *,
     last: bool,
@@ -180,9 +202,9 @@ async def _store(
         )
         text += "leave some out with .spellignore or --no-save, or pack them into fewer"
         raise AttemptError(Reason.SAVE_FAILED, f"the files could not be saved: {text}")
-    left_out: list[str] = []
-    blobs = await _brought(storage, owner_id, placed, left_out, abort)
-    left_out.sort()
+    course.begin()
+    blobs = await _brought(storage, owner_id, placed, course, abort)
+    left_out = sorted(course.left_out)
     if not blobs:
         return _Stored(None, left_out, [])
     entries = tuple(_entry(path, blobs[path]) for path in sorted(blobs))
@@ -202,7 +224,7 @@ async def _store(
 
 
 async def _brought(
-    storage: Caller, owner_id: int, placed: Mapping[str, Found], left_out: list[str], abort: Abort
+    storage: Caller, owner_id: int, placed: Mapping[str, Found], course: Course, abort: Abort
 ) -> dict[str, Blob]:
     """All files that can be read, once their contents are in storage. While some are on their way, digests are taken of the next."""
     blobs: dict[str, Blob] = {}
@@ -210,14 +232,14 @@ async def _brought(
 
     async def read_them() -> None:
         for wanted in batches(placed):
-            await read.put(await reading.read_all(wanted, left_out, abort))
+            await read.put(await reading.read_all(wanted, course, abort))
         await read.put(None)
 
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(read_them())
             while (batch := await read.get()) is not None:
-                await _upload(storage, owner_id, batch, left_out, abort)
+                await _upload(storage, owner_id, batch, course, abort)
                 blobs.update(batch)
     except ExceptionGroup as several:
         raise several.exceptions[0] from None
@@ -239,7 +261,7 @@ def batches(placed: Mapping[str, Found]) -> Iterator[dict[str, Found]]:
 
 
 async def _upload(
-    storage: Caller, owner_id: int, batch: dict[str, Blob], left_out: list[str], abort: Abort
+    storage: Caller, owner_id: int, batch: dict[str, Blob], course: Course, abort: Abort
 ) -> None:
     """Bring the missing content of a batch to storage; `batch` is corrected where a file has changed meanwhile, or cannot be
     read any more.
@@ -249,30 +271,33 @@ async def _upload(
     answer = await storage.call("POST", "/blobs/missing", _MISSING, params=of_owner, body=body)
     todo = {blob.sha256: path for path, blob in batch.items()}
     paths = [todo[digest] for digest in answer.missing]
+    to_send = set(paths)
+    course.sent(sum(blob.size for path, blob in batch.items() if path not in to_send))
     limit = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def one(path: str) -> None:
         async with limit:
             try:
-                await sending.put(storage, owner_id, batch[path])
+                await sending.put(storage, owner_id, batch[path], course.sent)
             except (ChangedError, RefusedError) as error:
                 if isinstance(error, UnavailableError | FullError):
                     raise
                 log.info("a file changed while it was saved", problem=repr(error))
                 await again(path)
             except LeftOutError as error:
-                left_out.append(reading.line(batch.pop(path).found, error))
+                course.left_out.append(reading.line(batch.pop(path).found, error))
 
     async def again(path: str) -> None:
         try:
             batch[path] = await sending.put_copy(storage, owner_id, batch[path].found, abort)
         except LeftOutError as error:
-            left_out.append(reading.line(batch.pop(path).found, error))
+            course.left_out.append(reading.line(batch.pop(path).found, error))
 
     async def together(pack: list[str]) -> None:
         try:
             async with limit:
                 await sending.put_pack(storage, owner_id, [batch[path] for path in pack])
+            course.sent(sum(batch[path].size for path in pack))
         except (ChangedError, LeftOutError, RefusedError) as error:
             if isinstance(error, UnavailableError | FullError):
                 raise

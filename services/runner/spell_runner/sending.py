@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from io import FileIO
 from typing import IO
 
@@ -24,7 +24,8 @@ PUT_BYTES_PER_SECOND_MIN = 1 << 20
 _UNCOPIED = "it changed while it was saved, and cannot be copied"
 
 
-async def put(storage: Caller, owner_id: int, blob: Blob) -> None:
+async def put(storage: Caller, owner_id: int, blob: Blob, sent: Callable[[int], None]) -> None:
+    """Send the content of one file; `sent` is told of bytes as they go."""
     if blob.found.link is not None:
         await _send(storage, owner_id, blob, os.fsencode(blob.found.link))
     elif blob.size <= CHUNK_BYTES:
@@ -32,7 +33,9 @@ async def put(storage: Caller, owner_id: int, blob: Blob) -> None:
     else:
         # Closed here: a request that was refused half-way would hold the file, and its room on the disk, for long.
         with opened(blob.found) as file:
-            await _send_file(storage, owner_id, blob, file)
+            await _send_file(storage, owner_id, blob, file, sent)
+        return
+    sent(blob.size)
 
 
 def packed(blobs: dict[str, Blob]) -> tuple[list[list[str]], list[str]]:
@@ -70,14 +73,18 @@ async def put_copy(storage: Caller, owner_id: int, found: Found, abort: Abort) -
         blob = await asyncio.to_thread(_copy, found, copy, abort)
         copy.seek(0)
         with os.fdopen(os.dup(copy.fileno()), "rb", buffering=0) as file:
-            await _send_file(storage, owner_id, blob, file)
+            await _send_file(storage, owner_id, blob, file, lambda _: None)
     return blob
 
 
-async def _send_file(storage: Caller, owner_id: int, blob: Blob, file: FileIO) -> None:
+async def _send_file(
+    storage: Caller, owner_id: int, blob: Blob, file: FileIO, sent: Callable[[int], None]
+) -> None:
     """The content of an open file, from its beginning."""
-    if not storage.near or not await _named(storage, owner_id, blob, file):
-        await _send(storage, owner_id, blob, _chunks(file, blob.size))
+    if storage.near and await _named(storage, owner_id, blob, file):
+        sent(blob.size)
+    else:
+        await _send(storage, owner_id, blob, _chunks(file, blob.size, sent))
 
 
 async def _named(storage: Caller, owner_id: int, blob: Blob, file: FileIO) -> bool:
@@ -134,7 +141,7 @@ def _small(blob: Blob) -> bytes:
     return data
 
 
-async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
+async def _chunks(file: FileIO, left: int, sent: Callable[[int], None]) -> AsyncIterator[bytes]:
     while left:
         # Not as an error of the connection, after which it would be tried for ever.
         with costing_itself():
@@ -143,3 +150,4 @@ async def _chunks(file: FileIO, left: int) -> AsyncIterator[bytes]:
             raise ChangedError
         left -= len(chunk)
         yield chunk
+        sent(len(chunk))

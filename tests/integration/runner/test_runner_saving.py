@@ -123,6 +123,32 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again_and_flagged(tm
     assert saved.notes[-3:] == ("Not saved: 9", "and 2 more like that", "'/spell/file' changed during save")
 
 
+class Waiting(Taking):
+    """One that takes a file when the log says how far that is."""
+
+    journal: Path
+
+    async def put(self, request):
+        async for _ in request.content.iter_any():
+            pass
+        while b"Saving: 3.1 MB of 3.1 MB" not in self.journal.read_bytes():
+            await asyncio.sleep(0.01)
+        return await super().put(request)
+
+
+async def test_the_log_says_how_far_a_long_save_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "PROGRESS_SECONDS", 0.05)
+    (tmp_path / "file").write_bytes(b"x" * (3 << 20))
+    changes = Changes([Found("file", str(tmp_path / "file"), 0o644, 3 << 20, 0)])
+    storage, socket, log = Waiting(), f"unix://{tmp_path}/s.sock", notes(tmp_path)
+    (storage.journal,) = tmp_path.glob("*/journal")
+
+    async with http.serve(storage.app(), socket), http.Caller(socket) as caller, asyncio.timeout(20):
+        saved = await saving.save(caller, 1, None, changes, log, Abort(), last=True)
+
+    assert saved.manifest == DIGEST
+
+
 class Vanishing(Taking):
     """One in whose time a file vanishes, when its digest was taken."""
 
