@@ -206,7 +206,8 @@ class DockerEngine(Shimmed):
         if spec.spec.mounts:
             assert self._mounting is not None
             mounting()
-            mounted = await self._mounting.fetch(spec, directory, notes)
+            lower = None if code is None else code.lower
+            mounted = await self._mounting.fetch(spec, directory, lower, notes)
         if not overlay:
             notes.line("Docker cannot mount layers on this machine, so the code is copied for this run")
         unseen = unseen_by(self._socket) if self._disks.able else None

@@ -125,7 +125,8 @@ class LocalEngine(Shimmed):
         mounted: tuple[Mounted, ...] = ()
         if spec.spec.mounts:
             mounting()
-            mounted = await self._mounting.fetch(spec, directory, notes)
+            lower = None if code is None else code.lower
+            mounted = await self._mounting.fetch(spec, directory, lower, notes)
         await self._give_disk(directory, code, mounted, overlay=self._isolation.overlay)
         parts = [launch.TEMPORARY]
         if self._isolation.overlay:

@@ -20,9 +20,11 @@ from spell_proto.state import Reason
 from spell_runner import asking, workspace
 from spell_runner.directory import Directory
 from spell_runner.errors import AttemptError
+from spell_runner.lower import Lower
 from spell_runner.mounts.bucket_source import BucketSource
 from spell_runner.mounts.cache import Cache
 from spell_runner.mounts.content import Look
+from spell_runner.mounts.hiding import hidden
 from spell_runner.mounts.layers import Mounted, copies, layers, skeletons
 from spell_runner.mounts.sources import ManifestSource, Source
 from spell_runner.notes import Notes
@@ -45,12 +47,16 @@ class Mounting:
         self._cache = cache
         self._storage = storage
 
-    async def fetch(self, spec: AttemptSpec, directory: Directory, notes: Notes) -> tuple[Mounted, ...]:
-        """Have everything here that an attempt mounts.
+    async def fetch(
+        self, spec: AttemptSpec, directory: Directory, code: Path | None, notes: Notes
+    ) -> tuple[Mounted, ...]:
+        """Have everything here that an attempt mounts, over its `code`.
 
         Raises:
             AttemptError: something cannot be had.
         """
+        if code is not None:
+            notes.lines(await asyncio.to_thread(hidden, spec.spec.mounts, Lower.of(code)))
         found: list[tuple[Mount, Source, Look]] = []
         for mount in spec.spec.mounts:
             notes.line(f"Mounting {mount.resource} at {mount.target}")
