@@ -1,4 +1,4 @@
-"""What a mount hides of the code of a run, and where it has no place."""
+"""What a mount hides of the code of a run, where it has no place, and what no run can come near to by it."""
 
 import pytest
 
@@ -36,3 +36,25 @@ async def test_nothing_is_mounted_below_a_file_or_through_a_link_of_the_code(roo
     assert view.message == (
         f"runs/1 cannot be mounted at /spell/repo/{at}/x: /spell/repo/{at} is a {what} of the code"
     )
+
+
+async def test_a_run_that_is_not_kept_apart_has_no_link_to_what_is_kept(rooms):
+    """By every name that it was given it may write: what the next run gets is as it was."""
+    here = await rooms("none")
+    manifest = await stow(here, {"d/a": b"kept", "d/e/b": b"kept too"}, {"d/l": "a"}, mode=0o666)
+    mounts = [
+        mount(here, manifest, "/spell/d", "d"),
+        mount(here, manifest, "/spell/f", "d/a", is_file=True),
+    ]
+    hurt = (
+        "for f in $(find ../spell -type f -o -type l); do chmod 666 $f; stat -L -c %h $f; echo hurt >> $f; "
+        "truncate -s 1 $f; done; rm -rf d/e; cat d/a f"
+    )
+
+    first = await here.create(hurt, mounts=mounts)
+    await here.until_final(first)
+    second = await here.create("cat d/a d/e/b d/l f", mounts=mounts)
+    await here.until_final(second)
+
+    assert await here.output(first) == b"1\n" * 4 + b"kk"
+    assert await here.output(second) == b"kept" + b"kept too" + b"kept" * 2
