@@ -1,7 +1,7 @@
 """How blobs come to storage, and from it, with less than a request and a body each. Pure.
 
 A large one that lies on storage's own machine may be read where it is: whoever has it open says under which number, and
-what the file is known by.
+what the file is known by. Where it is certainly new, nobody needs its digest before storage has taken it.
 
 Many small ones come, and go, in one body: a request for each would cost more than its bytes. A pack is any number of
 entries: the SHA-256 of a blob (32 bytes), its length (4 bytes, big-endian), its bytes.
@@ -10,6 +10,7 @@ entries: the SHA-256 of a blob (32 bytes), its length (4 bytes, big-endian), its
 import hashlib
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -17,10 +18,15 @@ from spell_proto.errors import InvalidError
 
 #: Storage cannot read a file where it is: its bytes are to be sent.
 FILE_UNREACHABLE = "file_unreachable"
+#: A file was written to while storage read it: nothing of it is stored.
+FILE_CHANGED = "file_changed"
 #: A pack, and a blob that is worth packing.
 PACK_BYTES_MAX = 4 << 20
 BLOB_BYTES_MAX = 128 << 10
 PACK_BLOBS_MAX = 500
+#: Files from here on are worth a look at whether storage may have them, before all of them is read.
+LOOKED_AT_BYTES_MIN = 8 << 20
+LOOK_BYTES = 1 << 20
 _ENTRY = struct.Struct(">32sI")
 T = TypeVar("T")
 
@@ -28,6 +34,23 @@ T = TypeVar("T")
 def identity(status: os.stat_result) -> str:
     """What a file is known by on its machine."""
     return f"{status.st_dev}:{status.st_ino}"
+
+
+def looked_at(size: int) -> tuple[int, int, int]:
+    """The MiB, counted from 0, whose checksums tell most files of a size from each other: first, middle and last."""
+    count = -(-size // LOOK_BYTES)
+    return 0, count // 2, max(count - 1, 0)
+
+
+def look(size: int, pieces: Iterable[bytes]) -> dict[str, str | int]:
+    """What is asked about a file of a size, of which these are the MiB that are looked at."""
+    sums = b"".join(zlib.crc32(piece).to_bytes(4, "big") for piece in pieces)
+    return {"size": size, "sums": sums.hex()}
+
+
+def version(status: os.stat_result) -> str:
+    """What of a file is another one once it is written to."""
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def pack(blobs: Iterable[tuple[str, bytes]]) -> bytes:

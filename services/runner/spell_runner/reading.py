@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from io import FileIO
 
+from spell_proto import blob_packs
 from spell_runner.errors import SHORT, problem
 from spell_runner.mounts.content import amount
 from spell_runner.outputs import Found, not_saved
@@ -108,6 +109,22 @@ def _read_once(found: Found, abort: Abort) -> tuple[Blob, bool]:
         after = os.fstat(file.fileno())
     steady = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     return Blob(found, digest.hexdigest(), size), steady
+
+
+def look(found: Found) -> dict[str, str | int] | None:
+    """What storage is asked about a large file before all of it is read; None for what cannot be looked at."""
+    try:
+        with costing_itself(), opened(found) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            number, size = file.fileno(), status.st_size
+            places = blob_packs.looked_at(size)
+            pieces = [os.pread(number, blob_packs.LOOK_BYTES, at * blob_packs.LOOK_BYTES) for at in places]
+            return blob_packs.look(size, pieces)
+    except LeftOutError:
+        # Whoever reads it says why.
+        return None
 
 
 def line(found: Found, error: LeftOutError) -> str:

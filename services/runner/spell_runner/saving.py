@@ -16,7 +16,7 @@ from spell_proto.http import Caller
 from spell_proto.shapes import Shape
 from spell_proto.state import Reason
 from spell_proto.views import MANIFEST_BYTES_MAX, Manifest, ManifestEntry, ManifestStored
-from spell_runner import reading, sending
+from spell_runner import reading, sending, taking
 from spell_runner.errors import SHORT, AttemptError, problem
 from spell_runner.notes import Notes, shortened
 from spell_runner.outputs import Changes, Found, manifest_bytes, resource_paths, said_of_deleted
@@ -226,23 +226,33 @@ async def _store(
 async def _brought(
     storage: Caller, owner_id: int, placed: Mapping[str, Found], course: Course, abort: Abort
 ) -> dict[str, Blob]:
-    """All files that can be read, once their contents are in storage. While some are on their way, digests are taken of the next."""
+    """All files that can be read, once their contents are in storage. While some are on their way, digests are taken of the
+    next; storage itself takes those of large ones that are new to it.
+    """
     blobs: dict[str, Blob] = {}
+    new = await taking.new(storage, owner_id, placed)
+    rest = {path: found for path, found in placed.items() if path not in new}
     read: asyncio.Queue[dict[str, Blob] | None] = asyncio.Queue(maxsize=1)
 
-    async def read_them() -> None:
-        for wanted in batches(placed):
+    async def read_them(task: asyncio.Task[dict[str, Blob | None]]) -> None:
+        for wanted in batches(rest):
+            await read.put(await reading.read_all(wanted, course, abort))
+        taken = await task
+        blobs.update({path: blob for path, blob in taken.items() if blob is not None})
+        for wanted in batches({path: new[path] for path, blob in taken.items() if blob is None}):
             await read.put(await reading.read_all(wanted, course, abort))
         await read.put(None)
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(read_them())
+            group.create_task(
+                read_them(group.create_task(taking.taken(storage, owner_id, new, course, abort)))
+            )
             while (batch := await read.get()) is not None:
                 await _upload(storage, owner_id, batch, course, abort)
                 blobs.update(batch)
     except ExceptionGroup as several:
-        raise several.exceptions[0] from None
+        raise _first(several) from None
     return blobs
 
 
@@ -319,6 +329,12 @@ async def _upload(
     lost = set(answer.missing) - come
     for path in [path for path, blob in batch.items() if blob.sha256 in lost]:
         await one(path)
+
+
+def _first(several: ExceptionGroup[Exception]) -> Exception:
+    """One of what went wrong, groups in groups looked into."""
+    first = several.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _entry(path: str, blob: Blob) -> ManifestEntry:

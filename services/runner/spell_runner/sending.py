@@ -3,16 +3,20 @@
 import asyncio
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from io import FileIO
 from typing import IO
 
+from pydantic import TypeAdapter
+
 from spell_proto import blob_packs
 from spell_proto.errors import RefusedError
 from spell_proto.http import Caller
+from spell_proto.shapes import Shape
 from spell_runner.outputs import Found
-from spell_runner.reading import Blob, ChangedError, costing_itself, opened
+from spell_runner.reading import Blob, ChangedError, LeftOutError, costing_itself, opened
 from spell_runner.workspace import Abort
 
 #: The bytes of the files in a pack, with room for what stands around them.
@@ -22,6 +26,13 @@ CHUNK_BYTES = 1 << 20
 PUT_SECONDS_MAX = 30.0
 PUT_BYTES_PER_SECOND_MIN = 1 << 20
 _UNCOPIED = "it changed while it was saved, and cannot be copied"
+
+
+class Taken(Shape):
+    sha256: str
+
+
+_TAKEN: TypeAdapter[Taken] = TypeAdapter(Taken)
 
 
 async def put(storage: Caller, owner_id: int, blob: Blob, sent: Callable[[int], None]) -> None:
@@ -64,6 +75,31 @@ async def put_pack(storage: Caller, owner_id: int, blobs: list[Blob]) -> None:
         storage.open("POST", "/blobs/pack", params=params, data=data, headers=headers, stream=True),
     ):
         pass
+
+
+async def put_new(storage: Caller, owner_id: int, found: Found) -> Blob | None:
+    """Have storage take a large file from where it is, and its digest with it. None where it cannot; a file that changes
+    meanwhile is refused.
+    """
+    with opened(found) as file:
+        with costing_itself():
+            status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise LeftOutError("it is no file any more")
+        params = {
+            "owner_id": owner_id,
+            "file": file.fileno(),
+            "identity": blob_packs.identity(status),
+            "version": blob_packs.version(status),
+        }
+        seconds = PUT_SECONDS_MAX + status.st_size / PUT_BYTES_PER_SECOND_MIN
+        try:
+            taken = await storage.call("POST", "/blobs/file", _TAKEN, params=params, seconds=seconds)
+        except RefusedError as error:
+            if error.code == blob_packs.FILE_UNREACHABLE:
+                return None
+            raise
+    return Blob(found, taken.sha256, status.st_size)
 
 
 async def put_copy(storage: Caller, owner_id: int, found: Found, abort: Abort) -> Blob:

@@ -3,10 +3,11 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from typing import Annotated
 
 import orjson
 from aiohttp import web
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from spell_proto import blob_packs
 from spell_proto.errors import InvalidError, shown
@@ -28,7 +29,17 @@ class _Digests(Shape):
     digests: tuple[str, ...]
 
 
+class _Look(Shape):
+    size: Annotated[int, Field(ge=0, le=1 << 50)]
+    sums: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+
+
+class _Looks(Shape):
+    files: tuple[_Look, ...]
+
+
 _DIGESTS: TypeAdapter[_Digests] = TypeAdapter(_Digests)
+_LOOKS: TypeAdapter[_Looks] = TypeAdapter(_Looks)
 
 
 class BlobRoutes:
@@ -41,8 +52,10 @@ class BlobRoutes:
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/blobs/missing", self.missing)
+        app.router.add_post("/blobs/new", self.new)
         app.router.add_post("/blobs/pack", self.put_pack)
         app.router.add_post("/blobs/unpack", self.get_pack)
+        app.router.add_post("/blobs/file", self.take_file)
         app.router.add_put("/blobs/{sha256}", self.put)
         app.router.add_post("/blobs/{sha256}/file", self.put_file)
         app.router.add_get("/blobs/{sha256}", self.get)
@@ -52,6 +65,12 @@ class BlobRoutes:
     async def missing(self, request: web.Request) -> web.Response:
         owner_id, digests = answers.owner(request), await _digests(request)
         return json_response({"missing": await self._blobs.missing(owner_id, digests)})
+
+    async def new(self, request: web.Request) -> web.Response:
+        owner_id = answers.owner(request)
+        files = parse_json(await answers.body(request, _DIGESTS_BYTES_MAX), _LOOKS).files
+        looks = [(look.size, bytes.fromhex(look.sums)) for look in files]
+        return json_response({"new": await self._blobs.certainly_new(owner_id, looks)})
 
     async def put(self, request: web.Request) -> web.Response:
         owner_id = answers.owner(request)
@@ -70,6 +89,14 @@ class BlobRoutes:
             async with self._copies:
                 await self._blobs.put_file(owner_id, digest, file, size)
         return web.Response(status=201, body=b"{}", content_type="application/json")
+
+    async def take_file(self, request: web.Request) -> web.Response:
+        owner_id, query = answers.owner(request), request.query
+        number = answers.number(query.get("file"), "file")
+        with nearby.opened(request, number, query.get("identity", "")) as file:
+            async with self._copies:
+                digest = await self._blobs.take_file(owner_id, file, query.get("version", ""))
+        return json_response({"sha256": digest}, status=201)
 
     async def put_pack(self, request: web.Request) -> web.Response:
         owner_id = answers.owner(request)

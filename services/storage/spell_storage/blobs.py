@@ -139,6 +139,49 @@ class Blobs:
             _check(digest, digesting.sha256)
         await self._end(owner_id, {digest: digesting}, keys)
 
+    async def certainly_new(self, owner_id: int, looks: Sequence[tuple[int, bytes]]) -> list[bool]:
+        """Which large files, by their size and the checksums of some of it, this owner cannot have, so that they are best
+        read where they are without a look at their digest. What others have is not told.
+        """
+        if not self._objects.local:
+            return [False] * len(looks)
+        places = [blob_packs.looked_at(size) for size, _ in looks]
+        columns = [[size for size, _ in looks], *([at[i] for at in places] for i in (1, 2))]
+        rows = await self._pool.fetch(_SQL["known_looks"], owner_id, *columns, [sums for _, sums in looks])
+        known = {row["number"] - 1 for row in rows}
+        return [
+            number not in known and size >= blob_packs.LOOKED_AT_BYTES_MIN
+            for number, (size, _) in enumerate(looks)
+        ]
+
+    async def take_file(self, owner_id: int, file: FileIO, version: str) -> str:
+        """Store a blob that is a file of this machine, whatever it holds; its digest. Where its bytes are here already, they
+        are read and written in vain.
+
+        Raises:
+            InvalidError: file_changed, where it is not this `version` from the first byte to the last.
+        """
+        if not self._objects.local:
+            raise InvalidError(
+                blob_packs.FILE_UNREACHABLE, "file: it is sent elsewhere, under its digest", field="file"
+            )
+        size = copying.check_version(file, version)
+        await self.sentinel.check(within_seconds=_SEEN_SECONDS)
+        token = secrets.token_hex(16)
+        unnamed = f"blobs/{token[:2]}/{token}"
+        digesting = Digesting()
+        await self._pool.execute(_SQL["begin_unnamed"], unnamed)
+        async with self._objects.unnamed(unnamed) as (number, name):
+            async for _ in self._going_on(unnamed, copying.steps(file, size, digesting, number)):
+                pass
+            copying.check_version(file, version)
+            keys = await self._begin([digesting.sha256])
+            for key in keys.values():
+                await name(key)
+        await self._end(owner_id, {digesting.sha256: digesting}, keys)
+        await self._pool.execute(_SQL["end_unnamed"], unnamed)
+        return digesting.sha256
+
     async def find(self, owner_id: int, digest: str) -> Blob:
         """A blob to read from.
 

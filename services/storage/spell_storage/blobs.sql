@@ -17,6 +17,25 @@ WITH stale AS MATERIALIZED (
 )
 SELECT sha256, size, key FROM objects JOIN known USING (sha256) WHERE key IS NOT NULL;
 
+-- name: known_looks
+-- Which of some large files an owner may have, by their sizes and the checksums of their first MiB and two more. The bound
+-- is that of the index `blobs_large`. What has no checksums may be any of them.
+SELECT number FROM unnest($2::bigint[], $3::integer[], $4::integer[], $5::bytea[])
+    WITH ORDINALITY AS asked (size, middle, last, sums, number)
+WHERE EXISTS (
+    SELECT FROM blobs JOIN objects USING (sha256)
+    WHERE owner_id = $1 AND blobs.size = asked.size AND blobs.size > 1048576
+      AND (objects.sums IS NULL OR asked.sums = substring(objects.sums FROM 1 FOR 4)
+          || substring(objects.sums FROM 4 * middle + 1 FOR 4) || substring(objects.sums FROM 4 * last + 1 FOR 4))
+);
+
+-- name: begin_unnamed
+-- Bytes are written whose key is known at their end: what a kill leaves of them is found by this one. Not flushed.
+INSERT INTO loose (key) SELECT $1::text FROM set_config('synchronous_commit', 'off', true);
+
+-- name: end_unnamed
+DELETE FROM loose USING set_config('synchronous_commit', 'off', true) WHERE key = $1;
+
 -- name: begin_puts
 -- Which of some objects are here, safe from being removed for a while; for the others keys to put them under. Not flushed:
 -- what a power cut takes of this is found by a check of the whole store.

@@ -1,9 +1,12 @@
 """Reads files of this machine into storage: digest, checksums and copy in one pass of a thread (shell)."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from io import FileIO
 
+from spell_proto import blob_packs
+from spell_proto.errors import InvalidError
 from spell_storage import local_files
 from spell_storage.sums import Digesting
 
@@ -11,6 +14,18 @@ from spell_storage.sums import Digesting
 PIECE_BYTES = 256 << 10
 #: After so many bytes it is looked up whether anybody still waits for them.
 STEP_BYTES = 64 << 20
+
+
+def check_version(file: FileIO, version: str) -> int:
+    """The size of a file that is this `version` still.
+
+    Raises:
+        InvalidError: file_changed.
+    """
+    status = os.fstat(file.fileno())
+    if blob_packs.version(status) != version:
+        raise InvalidError(blob_packs.FILE_CHANGED, "file: it was written to meanwhile", field="version")
+    return status.st_size
 
 
 async def steps(file: FileIO, size: int, digesting: Digesting, to: int | None) -> AsyncGenerator[int, None]:

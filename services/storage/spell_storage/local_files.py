@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -43,15 +44,32 @@ async def to_its_end(work: Callable[P, T], *given: P.args, **named: P.kwargs) ->
 @asynccontextmanager
 async def writing(path: Path) -> AsyncIterator[int]:
     """A descriptor to write a file by, which is there, and survives a power cut, once this ends without an error."""
+    async with begun(path) as file:
+        yield file.number
+        await file.finish(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A file that is written beside its place."""
+
+    place: Path
+    number: int
+
+    async def finish(self, path: Path) -> None:
+        """It is there as `path`, and survives a power cut, when this returns."""
+        await to_its_end(_finish, path, self.place, self.number)
+
+
+@asynccontextmanager
+async def begun(path: Path) -> AsyncIterator[Begun]:
+    """A file to write, near `path`; whoever has written it says where it is to be, or it is gone once this ends."""
     place, number = await to_its_end(_begin, path)
     try:
-        yield number
-        await to_its_end(_finish, path, place, number)
-    except BaseException:
-        place.unlink(missing_ok=True)
-        raise
+        yield Begun(place, number)
     finally:
         os.close(number)
+        place.unlink(missing_ok=True)
 
 
 def write(number: int, data: bytes | memoryview) -> None:
@@ -159,7 +177,11 @@ def _create(path: str) -> int:
 def _finish(path: Path, place: Path, number: int) -> None:
     with _told():
         os.fsync(number)
-        place.rename(path)
+        try:
+            place.rename(path)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place.rename(path)
     flush([path])
 
 

@@ -1,7 +1,7 @@
 """The object store, the only module that knows where big bytes lie: a local directory, or S3, GCS or Azure."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from spell_proto.http import says_full
 from spell_storage import local_files
 
 log = logs.get()
+Named = Callable[[str], Awaitable[None]]
 
 #: One step of a streamed read or write.
 PIECE_BYTES = 1 << 20
@@ -99,6 +100,17 @@ class Objects:
         assert self._directory is not None, "only a store in a directory has files"
         async with local_files.writing(self._directory / key) as number:
             yield number
+
+    @asynccontextmanager
+    async def unnamed(self, key: str) -> AsyncIterator[tuple[int, Named]]:
+        """A descriptor to write an object by whose key is not known yet, where the store is a directory, and what to call
+        with that key: it is there then, and survives a power cut. Killed in between, it leaves what `remove` of the given
+        key removes.
+        """
+        assert self._directory is not None, "only a store in a directory has files"
+        directory = self._directory
+        async with local_files.begun(directory / key) as file:
+            yield file.number, lambda named: file.finish(directory / named)
 
     async def put_stream(self, key: str, pieces: AsyncIterator[bytes]) -> None:
         """Store an object of any size, which survives a power cut from here on. When `pieces` raises, nothing is stored and
