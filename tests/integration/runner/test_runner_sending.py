@@ -18,6 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 MANIFEST = TypeAdapter(Manifest)
 OWNER = 83_000
 LARGE = 3_000_000
+#: Worth a look at whether it is new.
+HUGE = 9_000_000
 RELAY = """
 import asyncio, sys
 
@@ -91,7 +93,7 @@ async def saved(storage, changes):
 def how(storage):
     """In which ways bytes came, one for each file or pack."""
     return sorted(
-        "file" if asked.endswith("/file") else asked.split()[0]
+        "taken" if asked == "POST /blobs/file" else "file" if asked.endswith("/file") else asked.split()[0]
         for asked in storage.asked
         if asked.endswith(("/file", "/pack")) or asked.startswith("PUT /blobs/")
     )
@@ -106,6 +108,60 @@ async def test_large_files_are_read_where_they_are(services, tmp_path):
     assert how(storage) == ["POST", "file", "file"]
 
 
+async def test_the_digest_of_what_is_new_is_taken_while_it_is_copied(services, tmp_path):
+    files = {"a": os.urandom(HUGE), "b": os.urandom(HUGE), "small": os.urandom(10)}
+    async with Watched(services.storage_url) as storage:
+        found = await saved(storage, made(tmp_path, **files))
+
+    assert found == {name: (data, False) for name, data in files.items()}
+    assert how(storage) == ["POST", "taken", "taken"]
+
+
+async def test_what_is_there_is_not_copied_again_and_what_only_looks_like_it_is(services, tmp_path):
+    data = os.urandom(HUGE)
+    other = data[: 2 << 20] + b"other" + data[(2 << 20) + 5 :]
+    async with Watched(services.storage_url) as storage:
+        await saved(storage, made(tmp_path, a=data))
+        storage.asked.clear()
+        again = await saved(storage, made(tmp_path, a=data))
+        unchanged = how(storage)
+        found = await saved(storage, made(tmp_path, a=other))
+
+    assert (again, unchanged) == ({"a": (data, False)}, [])
+    assert found == {"a": (other, False)}
+    assert how(storage) == ["file"]
+
+
+async def test_a_new_file_that_changes_before_it_is_copied_is_whole_and_said_to_have_changed(
+    services, tmp_path
+):
+    changes = made(tmp_path, a=os.urandom(HUGE), b=os.urandom(10))
+    after = os.urandom(HUGE + 1)
+
+    def change(asked):
+        if asked == "POST /blobs/file":
+            (tmp_path / "a").write_bytes(after)
+
+    async with Watched(services.storage_url, change) as storage:
+        found = await saved(storage, changes)
+
+    assert found["a"] == (after, True)
+    assert how(storage) == ["POST", "file", "taken"]
+
+
+async def test_a_new_file_that_is_gone_before_it_is_copied_costs_the_others_nothing(services, tmp_path):
+    changes = made(tmp_path, a=os.urandom(HUGE), b=os.urandom(HUGE))
+
+    def remove(asked):
+        if asked == "POST /blobs/new":
+            (tmp_path / "a").unlink()
+
+    async with Watched(services.storage_url, remove) as storage:
+        found = await saved(storage, changes)
+
+    assert list(found) == ["b"]
+
+
 @contextmanager
 def relayed(behind, socket):
     """A process of its own passes on what is said."""
@@ -117,15 +173,16 @@ def relayed(behind, socket):
         relay.wait(10)
 
 
-async def test_where_somebody_stands_between_they_are_sent(services, tmp_path):
-    data, socket = os.urandom(LARGE), tmp_path / "relay.sock"
+@pytest.mark.parametrize(("size", "ways"), [(LARGE, ["PUT", "file"]), (HUGE, ["PUT", "file", "taken"])])
+async def test_where_somebody_stands_between_they_are_sent(services, tmp_path, size, ways):
+    data, socket = os.urandom(size), tmp_path / "relay.sock"
     with relayed(services.storage_url, socket) as address:
         assert await until_listening(socket, 20)
         async with Watched(address) as storage:
             found = await saved(storage, made(tmp_path, a=data))
 
     assert found == {"a": (data, False)}
-    assert how(storage) == ["PUT", "file"]
+    assert how(storage) == ways
 
 
 async def test_a_file_that_changes_before_it_is_read_there_is_whole_and_said_to_have_changed(

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from spell_proto.blob_packs import identity
+from spell_proto.blob_packs import FILE_UNREACHABLE, identity, look, version
+from spell_proto.errors import InvalidError
 from spell_proto.views import ManifestStored, Verdict
+from spell_runner.saving import New
 from support import stores
 
 pytestmark = pytest.mark.integration
@@ -20,6 +22,7 @@ PIECE_BYTES = 1 << 20
 OWNER = {"owner_id": 81_000}
 STORED = TypeAdapter(ManifestStored)
 VERDICT = TypeAdapter(Verdict)
+NEW = TypeAdapter(New)
 
 
 def peak_bytes(pid):
@@ -59,6 +62,15 @@ async def put_open(api, digest, path):
             pass
 
 
+async def take_open(api, digest, path):
+    """As a runner of the same machine does with what is new."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        named = {"file": file.fileno(), "identity": identity(status), "version": version(status)}
+        async with api.open("POST", "/blobs/file", params=OWNER | named, seconds=120) as response:
+            assert (await response.json())["sha256"] == digest
+
+
 async def received(api, digest):
     """The digest and the size of what comes back."""
     hashing, size = hashlib.sha256(), 0
@@ -69,7 +81,7 @@ async def received(api, digest):
     return hashing.hexdigest(), size
 
 
-@pytest.mark.parametrize("bring", [put, put_open])
+@pytest.mark.parametrize("bring", [put, put_open, take_open])
 async def test_memory_stays_as_it_is_however_large_a_file_is(own_storage, tmp_path, bring):
     pid = own_storage.process.pid
     small, large = tmp_path / "small", tmp_path / "large"
@@ -122,9 +134,15 @@ async def test_a_service_keeps_its_files_in_a_bucket(postgres, start_storage, cl
         back = await received(api, digest)
         async with api.open("GET", f"/blobs/{digest}", params=OWNER, headers={"Range": "bytes=-5"}) as answer:
             last = answer.status, await answer.read()
+        body = {"files": [look(30_000_000, [b"x" * PIECE_BYTES] * 3)]}
+        told = await api.call("POST", "/blobs/new", NEW, params=OWNER, body=body)
+        with pytest.raises(InvalidError) as refused:
+            await take_open(api, digest, path)
 
     objects = clouds.s3.list_objects_v2(Bucket="teamfiles", Prefix="spell/blobs/")["Contents"]
     keys = [one["Key"] for one in objects]
     assert back == (digest, 20_000_000)
+    # Bytes that go elsewhere are sent under their digest.
+    assert (told.new, refused.value.code) == ((False,), FILE_UNREACHABLE)
     assert last == (206, path.read_bytes()[-5:])
     assert [key.rpartition(".")[0] for key in keys] == [f"spell/blobs/{digest[:2]}/{digest}"]
