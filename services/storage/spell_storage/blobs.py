@@ -7,7 +7,8 @@ Theory of operation
 -------------------
 A key of the object store is used for one put, ever. It is on record as *loose* before anything lies under it, and until
 the one statement that makes it the object's: killed at any line, a put leaves a key that `garbage` finds and removes,
-and removing it can take nothing from another put of the same bytes. What was used lately is never removed, so whoever
+and removing it can take nothing from another put of the same bytes. What is written before its digest is known lies beside a
+loose key of its own until it is renamed to that of its digest. What was used lately is never removed, so whoever
 was told that a blob is here has time to name it. A manifest names only what is on the disk: an object of more than
 `SMALL_BYTES_MAX` is flushed before it has a row, a small one together with others before the first manifest that needs
 it, and what puts a damaged one right at once. An object whose bytes turn out damaged or lost loses its key
