@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from spell_proto.blob_packs import FILE_UNREACHABLE, identity, look, version
 from spell_proto.errors import InvalidError
 from spell_proto.views import ManifestStored, Verdict
-from spell_runner.saving import New
+from spell_runner.taking import New
 from support import stores
 
 pytestmark = pytest.mark.integration

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from spell_proto import blob_packs
 from spell_proto.errors import InvalidError, UnavailableError
-from spell_runner.saving import New
 from spell_runner.sending import Taken
+from spell_runner.taking import New
 
 pytestmark = pytest.mark.integration
 
