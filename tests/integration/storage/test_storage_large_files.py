@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -13,6 +12,7 @@ from spell_proto.errors import InvalidError
 from spell_proto.views import ManifestStored, Verdict
 from spell_runner.taking import New
 from support import stores
+from support.memory import peak_bytes
 
 pytestmark = pytest.mark.integration
 
@@ -23,12 +23,6 @@ OWNER = {"owner_id": 81_000}
 STORED = TypeAdapter(ManifestStored)
 VERDICT = TypeAdapter(Verdict)
 NEW = TypeAdapter(New)
-
-
-def peak_bytes(pid):
-    status = Path(f"/proc/{pid}/status").read_text()
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
 
 
 def digest_of(path):
