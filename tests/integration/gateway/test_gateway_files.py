@@ -203,7 +203,7 @@ async def test_files_of_a_run_that_has_none_are_refused_with_the_reason(stage, c
     assert waiting[1]["message"] == f"run {running['id']} is running"
     assert killed[0] == 404
     assert killed[1]["message"] == f"run {running['id']} was killed; no outputs"
-    assert nothing == (200, {"path": f"runs/{empty['id']}", "entries": [], "target": None})
+    assert nothing == (200, {"path": f"runs/{empty['id']}", "entries": [], "target": None, "deleted": []})
 
 
 async def test_a_repository_is_registered_and_takes_its_new_name(client):
