@@ -112,10 +112,12 @@ class System:
         if below is not None:
             return f"the data of the server is below {below}, over which they would be put"
         mounts = overlays.mounts_below(parts, Path("/proc/self/mountinfo").read_text())
+        # What another user has mounted in a directory of his own is nothing that a run of ours could see.
+        reached = tuple(path for path in mounts if _reached(path))
         problem = "no overlay can be mounted on this machine"
         for namespace in _namespaces():
             places = parts if namespace[1] != "--user" else tuple(_places(parts, mounts))
-            machine = Machine(entries, parts, places, mounts, bubblewrap, namespace)
+            machine = Machine(entries, parts, places, reached, bubblewrap, namespace)
             found = await self._probe(machine)
             if found is None:
                 self._machine = machine
@@ -293,6 +295,17 @@ def _places(paths: Iterable[str], mounts: Sequence[str]) -> Iterator[str]:
             and os.access(f"/{each}", os.R_OK | os.X_OK)
         ]
         yield from _places(fit, mounts)
+
+
+def _reached(path: str) -> bool:
+    try:
+        os.stat(path)  # noqa: PTH116 -- a path as the kernel writes it
+    except PermissionError:
+        return False
+    except OSError:
+        # What is gone again, or does not answer, is looked for when it is to be shown.
+        return True
+    return True
 
 
 def _namespaces() -> Iterator[tuple[str, ...]]:
