@@ -162,7 +162,7 @@ async def test_preparing_and_starting_again_starts_nothing_again(engine, attempt
 
     changes = engine.changes(directory, Abort())
 
-    sources = [Path(found.source) for found in changes.found]
+    sources = [Path(found.root, found.source) for found in changes.found]
     assert [source.read_text() for source in sources] in ([], ["ran\n"])
 
 
