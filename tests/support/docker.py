@@ -217,6 +217,9 @@ class Own(Docker):
         self._daemon.wait(60)
 
     def close(self) -> None:
+        if self.answers():
+            # Their bridges would outlive the daemon, and a machine has addresses for some thirty.
+            self.ask("POST", "/networks/prune")
         for process in (self._daemon, self._containerd):
             if process is not None and process.poll() is None:
                 process.terminate()
