@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spell_runner.ignoring import Patterns
@@ -115,6 +115,7 @@ def left_out_by_git(repository, lines):
 
 @settings(max_examples=150, deadline=None)
 @given(lines=st.lists(LINES, min_size=1, max_size=3))
+@example(lines=["/**", "!**/"])
 def test_what_git_would_ignore_is_left_out_and_nothing_else(repository, lines):
     patterns = Patterns(lines)
 

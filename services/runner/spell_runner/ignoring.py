@@ -103,7 +103,7 @@ def _parse(line: str) -> _Pattern | None:
     directories_only = text.endswith("/")
     text = text[:-1] if directories_only else text
     by_name = "/" not in text
-    expression = _expression(text.removeprefix("/"))
+    expression = _expression(text.removeprefix("/"), by_name=by_name)
     return None if expression is None else _Pattern(expression, keep, directories_only, by_name)
 
 
@@ -114,8 +114,8 @@ def _without_spaces(line: str) -> str:
     return bare + " " if escaped and len(bare) < len(line) else bare
 
 
-def _expression(text: str) -> str | None:
-    """A pattern as a regular expression; None where it can match nothing."""
+def _expression(text: str, *, by_name: bool) -> str | None:
+    """A pattern as a regular expression; None where it can match nothing. In a path, `**` is any number of directories."""
     tokens = _tokens(text)
     if not tokens:
         return None
@@ -130,7 +130,7 @@ def _expression(text: str) -> str | None:
         return None
     runs: list[list[str]] = [[]]
     for segment, anything in zip(segments, deep, strict=True):
-        if anything and len(segments) > 1:
+        if anything and not by_name:
             runs.append([])
         else:
             runs[-1].append(_segment(segment))

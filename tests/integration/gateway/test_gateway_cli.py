@@ -132,8 +132,8 @@ async def test_what_is_brought_and_taken_away_is_told_to_programs(spell, tmp_pat
     def together():
         assert told("upload", "told")["files"] == 1
         assert told("link", "told-link", "uploads/told")["target"] == "uploads/told"
-        assert told("cp", "uploads/told", "copy") == {"copied": 1, "skipped": 0, "ignored": []}
-        assert told("cp", "told-link", "copy") == {"copied": 0, "skipped": 1, "ignored": []}
+        assert told("cp", "uploads/told", "copy") == {"copied": 1, "links": 0, "skipped": 0, "ignored": []}
+        assert told("cp", "told-link", "copy") == {"copied": 0, "links": 0, "skipped": 1, "ignored": []}
         assert told("unlink", "told-link") == {"removed": ["told-link"]}
         assert told("rm", "uploads/told", "uploads/nothing", code=1) == {"removed": ["uploads/told"]}
         assert told("cluster", "publish", "told", "public/told")["name"] == "told"
