@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -16,6 +16,7 @@ from spell_proto.docker import clients
 from spell_runner.engines import firewall, network
 from spell_runner.engines.network import Network
 from support import docker as daemons
+from support import links
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: Of those at which clouds answer, one that nobody uses.
@@ -62,14 +63,8 @@ def _cloud():
     """An address that only a machine of a cloud has, with somebody who answers there."""
     if os.geteuid() or any(shutil.which(name) is None for name in ("ip", "iptables")):
         daemons.absent("only root with ip and iptables can play a cloud")
-    subprocess.run(["ip", "link", "add", LINK, "type", "bridge"], check=True)
-    try:
-        for words in (["addr", "add", f"{CLOUD}/32", "dev", LINK], ["link", "set", LINK, "up"]):
-            subprocess.run(["ip", *words], check=True)
-        with answering(CLOUD) as address:
-            yield address
-    finally:
-        subprocess.run(["ip", "link", "delete", LINK], check=True)
+    with links.bridge(LINK, f"{CLOUD}/32"), answering(CLOUD) as address:
+        yield address
 
 
 @pytest.fixture(name="beyond")
@@ -87,9 +82,8 @@ def _beyond():
         "    threading.Thread(target=serve, args=(server,)).start()\n"
         "print(flush=True)\n"
     )
-    inside = ["ip", "netns", "exec", SPACE]
-    subprocess.run(["ip", "netns", "add", SPACE], check=True)
-    try:
+    links.forget("link", NEAR)
+    with links.space(SPACE) as inside:
         for words in (
             ["ip", "link", "add", NEAR, "type", "veth", "peer", "name", "far", "netns", SPACE],
             ["ip", "addr", "add", f"{NEAR_ADDRESS}/32", "dev", NEAR],
@@ -106,8 +100,6 @@ def _beyond():
                 yield f"{BEYOND}:80", f"{BEYOND}:53"
             finally:
                 server.kill()
-    finally:
-        subprocess.run(["ip", "netns", "delete", SPACE], check=True)
 
 
 async def reached(here, *addresses):
@@ -217,6 +209,9 @@ def network_of_its_own(docker):
         "Driver": "bridge",
         "Options": {"com.docker.network.bridge.name": BRIDGE},
     }
+    with suppress(RuntimeError):
+        # Of a session that was killed.
+        docker.ask("DELETE", f"/networks/{network['Name']}")
     made = docker.ask("POST", "/networks/create", network)["Id"]
     try:
         yield docker.ask("GET", f"/networks/{made}")["IPAM"]["Config"][0]["Gateway"]

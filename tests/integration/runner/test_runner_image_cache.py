@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from integration.runner.sharing import Shared, shared
 from spell_builder.image_layers import REPOSITORY
 from spell_proto.http import Caller
 from support import docker as daemons
-from support import stack, web
+from support import links, stack, web
 from support.builder_process import BuilderProcess
 from support.registries import registry
 from support.scheduler import until
@@ -39,17 +38,14 @@ def _elsewhere():
         daemons.absent("only root can start a daemon")
     directory = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="sp"))
     options = ["--bridge", BRIDGE, "--iptables=false", "--ip-masq=false"]
-    subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     own = daemons.Own(directory, directory / "data", *options)
     try:
-        subprocess.run(["ip", "addr", "add", ADDRESS, "dev", BRIDGE], check=True)
-        own.begin()
-        yield own
+        with links.bridge(BRIDGE, ADDRESS), contextlib.closing(own):
+            own.begin()
+            yield own
     except daemons.NoDockerError as error:
         daemons.absent(str(error))
     finally:
-        own.close()
-        subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
         shutil.rmtree(directory, ignore_errors=True)
 
 

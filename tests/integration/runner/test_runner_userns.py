@@ -1,8 +1,8 @@
 """Runs in containers of a daemon that maps users: what is root in a container is nobody on the machine."""
 
+import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from integration.runner.room import in_docker, room
 from support import docker as daemons
+from support import links
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 #: A network of its own: a second daemon would remove that of the first.
@@ -39,18 +40,15 @@ def _mapping():
     # Whom root is mapped to has to get through.
     directory.chmod(0o755)
     options = ["--userns-remap", mapped_to(), "--bridge", BRIDGE, "--iptables=false", "--ip-masq=false"]
-    subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     own = daemons.Own(directory, directory / "data", *options)
     try:
-        subprocess.run(["ip", "addr", "add", ADDRESS, "dev", BRIDGE], check=True)
-        own.begin()
-        own.bring(daemons.TINY, daemons.tiny_archive(), "CMD sh")
-        yield own
+        with links.bridge(BRIDGE, ADDRESS), contextlib.closing(own):
+            own.begin()
+            own.bring(daemons.TINY, daemons.tiny_archive(), "CMD sh")
+            yield own
     except daemons.NoDockerError as error:
         daemons.absent(str(error))
     finally:
-        own.close()
-        subprocess.run(["ip", "link", "delete", BRIDGE], check=True)
         shutil.rmtree(directory, ignore_errors=True)
 
 
