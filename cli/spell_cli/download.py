@@ -172,15 +172,17 @@ def fetch_all(
             client.close()
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(PARALLEL, len(portions)))]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
         stop.set()
         for thread in threads:
-            thread.join()
+            # Not all may have been started; one that starts only now begins nothing.
+            if thread.is_alive():
+                thread.join()
         raise
     if failed:
         raise failed[0]
